@@ -1,0 +1,111 @@
+"""Every buffer of one workspace: sized once, allocated once, and where each one lies.
+
+A workspace serves batches of up to ``capacity`` samples. All that a training step works on lies in one array, the
+*arena*, and the *plan* says where (columns as named in :mod:`fastmlp.kernels.network`). With ``N`` the capacity padded
+to whole blocks, and ``I`` the inputs of a layer padded to whole blocks:
+
+==================  ===================  ==================  =====================================================
+what                elements             layout              note
+==================  ===================  ==================  =====================================================
+``X`` of layer 0    inputs × N           sample-blocked      the batch
+``X_FEATURES``      I × N, each layer    feature-blocked     what enters the layer, for ``dW = dZ Xᵀ``
+``A``               outputs × N, each    sample-blocked      what leaves the layer, the next one's ``X``
+``Z``               0, or outputs × N    sample-blocked      lies on ``A`` where the slope can be had from ``A`` alone;
+                                                             apart where the loss is a function of ``Z``
+``DZ``              outputs × N, each    sample-blocked      the gradient of ``Z``
+``TARGETS``         outputs × N          sample-blocked      of the last layer
+``SHARES``          N                    by sample           each sample's share in the mean
+``SAMPLE_LOSSES``   N                    by sample           ``L[n]``
+==================  ===================  ==================  =====================================================
+
+So the arena takes about ``N × (2 × inputs + 3 × hidden units + 3 or 4 × outputs)`` elements, and nothing in it grows
+with the data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.kernels import activations, losses, network, simd
+
+_ALIGNMENT = 64  # bytes: a cache line
+
+
+class Workspace:
+    """The buffers for batches of up to ``capacity`` samples of one network, in one dtype."""
+
+    plan: NDArray[np.int64]
+    """One row per layer and one for the batch: sizes, codes and places."""
+    arena: NDArray[np.floating]
+    """Everything that a step works on."""
+    report: NDArray[np.float64]
+    """One row per tile of samples: its loss, and whether its ``X`` and ``Y`` are finite."""
+
+    def __init__(
+        self,
+        layer_sizes: Sequence[int],
+        activation_names: Sequence[str],
+        loss_name: str,
+        dtype: np.dtype,
+        capacity: int,
+    ) -> None:
+        block = simd.VECTORS * (simd.VECTOR_BYTES // dtype.itemsize)
+        self.capacity = round_up(capacity, block * network.TILE_BLOCKS)
+        self._block = block
+        self._used = 0
+        self.plan = np.zeros((len(layer_sizes), network.PLAN_COLUMNS), np.int64)
+        of_pre_activations = losses.CODES[loss_name] != losses.SQUARED_ERROR
+        self._place_layers(layer_sizes, activation_names, of_pre_activations)
+        self._place_batch(layer_sizes[-1], losses.CODES[loss_name])
+        self.arena = aligned(self._used, dtype)
+        self.report = np.zeros((self.capacity // (block * network.TILE_BLOCKS), 3))
+
+    def _place_layers(self, layer_sizes: Sequence[int], names: Sequence[str], of_pre_activations: bool) -> None:
+        parameters, last = 0, len(layer_sizes) - 2
+        entering = self._take(layer_sizes[0])
+        for layer, (inputs, outputs) in enumerate(zip(layer_sizes[:-1], layer_sizes[1:], strict=True)):
+            row = self.plan[layer]
+            row[network.INPUTS], row[network.OUTPUTS] = inputs, outputs
+            row[network.ACTIVATION] = activations.CODES[names[layer]]
+            row[network.WEIGHTS], row[network.BIASES] = parameters, parameters + inputs * outputs
+            parameters += (inputs + 1) * outputs
+            row[network.X] = entering
+            row[network.X_FEATURES] = self._take(round_up(inputs, self._block))
+            row[network.A] = entering = self._take(outputs)
+            apart = layer == last and of_pre_activations
+            row[network.Z] = self._take(outputs) if apart else row[network.A]
+            row[network.DZ] = self._take(outputs)
+
+    def _place_batch(self, outputs: int, loss: int) -> None:
+        row = self.plan[-1]
+        row[network.LOSS], row[network.PADDED_SAMPLES] = loss, self.capacity
+        row[network.TARGETS] = self._take(outputs)
+        row[network.SHARES], row[network.SAMPLE_LOSSES] = self._take(1), self._take(1)
+
+    def _take(self, features: int) -> int:
+        """Take room for ``features`` of every sample; return where it begins."""
+        place = self._used
+        self._used += features * self.capacity
+        return place
+
+    def view(self, place: int, features: int, samples: int) -> NDArray[np.floating]:
+        """What stands sample-blocked at a place of the arena, as an array ``[n // B, i, n % B]``."""
+        blocks = -(-samples // self._block)
+        size = blocks * features * self._block
+        return self.arena[place : place + size].reshape(blocks, features, self._block)
+
+
+def aligned(size: int, dtype: np.dtype) -> NDArray[np.floating]:
+    """Zeros that begin at a cache line."""
+    extra = _ALIGNMENT // dtype.itemsize
+    room = np.zeros(size + extra, dtype)
+    skip = (-room.ctypes.data % _ALIGNMENT) // dtype.itemsize
+    return room[skip : skip + size]
+
+
+def round_up(number: int, multiple: int) -> int:
+    """The next multiple, or the number itself."""
+    return -(-number // multiple) * multiple

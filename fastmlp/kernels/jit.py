@@ -1,0 +1,196 @@
+"""How kernels are compiled, cached and launched. The only importer of ``numba.njit``.
+
+The flags, each with its reason
+-------------------------------
+``nogil=True``
+    Training and prediction release the interpreter: other Python threads go on.
+``error_model="numpy"``
+    Division by zero gives inf, in serial and in parallel code alike. (In a parallel loop Numba loses exceptions.)
+``fastmath`` off
+    Numba may not reassociate or contract: serial and parallel twins, and any number of threads, give the same bits,
+    and NaN checks are not removed. Multiply-adds are written out where they are wanted.
+``boundscheck`` not set
+    ``NUMBA_BOUNDSCHECK=1`` gives the checked build; it always runs serially, because a parallel loop would lose the
+    IndexError.
+
+The cache
+---------
+Numba keys its cache by the function's own bytecode, not by the functions that it calls nor by the flags. Here the stamp
+of every entry holds a digest of all sources of this package and the flags, each entry's data carries its own digest,
+and whatever cannot be read or written means: compile again. ``FASTMLP_CACHE=0`` switches the cache off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import numba
+from numba.core import config
+from numba.core.caching import IndexDataCacheFile
+
+_FLAGS = {"nogil": True, "error_model": "numpy"}
+
+
+def _package_digest() -> str:
+    """Digest of every source that could be compiled into a kernel."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+_PACKAGE_DIGEST = _package_digest()
+
+
+class _CacheFile(IndexDataCacheFile):
+    """Numba's cache file, in which everything that is damaged, unreadable or unwritable is a miss."""
+
+    def load(self, key: Any) -> Any:
+        try:
+            return super().load(key)
+        except Exception:  # whatever the damage is: compile again
+            return None
+
+    def save(self, key: Any, data: Any) -> None:
+        try:
+            super().save(key, data)
+        except OSError:  # a full or read-only disk: go on without the cache
+            return
+
+    def _load_index(self) -> Any:
+        try:
+            return super()._load_index()
+        except Exception:
+            return {}
+
+    def _save_data(self, name: str, data: Any) -> None:
+        payload = self._dump(data)
+        super()._save_data(name, (hashlib.sha256(payload).digest(), payload))
+
+    def _load_data(self, name: str) -> Any:
+        digest, payload = super()._load_data(name)
+        if hashlib.sha256(payload).digest() != digest:
+            raise ValueError(f"the cache entry {name} is damaged")
+        return _loads(payload)
+
+
+def _loads(payload: bytes) -> Any:
+    import pickle  # noqa: PLC0415 (only once a digest has been verified)
+
+    return pickle.loads(payload)  # noqa: S301
+
+
+def _with_safe_cache(function: Callable[..., Any], options: dict[str, Any]) -> Any:
+    """Compile with a cache that no damage and no missing right can break."""
+    if os.environ.get("FASTMLP_CACHE") == "0" or config.DISABLE_JIT:
+        return numba.njit(**options)(function)
+    try:
+        dispatcher = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # "no locator available": no folder can be written to
+        return numba.njit(**options)(function)
+    plain = dispatcher._cache._cache_file
+    stamp = (plain._source_stamp, _PACKAGE_DIGEST, repr(sorted(options.items())), bool(config.BOUNDSCHECK))
+    base = dispatcher._cache._impl.filename_base
+    dispatcher._cache._cache_file = _CacheFile(plain._cache_path, base, stamp)
+    return dispatcher
+
+
+def tile_function(function: Callable[..., Any]) -> Any:
+    """Compile a function that only kernels call: it becomes part of them, so it needs no cache of its own."""
+    return numba.njit(**_FLAGS)(function)
+
+
+class Kernel:
+    """One body, compiled twice: ``serial``, and ``parallel`` over its ``prange`` loops. Each compiles at first call."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.__name__ = function.__name__
+        self.__doc__ = function.__doc__
+        self.__module__ = function.__module__
+        self.python = function
+        self.serial = _with_safe_cache(_renamed(function, "serial"), _FLAGS)
+        self.parallel = _with_safe_cache(_renamed(function, "parallel"), {**_FLAGS, "parallel": True})
+
+    def __call__(self, *arguments: Any, n_threads: int = 1) -> Any:
+        """Run with at most ``n_threads`` threads."""
+        if n_threads <= 1 or not _may_launch():
+            return self.serial(*arguments)
+        return _launch(self.parallel, n_threads, arguments)
+
+
+def kernel(function: Callable[..., Any]) -> Kernel:
+    """Make a kernel, which has a serial and a parallel twin, from one body."""
+    return Kernel(function)
+
+
+def _renamed(function: Any, suffix: str) -> Any:
+    """Copy a function under another name: the cache's file name is made from it, and the twins must not share one."""
+    copy = FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    copy.__qualname__ = f"{function.__qualname__}_{suffix}"
+    copy.__module__ = function.__module__
+    copy.__doc__ = function.__doc__
+    return copy
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# launching
+
+
+class _Launching:
+    """What this process knows about parallel launches."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.layer: str | None = None  # known after the first launch
+        self.forked_after_launch = False
+
+
+_launching = _Launching()
+
+
+def _after_fork_in_child() -> None:
+    _launching.lock = threading.Lock()
+    _launching.forked_after_launch = _launching.layer is not None or _launching.forked_after_launch
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _may_launch() -> bool:
+    """Whether threads may be used: not in the checked build, nor in a child whose parent had started GNU OpenMP.
+
+    GNU OpenMP kills a forked child at its first parallel region; Numba's own layers survive a fork, but one rule for
+    all is easier to trust, and a forked worker is one of several anyway.
+    """
+    return not (config.DISABLE_JIT or config.BOUNDSCHECK or _launching.forked_after_launch)
+
+
+def _launch(parallel: Any, n_threads: int, arguments: tuple[Any, ...]) -> Any:
+    """Run a parallel twin with this many threads; the thread count that the caller had set is put back."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(n_threads, config.NUMBA_NUM_THREADS))
+    try:
+        # the workqueue layer aborts the process when two threads launch at once; before the first launch, which
+        # layer it is is not known
+        if _launching.layer is None or _launching.layer == "workqueue":
+            with _launching.lock:
+                result = parallel(*arguments)
+                _launching.layer = numba.threading_layer()
+                return result
+        return parallel(*arguments)
+    finally:
+        numba.set_num_threads(before)
+
+
+def max_threads() -> int:
+    """Threads that this process may use: ``NUMBA_NUM_THREADS``, or the processors that it may run on."""
+    return int(config.NUMBA_NUM_THREADS)

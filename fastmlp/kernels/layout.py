@@ -1,0 +1,126 @@
+"""Where memory turns: rows to blocks, and blocks to blocks. No mathematics; tested by round trip.
+
+A matrix ``M[i,n]`` of features and samples is kept in one of two layouts, so that every access of a sum is contiguous.
+With ``B = block(M)`` (two vector registers):
+
+*sample-blocked*
+    ``[n // B][i][n % B]``: the samples of a block lie side by side. It is the operand of ``Z = W X`` and of
+    ``dX = Wᵀ dZ``, whose left sides have the letter ``n``.
+*feature-blocked*
+    ``[i // B][n][i % B]``: the features of a block lie side by side. It is the operand of ``dW = dZ Xᵀ``, whose left
+    side has the letter ``i``.
+
+Samples are padded with zeros to whole blocks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastmlp.kernels.jit import tile_function
+from fastmlp.kernels.simd import block, fill, lanes, load_first, store, sum_lanes, transpose
+
+
+def to_sample_blocks(M: np.ndarray, n_lanes: int) -> np.ndarray:
+    """Return ``M[i,n]`` in the sample-blocked layout, as an array ``[n // B, i, n % B]``."""
+    features, samples = M.shape
+    padded = np.zeros((features, -(-samples // n_lanes) * n_lanes), M.dtype)
+    padded[:, :samples] = M
+    return np.ascontiguousarray(padded.reshape(features, -1, n_lanes).transpose(1, 0, 2))
+
+
+def from_sample_blocks(blocks: np.ndarray, samples: int) -> np.ndarray:
+    """Undo :func:`to_sample_blocks`: return ``M[i,n]``."""
+    return np.ascontiguousarray(blocks.transpose(1, 0, 2).reshape(blocks.shape[1], -1)[:, :samples])
+
+
+def to_feature_blocks(M: np.ndarray, n_lanes: int) -> np.ndarray:
+    """Return ``M[i,n]`` in the feature-blocked layout, as an array ``[i // B, n, i % B]``."""
+    features, samples = M.shape
+    shape = (-(-features // n_lanes) * n_lanes, -(-samples // n_lanes) * n_lanes)
+    padded = np.zeros(shape, M.dtype)
+    padded[:features, :samples] = M
+    return np.ascontiguousarray(padded.reshape(-1, n_lanes, shape[1]).transpose(0, 2, 1))
+
+
+@tile_function
+def row_of(order, n):
+    """Row of the user's data that is sample ``n`` of the batch; an empty order means row ``n``."""
+    return order[n] if order.size > 0 else n
+
+
+@tile_function
+def gather_rows(X, features, order, first, samples, n0, n1, F, f, padded):
+    """Rows of the user's data, samples ``n0`` to ``n1`` of a batch of ``samples``, to feature blocks.
+
+    Returns 0 if every value is finite, else NaN.
+    """
+    step = lanes(F)
+    whole_block = block(F)
+    check = fill(F, 0.0)
+    for n in range(n0, n1):
+        row = row_of(order, first + n) * features if n < samples else 0
+        for i in range(0, features, step):
+            left = features - i if n < samples else 0
+            x = load_first(X, row + i, left)
+            check = check + (x - x)
+            store(F, f + ((i // whole_block) * padded + n) * whole_block + i % whole_block, x)
+    return sum_lanes(check)
+
+
+@tile_function
+def sample_blocks_of(F, f, features, padded, p0, p1, S, s):
+    """Feature blocks to sample blocks ``p0`` to ``p1``."""
+    step = lanes(S)
+    whole_block = block(S)
+    for p in range(p0, p1):
+        for i in range(0, features, step):
+            source = f + ((i // whole_block) * padded + p * whole_block) * whole_block + i % whole_block
+            for k in range(0, whole_block, step):
+                to = s + (p * features + i) * whole_block + k
+                transpose(F, source + k * whole_block, whole_block, step, S, to, whole_block, features - i)
+
+
+@tile_function
+def feature_blocks_of(S, s, features, padded, p0, p1, F, f):
+    """Sample blocks ``p0`` to ``p1`` to feature blocks. What pads the last block of features is left undefined."""
+    step = lanes(S)
+    whole_block = block(S)
+    for p in range(p0, p1):
+        for i in range(0, features, step):
+            to = f + ((i // whole_block) * padded + p * whole_block) * whole_block + i % whole_block
+            for k in range(0, whole_block, step):
+                source = s + (p * features + i) * whole_block + k
+                transpose(S, source, whole_block, features - i, F, to + k * whole_block, whole_block, step)
+
+
+@tile_function
+def gather_targets(Y, outputs, order, first, samples, p0, p1, S, s):
+    """Rows of the user's targets to sample blocks ``p0`` to ``p1``. Returns 0 if every value is finite, else NaN."""
+    whole_block = block(S)
+    check = 0.0
+    for n in range(p0 * whole_block, p1 * whole_block):
+        for j in range(outputs):
+            y = Y[row_of(order, first + n) * outputs + j] if n < samples else 0.0
+            check += y - y
+            S[s + ((n // whole_block) * outputs + j) * whole_block + n % whole_block] = y
+    return check
+
+
+@tile_function
+def gather_labels(labels, outputs, order, first, samples, p0, p1, S, s):
+    """Class indices to one-hot sample blocks ``p0`` to ``p1``."""
+    whole_block = block(S)
+    for n in range(p0 * whole_block, p1 * whole_block):
+        label = labels[row_of(order, first + n)] if n < samples else -1
+        for j in range(outputs):
+            S[s + ((n // whole_block) * outputs + j) * whole_block + n % whole_block] = 1.0 if j == label else 0.0
+
+
+@tile_function
+def scatter_rows(S, s, features, samples, p0, p1, X, first):
+    """Sample blocks ``p0`` to ``p1`` to rows of ``X`` from row ``first`` on, without the padding."""
+    whole_block = block(S)
+    for n in range(p0 * whole_block, min(p1 * whole_block, samples)):
+        for i in range(features):
+            X[(first + n) * features + i] = S[s + ((n // whole_block) * features + i) * whole_block + n % whole_block]

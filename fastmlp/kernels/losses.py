@@ -1,0 +1,157 @@
+"""Losses on vector registers: the twins of :mod:`fastmlp.oracle.losses`, each value beside its gradient.
+
+A loss takes one block of samples: ``L[n]`` of each, and the gradient of each one's own loss. Compiled code chooses by
+an integer, once per block: adding a loss is adding its function, its code, and its line in :func:`loss_block`.
+"""
+
+from __future__ import annotations
+
+from numba import prange
+
+from fastmlp.kernels.activations import sigmoid
+from fastmlp.kernels.elementary import exp, log, log1p
+from fastmlp.kernels.jit import kernel, tile_function
+from fastmlp.kernels.simd import absolute, block, fill, lanes, load, maximum, store
+
+SQUARED_ERROR, BINARY_CROSS_ENTROPY, SOFTMAX_CROSS_ENTROPY = range(3)
+
+CODES = {
+    "squared_error": SQUARED_ERROR,
+    "binary_cross_entropy": BINARY_CROSS_ENTROPY,
+    "softmax_cross_entropy": SOFTMAX_CROSS_ENTROPY,
+}
+"""The integer by which compiled code knows a loss."""
+
+
+@tile_function
+def squared_error_block(outputs, A, a, Y, y, L, n, dA, d):
+    """Half the squared distance of each sample of a block from its target, and the gradient ``dA``."""
+    # L[n] = Σ_j (A[j,n] - Y[j,n])^2 / 2
+    # dA[j,n] = A[j,n] - Y[j,n]
+    for k in range(0, block(A), lanes(A)):
+        total = fill(A, 0.0)
+        for j in range(outputs):
+            row = j * block(A) + k
+            error = load(A, a + row) - load(Y, y + row)
+            total = total + error * error
+            store(dA, d + row, error)
+        store(L, n + k, total * 0.5)
+
+
+@tile_function
+def binary_cross_entropy_block(outputs, Z, z, Y, y, L, n, dZ, d):
+    """Cross-entropy of each output of each sample of a block with its target, and the gradient ``dZ``."""
+    # L[n] = Σ_j (max(Z[j,n], 0) + log(1 + exp(-abs(Z[j,n]))) - Y[j,n] Z[j,n])
+    # dZ[j,n] = sigmoid(Z[j,n]) - Y[j,n]
+    for k in range(0, block(Z), lanes(Z)):
+        total = fill(Z, 0.0)
+        for j in range(outputs):
+            row = j * block(Z) + k
+            logit, target = load(Z, z + row), load(Y, y + row)
+            total = total + ((maximum(logit, 0.0) - target * logit) + log1p(exp(-absolute(logit))))
+            store(dZ, d + row, sigmoid(logit) - target)
+        store(L, n + k, total)
+
+
+@tile_function
+def softmax_block(outputs, Z, z, A, a):
+    """``exp(Z) / Σ_j exp(Z)`` of each sample of a block; ``A`` may be ``Z``."""
+    # A[j,n] = exp(Z[j,n]) / (Σ_k exp(Z[k,n]))
+    for k in range(0, block(Z), lanes(Z)):
+        largest = load(Z, z + k)
+        for j in range(1, outputs):
+            largest = maximum(largest, load(Z, z + j * block(Z) + k))
+        total = fill(Z, 0.0)
+        for j in range(outputs):
+            row = j * block(Z) + k
+            e = exp(load(Z, z + row) - largest)
+            total = total + e
+            store(A, a + row, e)
+        for j in range(outputs):
+            row = j * block(Z) + k
+            store(A, a + row, load(A, a + row) / total)
+
+
+@tile_function
+def softmax_cross_entropy_block(outputs, Z, z, Y, y, L, n, dZ, d):
+    """Cross-entropy of each sample of a block with its target probabilities, and the gradient ``dZ``."""
+    # L[n] = log(Σ_k exp(Z[k,n])) - Σ_j Y[j,n] Z[j,n]
+    # dZ[j,n] = exp(Z[j,n]) / (Σ_k exp(Z[k,n])) - Y[j,n]
+    for k in range(0, block(Z), lanes(Z)):
+        largest = load(Z, z + k)
+        for j in range(1, outputs):
+            largest = maximum(largest, load(Z, z + j * block(Z) + k))
+        total = fill(Z, 0.0)
+        expected = fill(Z, 0.0)
+        for j in range(outputs):
+            row = j * block(Z) + k
+            above = load(Z, z + row) - largest
+            e = exp(above)
+            total = total + e
+            expected = expected + load(Y, y + row) * above
+            store(dZ, d + row, e)
+        store(L, n + k, log(total) - expected)
+        for j in range(outputs):
+            row = j * block(Z) + k
+            store(dZ, d + row, load(dZ, d + row) / total - load(Y, y + row))
+
+
+@tile_function
+def loss_block(code, outputs, Z, z, A, a, Y, y, L, n, d):
+    """Loss of one block by its code; the gradient is written at ``d`` of the same array, the arena."""
+    if code == SQUARED_ERROR:
+        squared_error_block(outputs, A, a, Y, y, L, n, Z, d)
+    elif code == BINARY_CROSS_ENTROPY:
+        binary_cross_entropy_block(outputs, Z, z, Y, y, L, n, Z, d)
+    else:
+        softmax_cross_entropy_block(outputs, Z, z, Y, y, L, n, Z, d)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# the kernels, over whole arrays in sample blocks: A, Y, dA of shape (blocks, outputs, block), L of shape (samples,)
+
+
+@kernel
+def squared_error(A, Y, L, dA):
+    """Half the squared distance of each sample from its target, and the gradient ``dA``."""
+    # L[n] = Σ_j (A[j,n] - Y[j,n])^2 / 2
+    # dA[j,n] = A[j,n] - Y[j,n]
+    blocks, outputs, size = A.shape
+    a, y, d = A.reshape(A.size), Y.reshape(Y.size), dA.reshape(dA.size)
+    for p in prange(blocks):
+        start = p * outputs * size
+        squared_error_block(outputs, a, start, y, start, L, p * size, d, start)
+
+
+@kernel
+def binary_cross_entropy(Z, Y, L, dZ):
+    """Cross-entropy of each sample's outputs with its targets, summed, and the gradient ``dZ``."""
+    # L[n] = Σ_j (max(Z[j,n], 0) + log(1 + exp(-abs(Z[j,n]))) - Y[j,n] Z[j,n])
+    # dZ[j,n] = sigmoid(Z[j,n]) - Y[j,n]
+    blocks, outputs, size = Z.shape
+    z, y, d = Z.reshape(Z.size), Y.reshape(Y.size), dZ.reshape(dZ.size)
+    for p in prange(blocks):
+        start = p * outputs * size
+        binary_cross_entropy_block(outputs, z, start, y, start, L, p * size, d, start)
+
+
+@kernel
+def softmax(Z, A):
+    """``exp(Z) / Σ_j exp(Z)`` of each sample."""
+    # A[j,n] = exp(Z[j,n]) / (Σ_k exp(Z[k,n]))
+    blocks, outputs, size = Z.shape
+    z, a = Z.reshape(Z.size), A.reshape(A.size)
+    for p in prange(blocks):
+        softmax_block(outputs, z, p * outputs * size, a, p * outputs * size)
+
+
+@kernel
+def softmax_cross_entropy(Z, Y, L, dZ):
+    """Cross-entropy of each sample with its target probabilities, and the gradient ``dZ``."""
+    # L[n] = log(Σ_k exp(Z[k,n])) - Σ_j Y[j,n] Z[j,n]
+    # dZ[j,n] = exp(Z[j,n]) / (Σ_k exp(Z[k,n])) - Y[j,n]
+    blocks, outputs, size = Z.shape
+    z, y, d = Z.reshape(Z.size), Y.reshape(Y.size), dZ.reshape(dZ.size)
+    for p in prange(blocks):
+        start = p * outputs * size
+        softmax_cross_entropy_block(outputs, z, start, y, start, L, p * size, d, start)

@@ -1,0 +1,727 @@
+"""Vector registers and register tiles as Numba values. The only file that knows LLVM.
+
+Every operation here is an ordinary Python function on NumPy arrays, its *interpreted twin*, followed by its *machine
+form*, which Numba puts in its place inside compiled code. With ``NUMBA_DISABLE_JIT=1`` the interpreted twins run.
+
+* A **vector** holds :func:`lanes` elements: one register. Arithmetic on it is written as on numbers.
+* A **block** is two vectors long: :func:`block` elements.
+* A **tile** is :data:`ROWS` rows of one block each, held in registers while a sum is formed.
+
+Memory is addressed by array and element offset, never by raw pointer, so that the checked build
+(``NUMBA_BOUNDSCHECK=1``) checks every load and store.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, config, types
+from numba.extending import lower_builtin, models, register_model, type_callable
+
+# ------------------------------------------------------------------------------------------------------------------
+# the host
+
+
+def _host_features() -> dict[str, bool]:
+    """Features of the processor that Numba compiles for: the host's, unless ``NUMBA_CPU_FEATURES`` says otherwise."""
+    if config.CPU_FEATURES is not None:
+        named = [feature for feature in config.CPU_FEATURES.split(",") if feature]
+        return {feature[1:]: feature[0] == "+" for feature in named}
+    return dict(llvm.get_host_cpu_features())
+
+
+def _is_arm() -> bool:
+    return llvm.get_process_triple().startswith(("aarch64", "arm64"))
+
+
+def _vector_bytes(features: dict[str, bool]) -> int:
+    if features.get("avx512f"):
+        return 64
+    return 32 if features.get("avx") else 16
+
+
+_FEATURES = _host_features()
+VECTOR_BYTES = _vector_bytes(_FEATURES)
+"""Bytes of one vector register: 64 with AVX-512, 32 with AVX, 16 with SSE2 and NEON."""
+
+HAS_FMA = bool(_FEATURES.get("fma") or _FEATURES.get("avx512f") or _is_arm())
+"""Whether multiply-add is one instruction. Where it is not, ``llvm.fma`` would become a library call."""
+
+ROWS = 12 if _FEATURES.get("avx512f") or _is_arm() else 6
+"""Rows of a tile. 6 rows of 2 vectors, 2 operands and a broadcast fill 15 of 16 registers; 12 rows, 27 of 32."""
+
+VECTORS = 2  # of one row of a tile; with one, loads and not multiply-adds would be the limit
+
+
+def lanes(A: np.ndarray) -> int:
+    """Elements of one vector of ``A``'s dtype."""
+    return VECTOR_BYTES // A.dtype.itemsize
+
+
+def block(A: np.ndarray) -> int:
+    """Elements of one block of ``A``'s dtype: two vectors."""
+    return VECTORS * lanes(A)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# the Numba types, and how a machine form is attached to its interpreted twin
+
+
+class Vector(types.Type):
+    """One vector register."""
+
+    def __init__(self, dtype: types.Float) -> None:
+        self.dtype = dtype
+        self.lanes = VECTOR_BYTES * 8 // dtype.bitwidth
+        super().__init__(f"Vector({dtype}, {self.lanes})")
+
+
+class Mask(types.Type):
+    """One truth value per lane."""
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        super().__init__(f"Mask({lanes})")
+
+
+class Tile(types.Type):
+    """``ROWS`` rows of ``VECTORS`` vectors: an LLVM array of vectors, which LLVM keeps in registers."""
+
+    def __init__(self, dtype: types.Float) -> None:
+        self.dtype = dtype
+        self.vector = Vector(dtype)
+        super().__init__(f"Tile({dtype}, {ROWS}, {VECTORS}, {self.vector.lanes})")
+
+
+def _element(dtype: types.Float) -> ir.Type:
+    return ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
+
+
+def _llvm_vector(vector: Vector) -> ir.VectorType:
+    return ir.VectorType(_element(vector.dtype), vector.lanes)
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, fe_type: Vector) -> None:
+        super().__init__(manager, fe_type, _llvm_vector(fe_type))
+
+
+@register_model(Mask)
+class _MaskModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, fe_type: Mask) -> None:
+        super().__init__(manager, fe_type, ir.VectorType(ir.IntType(1), fe_type.lanes))
+
+
+@register_model(Tile)
+class _TileModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, fe_type: Tile) -> None:
+        super().__init__(manager, fe_type, ir.ArrayType(_llvm_vector(fe_type.vector), ROWS * VECTORS))
+
+
+class _Machine:
+    """What a machine form works with: the builder, and the few instructions that all of them share."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        self.context = context
+        self.builder = builder
+        self.types = signature.args
+        self.arguments = arguments
+        self.result = signature.return_type
+
+    def index(self, position: int) -> Any:
+        """Argument as a machine integer."""
+        return self.context.cast(self.builder, self.arguments[position], self.types[position], types.intp)
+
+    def vector(self, position: int, vector: Vector) -> Any:
+        """Argument as a vector; a number is repeated over the lanes."""
+        given, value = self.types[position], self.arguments[position]
+        if isinstance(given, Vector):
+            return value
+        return self.splat(self.context.cast(self.builder, value, given, vector.dtype), _llvm_vector(vector))
+
+    def splat(self, value: Any, to: ir.VectorType) -> Any:
+        undefined = ir.Constant(to, ir.Undefined)
+        first = self.builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), to.count), [0] * to.count)
+        return self.builder.shuffle_vector(first, undefined, zeros)
+
+    def offset(self, index: Any, by: int) -> Any:
+        return self.builder.add(index, ir.Constant(index.type, by)) if by else index
+
+    def row(self, r: int, rows: Any) -> Any:
+        """Row ``r``, or the last of ``rows`` if there are not so many."""
+        row, last = ir.Constant(rows.type, r), self.builder.sub(rows, ir.Constant(rows.type, 1))
+        return self.builder.select(self.builder.icmp_signed("<", row, last), row, last)
+
+    def pointer(self, position: int, index: Any, count: int) -> Any:
+        """Address of ``count`` elements of an array argument from ``index`` on; checked in the checked build."""
+        array = self.context.make_array(self.types[position])(self.context, self.builder, self.arguments[position])
+        if self.context.enable_boundscheck:
+            size = self.builder.extract_value(array.shape, 0)
+            for checked in {0, count - 1}:
+                cgutils.do_boundscheck(self.context, self.builder, self.offset(index, checked), size)
+        return self.builder.gep(array.data, [index])
+
+    def load(self, position: int, index: Any) -> Any:
+        vector = _llvm_vector(Vector(self.types[position].dtype))
+        pointer = self.builder.bitcast(self.pointer(position, index, vector.count), vector.as_pointer())
+        return self.builder.load(pointer, align=self.types[position].dtype.bitwidth // 8)
+
+    def load_element(self, position: int, index: Any) -> Any:
+        return self.builder.load(self.pointer(position, index, 1))
+
+    def store(self, position: int, index: Any, value: Any) -> None:
+        pointer = self.pointer(position, index, value.type.count)
+        pointer = self.builder.bitcast(pointer, value.type.as_pointer())
+        self.builder.store(value, pointer, align=self.types[position].dtype.bitwidth // 8)
+
+    def store_first(self, position: int, index: Any, value: Any, count: Any) -> None:
+        """Store the first ``count`` lanes (any count: none if it is not positive, all if it is large)."""
+        lanes = value.type.count
+        whole = self.builder.icmp_signed(">=", count, ir.Constant(count.type, lanes))
+        with self.builder.if_else(whole) as (then, otherwise):
+            with then:
+                self.store(position, index, value)
+            with otherwise:
+                for lane in range(lanes - 1):
+                    with self.builder.if_then(self.builder.icmp_signed(">", count, ir.Constant(count.type, lane))):
+                        element = self.builder.extract_element(value, ir.Constant(ir.IntType(32), lane))
+                        self.builder.store(element, self.pointer(position, self.offset(index, lane), 1))
+
+    def intrinsic(self, name: str, *values: Any) -> Any:
+        """LLVM's elementwise function of this name."""
+        vector = values[0].type
+        bits = 32 if isinstance(vector.element, ir.FloatType) else 64
+        function_type = ir.FunctionType(vector, [vector] * len(values))
+        full_name = f"llvm.{name}.v{vector.count}f{bits}"
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, function_type, full_name), values)
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        return self.intrinsic("fma" if HAS_FMA else "fmuladd", a, b, c)
+
+    def nothing(self) -> Any:
+        return self.context.get_dummy_value()
+
+
+def _machine_form(function: Callable[..., Any], typing: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Attach a machine form: ``typing`` maps the argument types to the result's, the decorated function emits LLVM."""
+
+    def attach(emit: Callable[[_Machine], Any]) -> Callable[[_Machine], Any]:
+        type_callable(function)(lambda context: typing)
+
+        @lower_builtin(function, types.VarArg(types.Any))
+        def lowering(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return emit(_Machine(context, builder, signature, arguments))
+
+        return emit
+
+    return attach
+
+
+def _is_buffer(A: Any) -> bool:
+    return isinstance(A, types.Array) and A.ndim == 1 and A.layout == "C" and isinstance(A.dtype, types.Float)
+
+
+def _vector_among(*arguments: Any) -> Vector | None:
+    """The vector type of the arguments, if there is one and the others are of that type too, or numbers."""
+    vectors = {a for a in arguments if isinstance(a, Vector)}
+    fit = all(isinstance(a, Vector | types.Number) for a in arguments)
+    return vectors.pop() if fit and len(vectors) == 1 else None
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# sizes, loads and stores
+
+
+@_machine_form(lanes, lambda A: types.intp if isinstance(A, types.Array) else None)
+def _(m: _Machine) -> Any:
+    return m.context.get_constant(types.intp, Vector(m.types[0].dtype).lanes)
+
+
+@_machine_form(block, lambda A: types.intp if isinstance(A, types.Array) else None)
+def _(m: _Machine) -> Any:
+    return m.context.get_constant(types.intp, VECTORS * Vector(m.types[0].dtype).lanes)
+
+
+def load(A: np.ndarray, a: int) -> np.ndarray:
+    """Return the vector ``A[a : a + lanes]``."""
+    _check(A, a, lanes(A))
+    return A[a : a + lanes(A)].copy()
+
+
+@_machine_form(load, lambda A, a: Vector(A.dtype) if _is_buffer(A) else None)
+def _(m: _Machine) -> Any:
+    return m.load(0, m.index(1))
+
+
+def store(A: np.ndarray, a: int, v: np.ndarray) -> None:
+    """``A[a : a + lanes] = v``."""
+    _check(A, a, lanes(A))
+    A[a : a + lanes(A)] = v
+
+
+@_machine_form(store, lambda A, a, v: types.void if _is_buffer(A) and isinstance(v, Vector) else None)
+def _(m: _Machine) -> Any:
+    m.store(0, m.index(1), m.arguments[2])
+    return m.nothing()
+
+
+def load_first(A: np.ndarray, a: int, count: int) -> np.ndarray:
+    """Return the vector of the first ``count`` elements from ``A[a]`` on, and zeros after them."""
+    count = min(count, lanes(A))
+    v = np.zeros(lanes(A), A.dtype)
+    _check(A, a, count)
+    v[:count] = A[a : a + count]
+    return v
+
+
+@_machine_form(load_first, lambda A, a, count: Vector(A.dtype) if _is_buffer(A) else None)
+def _(m: _Machine) -> Any:
+    vector, index, count = _llvm_vector(m.result), m.index(1), m.index(2)
+    whole = m.builder.icmp_signed(">=", count, ir.Constant(count.type, vector.count))
+    room = cgutils.alloca_once(m.builder, vector)
+    with m.builder.if_else(whole) as (then, otherwise):
+        with then:
+            m.builder.store(m.load(0, index), room)
+        with otherwise:
+            m.builder.store(ir.Constant(vector, None), room)
+            for lane in range(vector.count - 1):
+                with m.builder.if_then(m.builder.icmp_signed(">", count, ir.Constant(count.type, lane))):
+                    element = m.load_element(0, m.offset(index, lane))
+                    filled = m.builder.insert_element(m.builder.load(room), element, ir.Constant(ir.IntType(32), lane))
+                    m.builder.store(filled, room)
+    return m.builder.load(room)
+
+
+def store_first(A: np.ndarray, a: int, v: np.ndarray, count: int) -> None:
+    """Store the first ``count`` lanes of ``v`` from ``A[a]`` on; all of them if ``count`` is larger."""
+    count = min(count, lanes(A))
+    if count > 0:
+        _check(A, a, count)
+        A[a : a + count] = v[:count]
+
+
+@_machine_form(store_first, lambda A, a, v, count: types.void if _is_buffer(A) and isinstance(v, Vector) else None)
+def _(m: _Machine) -> Any:
+    m.store_first(0, m.index(1), m.arguments[2], m.index(3))
+    return m.nothing()
+
+
+def fill(A: np.ndarray, x: float) -> np.ndarray:
+    """Return a vector of ``A``'s dtype with ``x`` in every lane."""
+    return np.full(lanes(A), x, A.dtype)
+
+
+@_machine_form(fill, lambda A, x: Vector(A.dtype) if _is_buffer(A) and isinstance(x, types.Number) else None)
+def _(m: _Machine) -> Any:
+    return m.vector(1, m.result)
+
+
+def fill_like(v: np.ndarray, x: float) -> np.ndarray:
+    """Return a vector like ``v`` with ``x`` in every lane."""
+    return np.full_like(v, x)
+
+
+@_machine_form(fill_like, lambda v, x: v if isinstance(v, Vector) and isinstance(x, types.Number) else None)
+def _(m: _Machine) -> Any:
+    return m.vector(1, m.result)
+
+
+def _check(A: np.ndarray, first: int, count: int) -> None:
+    """The interpreted twins' bounds check: slices would be cut short in silence."""
+    if count > 0 and not 0 <= first <= first + count <= A.size:
+        raise IndexError(f"index is out of bounds: {first} to {first + count} of {A.size}")
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# arithmetic: vector with vector, vector with number, number with vector
+
+for _operator, _instruction in {
+    operator.add: "fadd",
+    operator.sub: "fsub",
+    operator.mul: "fmul",
+    operator.truediv: "fdiv",
+}.items():
+
+    @type_callable(_operator)
+    def _arithmetic_typing(context: Any) -> Callable[..., Any]:  # noqa: ARG001
+        return lambda a, b: _vector_among(a, b)
+
+    for _pair in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
+
+        @lower_builtin(_operator, *_pair)
+        def _arithmetic(
+            context: Any, builder: Any, signature: Any, arguments: Any, _instruction: str = _instruction
+        ) -> Any:
+            m = _Machine(context, builder, signature, arguments)
+            return getattr(builder, _instruction)(m.vector(0, m.result), m.vector(1, m.result))
+
+
+@type_callable(operator.neg)
+def _negation_typing(context: Any) -> Callable[..., Any]:  # noqa: ARG001
+    return lambda a: a if isinstance(a, Vector) else None
+
+
+@lower_builtin(operator.neg, Vector)
+def _negation(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+    return builder.fneg(arguments[0])
+
+
+for _operator, _comparison in {operator.lt: "<", operator.gt: ">"}.items():
+
+    @type_callable(_operator)
+    def _comparison_typing(context: Any) -> Callable[..., Any]:  # noqa: ARG001
+        def typing(a: Any, b: Any) -> Any:
+            vector = _vector_among(a, b)
+            return Mask(vector.lanes) if vector else None
+
+        return typing
+
+    for _pair in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
+
+        @lower_builtin(_operator, *_pair)
+        def _comparing(
+            context: Any, builder: Any, signature: Any, arguments: Any, _comparison: str = _comparison
+        ) -> Any:
+            m = _Machine(context, builder, signature, arguments)
+            vector = _vector_among(*signature.args)
+            return builder.fcmp_ordered(_comparison, m.vector(0, vector), m.vector(1, vector))
+
+
+def where(mask: np.ndarray, a: Any, b: Any) -> np.ndarray:
+    """``a`` in the lanes where ``mask`` is true, else ``b``. At least one of the two is a vector."""
+    dtype = a.dtype if isinstance(a, np.ndarray) else b.dtype
+    return np.where(mask, a, b).astype(dtype)
+
+
+@_machine_form(where, lambda mask, a, b: _vector_among(a, b) if isinstance(mask, Mask) else None)
+def _(m: _Machine) -> Any:
+    return m.builder.select(m.arguments[0], m.vector(1, m.result), m.vector(2, m.result))
+
+
+def maximum(a: np.ndarray, b: Any) -> np.ndarray:
+    """The larger of the two; ``a`` where it is NaN, so that what is not a number is not hidden."""
+    return where(a < b, b, a)
+
+
+@_machine_form(maximum, lambda a, b: _vector_among(a, b))
+def _(m: _Machine) -> Any:
+    a, b = m.vector(0, m.result), m.vector(1, m.result)
+    return m.builder.select(m.builder.fcmp_ordered("<", a, b), b, a)
+
+
+def minimum(a: np.ndarray, b: Any) -> np.ndarray:
+    """The smaller of the two; ``a`` where it is NaN."""
+    return where(a > b, b, a)
+
+
+@_machine_form(minimum, lambda a, b: _vector_among(a, b))
+def _(m: _Machine) -> Any:
+    a, b = m.vector(0, m.result), m.vector(1, m.result)
+    return m.builder.select(m.builder.fcmp_ordered(">", a, b), b, a)
+
+
+def absolute(a: np.ndarray) -> np.ndarray:
+    """``|a|``."""
+    return np.abs(a)
+
+
+@_machine_form(absolute, lambda a: _vector_among(a))
+def _(m: _Machine) -> Any:
+    return m.intrinsic("fabs", m.arguments[0])
+
+
+def square_root(a: np.ndarray) -> np.ndarray:
+    """``√a``, correctly rounded."""
+    return np.sqrt(a)
+
+
+@_machine_form(square_root, lambda a: _vector_among(a))
+def _(m: _Machine) -> Any:
+    return m.intrinsic("sqrt", m.arguments[0])
+
+
+def fma(a: Any, b: Any, c: np.ndarray) -> np.ndarray:
+    """``a b + c``: rounded once by a machine that has the instruction, twice by this twin and elsewhere."""
+    return a * b + c
+
+
+@_machine_form(fma, lambda a, b, c: _vector_among(a, b, c))
+def _(m: _Machine) -> Any:
+    return m.multiply_add(*(m.vector(position, m.result) for position in range(3)))
+
+
+def sum_lanes(v: np.ndarray) -> Any:
+    """Sum of the lanes, in halves: ``(0+4)+(2+6)`` and so on, the same order always."""
+    while v.size > 1:
+        v = v[: v.size // 2] + v[v.size // 2 :]
+    return v[0]
+
+
+@_machine_form(sum_lanes, lambda v: v.dtype if isinstance(v, Vector) else None)
+def _(m: _Machine) -> Any:
+    v = m.arguments[0]
+    while v.type.count > 1:
+        half = v.type.count // 2
+        parts = []
+        for start in (0, half):
+            picked = ir.Constant(ir.VectorType(ir.IntType(32), half), list(range(start, start + half)))
+            parts.append(m.builder.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), picked))
+        v = m.builder.fadd(*parts)
+    return m.builder.extract_element(v, ir.Constant(ir.IntType(32), 0))
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# what exp and log are made of: constants by precision, polynomials, and the exponent bits of a number
+
+
+def by_precision(x: np.ndarray, single: float, double: float) -> float:
+    """``single`` if ``x`` is float32, ``double`` if it is float64."""
+    return single if x.dtype == np.float32 else double
+
+
+@_machine_form(by_precision, lambda x, single, double: x if isinstance(x, Vector) else None)
+def _(m: _Machine) -> Any:
+    return m.vector(1 if m.result.dtype.bitwidth == 32 else 2, m.result)
+
+
+def polynomial(single: list[float], double: list[float]) -> Callable[[Any], Any]:
+    """Make ``x -> c[0] + c[1] x + c[2] x² + …`` by Horner's rule, with coefficients for each precision."""
+
+    def evaluate(x: np.ndarray) -> np.ndarray:
+        coefficients = single if x.dtype == np.float32 else double
+        total = np.full_like(x, coefficients[-1])
+        for coefficient in coefficients[-2::-1]:
+            total = fma(total, x, x.dtype.type(coefficient))
+        return total
+
+    @_machine_form(evaluate, lambda x: x if isinstance(x, Vector) else None)
+    def _(m: _Machine) -> Any:
+        coefficients = single if m.result.dtype.bitwidth == 32 else double
+        element = np.float32 if m.result.dtype.bitwidth == 32 else np.float64
+        vector = _llvm_vector(m.result)
+        constants = [ir.Constant(vector, [float(element(c))] * vector.count) for c in coefficients]
+        total = constants[-1]
+        for constant in constants[-2::-1]:
+            total = m.multiply_add(total, m.arguments[0], constant)
+        return total
+
+    return evaluate
+
+
+class _Format:
+    """The bits of an IEEE 754 number, and the number ``1.5 · 2^fraction`` to which a small integer adds as bits."""
+
+    def __init__(self, vector: Vector) -> None:
+        single = vector.dtype.bitwidth == 32
+        self.integers = ir.VectorType(ir.IntType(vector.dtype.bitwidth), vector.lanes)
+        self.floats = _llvm_vector(vector)
+        self.fraction_bits = 23 if single else 52
+        self.bias = 127 if single else 1023
+        self.magic = 12582912.0 if single else 6755399441055744.0
+        self.magic_bits = 0x4B400000 if single else 0x4338000000000000
+        self.root_half_bits = 0x3F3504F3 if single else 0x3FE6A09E667F3BCD
+
+    def number(self, x: float) -> Any:
+        return ir.Constant(self.floats, [x] * self.floats.count)
+
+    def integer(self, x: int) -> Any:
+        return ir.Constant(self.integers, [x] * self.integers.count)
+
+
+def nearest(x: np.ndarray) -> np.ndarray:
+    """The nearest whole number, the even one of two, for ``|x| < 2^22``."""
+    return np.rint(x)
+
+
+@_machine_form(nearest, lambda x: x if isinstance(x, Vector) else None)
+def _(m: _Machine) -> Any:
+    # not llvm.rint: without SSE4 that is a library call per lane
+    magic = _Format(m.result).number(_Format(m.result).magic)
+    return m.builder.fsub(m.builder.fadd(m.arguments[0], magic), magic)
+
+
+def power_of_two(n: np.ndarray) -> np.ndarray:
+    """``2^n`` of whole numbers within the range of normal numbers."""
+    return np.ldexp(np.ones_like(n), n.astype(np.int64))
+
+
+@_machine_form(power_of_two, lambda n: n if isinstance(n, Vector) else None)
+def _(m: _Machine) -> Any:
+    f = _Format(m.result)
+    # after adding the magic number, the low bits of the fraction are n; shifted up they are the exponent
+    bits = m.builder.bitcast(m.builder.fadd(m.arguments[0], f.number(f.magic)), f.integers)
+    shift = f.integer(f.fraction_bits)
+    exponent = m.builder.shl(m.builder.add(bits, f.integer(f.bias)), shift)
+    return m.builder.bitcast(exponent, f.floats)
+
+
+def exponent(x: np.ndarray) -> np.ndarray:
+    """The whole number ``e`` with ``√½ <= x / 2^e < √2``, of normal positive numbers."""
+    fraction, e = np.frexp(x)
+    return (e - (fraction < x.dtype.type(np.sqrt(0.5)))).astype(x.dtype)
+
+
+@_machine_form(exponent, lambda x: x if isinstance(x, Vector) else None)
+def _(m: _Machine) -> Any:
+    f = _Format(m.result)
+    above = m.builder.sub(m.builder.bitcast(m.arguments[0], f.integers), f.integer(f.root_half_bits))
+    e = m.builder.ashr(above, f.integer(f.fraction_bits))
+    magic = m.builder.bitcast(m.builder.add(e, f.integer(f.magic_bits)), f.floats)
+    return m.builder.fsub(magic, f.number(f.magic))
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# the register tile
+
+
+def zeros(A: np.ndarray) -> np.ndarray:
+    """Return a tile of ``A``'s dtype, all zero."""
+    return np.zeros((ROWS, block(A)), A.dtype)
+
+
+@_machine_form(zeros, lambda A: Tile(A.dtype) if _is_buffer(A) else None)
+def _(m: _Machine) -> Any:
+    return ir.Constant(ir.ArrayType(_llvm_vector(m.result.vector), ROWS * VECTORS), None)
+
+
+def column(A: np.ndarray, a: int, rows: int) -> np.ndarray:
+    """Return a tile with ``A[a + r]`` all along row ``r``. Rows from ``rows`` on repeat the last one."""
+    picked = np.minimum(np.arange(ROWS), rows - 1) + a
+    _check(A, int(picked[0]), int(picked[-1] - picked[0]) + 1)
+    return np.repeat(A[picked][:, np.newaxis], block(A), axis=1)
+
+
+@_machine_form(column, lambda A, a, rows: Tile(A.dtype) if _is_buffer(A) else None)
+def _(m: _Machine) -> Any:
+    t = ir.Constant(ir.ArrayType(_llvm_vector(m.result.vector), ROWS * VECTORS), ir.Undefined)
+    a, rows = m.index(1), m.index(2)
+    for r in range(ROWS):
+        element = m.load_element(0, m.builder.add(a, m.row(r, rows)))
+        repeated = m.splat(element, _llvm_vector(m.result.vector))
+        for v in range(VECTORS):
+            t = m.builder.insert_value(t, repeated, r * VECTORS + v)
+    return t
+
+
+def rank1(t: np.ndarray, A: np.ndarray, a: int, stride: int, rows: int, B: np.ndarray, b: int) -> np.ndarray:
+    """``t[r, :] + A[a + r * stride] * B[b : b + block]``: one step of a sum of products.
+
+    Rows from ``rows`` on repeat the last one: nothing beyond it is read, and :func:`store_tile` does not store them.
+    """
+    picked = np.minimum(np.arange(ROWS), rows - 1) * stride + a
+    _check(A, int(picked.min()), int(picked.max() - picked.min()) + 1)
+    _check(B, b, block(B))
+    return t + np.multiply.outer(A[picked], B[b : b + block(B)])
+
+
+def _rank1_typing(t: Any, A: Any, a: Any, stride: Any, rows: Any, B: Any, b: Any) -> Any:  # noqa: ARG001
+    return t if isinstance(t, Tile) and _is_buffer(A) and _is_buffer(B) and A.dtype == B.dtype == t.dtype else None
+
+
+@_machine_form(rank1, _rank1_typing)
+def _(m: _Machine) -> Any:
+    t, a, stride, b = m.arguments[0], m.index(2), m.index(3), m.index(6)
+    rows, lanes = m.index(4), m.result.vector.lanes
+    row_of_B = [m.load(5, m.offset(b, v * lanes)) for v in range(VECTORS)]
+    for r in range(ROWS):
+        factor = m.load_element(1, m.builder.add(a, m.builder.mul(m.row(r, rows), stride)))
+        repeated = m.splat(factor, _llvm_vector(m.result.vector))
+        for v in range(VECTORS):
+            cell = r * VECTORS + v
+            t = m.builder.insert_value(
+                t, m.multiply_add(repeated, row_of_B[v], m.builder.extract_value(t, cell)), cell
+            )
+    return t
+
+
+def store_tile(t: np.ndarray, C: np.ndarray, c: int, stride: int, rows: int, columns: int) -> None:
+    """``C[c + r * stride + k] = t[r, k]`` for the first ``rows`` rows and ``columns`` columns."""
+    rows, columns = min(rows, ROWS), min(columns, block(C))
+    for r in range(rows):
+        _check(C, c + r * stride, columns)
+        C[c + r * stride : c + r * stride + columns] = t[r, :columns]
+
+
+def _store_tile_typing(t: Any, C: Any, c: Any, stride: Any, rows: Any, columns: Any) -> Any:  # noqa: ARG001
+    return types.void if isinstance(t, Tile) and _is_buffer(C) and C.dtype == t.dtype else None
+
+
+@_machine_form(store_tile, _store_tile_typing)
+def _(m: _Machine) -> Any:
+    t, c, stride, rows, columns = m.arguments[0], m.index(2), m.index(3), m.index(4), m.index(5)
+    lanes = m.types[0].vector.lanes
+    for r in range(ROWS):
+        row = ir.Constant(c.type, r)
+        with m.builder.if_then(m.builder.icmp_signed("<", row, rows)):
+            start = m.builder.add(c, m.builder.mul(row, stride))
+            for v in range(VECTORS):
+                left = m.offset(columns, -v * lanes)
+                value = m.builder.extract_value(t, r * VECTORS + v)
+                m.store_first(1, m.offset(start, v * lanes), value, left)
+    return m.nothing()
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# a square of registers, turned
+
+
+def transpose(
+    A: np.ndarray, a: int, a_stride: int, a_rows: int, B: np.ndarray, b: int, b_stride: int, b_rows: int
+) -> None:
+    """``B[b + k * b_stride + r] = A[a + r * a_stride + k]`` over a square of ``lanes`` by ``lanes``.
+
+    Rows of ``A`` from ``a_rows`` on repeat the last one; rows of ``B`` from ``b_rows`` on are not written.
+    """
+    side = lanes(A)
+    square = np.stack([load(A, a + min(r, a_rows - 1) * a_stride) for r in range(side)])
+    for k in range(min(side, b_rows)):
+        store(B, b + k * b_stride, square[:, k])
+
+
+def _transpose_typing(
+    A: Any, a: Any, a_stride: Any, a_rows: Any, B: Any, b: Any, b_stride: Any, b_rows: Any  # noqa: ARG001
+) -> Any:
+    return types.void if _is_buffer(A) and _is_buffer(B) and A.dtype == B.dtype else None
+
+
+@_machine_form(transpose, _transpose_typing)
+def _(m: _Machine) -> Any:
+    a, a_stride, a_rows = m.index(1), m.index(2), m.index(3)
+    b, b_stride, b_rows = m.index(5), m.index(6), m.index(7)
+    lanes = Vector(m.types[0].dtype).lanes
+    registers = []
+    for r in range(lanes):
+        registers.append(m.load(0, m.builder.add(a, m.builder.mul(m.row(r, a_rows), a_stride))))
+    for k, register in enumerate(_turned(m.builder, registers)):
+        row = ir.Constant(b.type, k)
+        with m.builder.if_then(m.builder.icmp_signed("<", row, b_rows)):
+            m.store(4, m.builder.add(b, m.builder.mul(row, b_stride)), register)
+    return m.nothing()
+
+
+def _turned(builder: Any, registers: list[Any]) -> list[Any]:
+    """Transpose a square: exchange its off-diagonal quarters, then those of each quarter, down to single elements."""
+    lanes = len(registers)
+    index = ir.VectorType(ir.IntType(32), lanes)
+    step = 1
+    while step < lanes:
+        turned = list(registers)
+        for r in range(lanes):
+            if r & step:
+                continue
+            upper, lower = registers[r], registers[r | step]
+            # lane k of the two registers together: k of the upper one, lanes + k of the lower one
+            for_upper = [lanes + (k ^ step) if k & step else k for k in range(lanes)]
+            for_lower = [lanes + k if k & step else k ^ step for k in range(lanes)]
+            turned[r] = builder.shuffle_vector(upper, lower, ir.Constant(index, for_upper))
+            turned[r | step] = builder.shuffle_vector(upper, lower, ir.Constant(index, for_lower))
+        registers = turned
+        step *= 2
+    return registers

@@ -1,0 +1,182 @@
+"""The whole network: initialize, forward, backward. The original program, for any number of layers.
+
+Source: Goodfellow, Bengio & Courville, *Deep Learning*, algorithms 6.3 (forward) and 6.4 (backward).
+
+Examples
+--------
+>>> import numpy as np
+>>> from fastmlp.oracle import network
+>>> rng = np.random.default_rng(0)
+>>> parameters = network.initialize([3, 4, 4, 2], rng)
+>>> X, Y = rng.standard_normal((3, 5)), rng.standard_normal((2, 5))
+>>> forward_pass = network.forward(parameters, X)
+>>> [A.shape for A in forward_pass.activations]
+[(3, 5), (4, 5), (4, 5), (2, 5)]
+>>> gradients = network.backward(parameters, forward_pass, Y)
+>>> [dW.shape for dW, db in gradients]
+[(4, 3), (4, 4), (2, 4)]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.oracle import layer, losses
+
+Array = NDArray[np.float64]
+
+
+class Parameters(NamedTuple):
+    """Weights and biases of one layer, or their gradients."""
+
+    weights: Array
+    """``W[j,i]``, of shape (outputs, inputs)."""
+    biases: Array
+    """``b[j]``, of shape (outputs,)."""
+
+
+class ForwardPass(NamedTuple):
+    """What the forward pass leaves behind for the backward pass, one entry per layer."""
+
+    pre_activations: list[Array]
+    """``Z[j,n]`` of each layer."""
+    activations: list[Array]
+    """``X[i,n]``, then ``A[j,n]`` of each layer: entry ``l`` is what enters layer ``l``."""
+
+
+def initialize(
+    layer_sizes: Sequence[int], rng: np.random.Generator, weight_scale: float = 0.01
+) -> list[Parameters]:
+    """Normal weights of standard deviation ``weight_scale``, and biases of 0.
+
+    Parameters
+    ----------
+    layer_sizes : sequence of int
+        The width of the input, of each hidden layer, and of the output.
+    rng : numpy.random.Generator
+        Where the weights are drawn from, layer by layer.
+    weight_scale : float or "glorot" or "he"
+        A number, or the standard deviation by layer: "glorot" is ``sqrt(2 / (inputs + outputs))`` (Glorot & Bengio
+        2010, equation 12), which keeps the variance of signals and of gradients over sigmoid and tanh layers; "he" is
+        ``sqrt(2 / inputs)`` (He et al. 2015, equation 10), for relu, which drops half of the signal.
+
+    Returns
+    -------
+    list of Parameters
+        One (weights, biases) pair per layer.
+    """
+    parameters = []
+    for inputs, outputs in zip(layer_sizes[:-1], layer_sizes[1:], strict=True):
+        deviation = standard_deviation(weight_scale, inputs, outputs)
+        parameters.append(Parameters(deviation * rng.standard_normal((outputs, inputs)), np.zeros(outputs)))
+    return parameters
+
+
+def standard_deviation(weight_scale: float | str, inputs: int, outputs: int) -> float:
+    """Standard deviation of the initial weights of one layer: see :func:`initialize`."""
+    if weight_scale == "glorot":
+        return float(np.sqrt(2 / (inputs + outputs)))
+    if weight_scale == "he":
+        return float(np.sqrt(2 / inputs))
+    return float(weight_scale)
+
+
+def original_activations(n_layers: int) -> list[str]:
+    """The original program's: sigmoid hidden layers and a linear output."""
+    return ["sigmoid"] * (n_layers - 1) + ["identity"]
+
+
+def forward(
+    parameters: Sequence[Parameters], X: Array, *, activations: Sequence[str] | None = None
+) -> ForwardPass:
+    """Forward pass through every layer.
+
+    Parameters
+    ----------
+    parameters : sequence of (weights, biases)
+        One pair per layer.
+    X : ndarray of shape (inputs, samples)
+        A sample is a column.
+    activations : sequence of str, optional
+        The activation of each layer; the last may be "softmax". By default :func:`original_activations`.
+
+    Returns
+    -------
+    ForwardPass
+        Pre-activations and activations, ``X`` first among the latter.
+    """
+    activations = activations or original_activations(len(parameters))
+    forward_pass = ForwardPass([], [X])
+    for (W, b), activation in zip(parameters, activations, strict=True):
+        Z = layer.affine(W, b, forward_pass.activations[-1])
+        A = losses.softmax(Z) if activation == "softmax" else layer.activate(activation, Z)
+        forward_pass.pre_activations.append(Z)
+        forward_pass.activations.append(A)
+    return forward_pass
+
+
+def loss_value(forward_pass: ForwardPass, targets: Array, *, loss: str = "squared_error") -> float:
+    """The loss: the mean over samples of ``L[n]``."""
+    # loss = Σ_n L[n] / N
+    chosen = losses.LOSSES[loss]
+    output = forward_pass.pre_activations[-1] if chosen.of_pre_activations else forward_pass.activations[-1]
+    return float(chosen.function(output, targets)[0].mean())
+
+
+def output_gradient(
+    forward_pass: ForwardPass, targets: Array, *, activation: str = "identity", loss: str = "squared_error"
+) -> Array:
+    """Gradient ``dZ`` of the loss with respect to the last layer's pre-activations (Nielsen's BP1)."""
+    Z, A = forward_pass.pre_activations[-1], forward_pass.activations[-1]
+    chosen = losses.LOSSES[loss]
+    n_samples = A.shape[1]
+    if chosen.of_pre_activations:
+        return chosen.function(Z, targets)[1] / n_samples
+    return layer.activate_backward(activation, Z, A, chosen.function(A, targets)[1] / n_samples)
+
+
+def backward(
+    parameters: Sequence[Parameters],
+    forward_pass: ForwardPass,
+    targets: Array,
+    *,
+    activations: Sequence[str] | None = None,
+    loss: str = "squared_error",
+) -> list[Parameters]:
+    """Backward pass through every layer, the last one first.
+
+    Parameters
+    ----------
+    parameters : sequence of (weights, biases)
+        One pair per layer.
+    forward_pass : ForwardPass
+        Of the same parameters and activations.
+    targets : ndarray of shape (outputs, samples)
+        ``Y[j,n]``.
+    activations : sequence of str, optional
+        As in :func:`forward`.
+    loss : str
+        A name in :data:`fastmlp.oracle.losses.LOSSES`.
+
+    Returns
+    -------
+    list of Parameters
+        The gradients ``(dW, db)`` of the loss, in the shape of the parameters.
+    """
+    activations = activations or original_activations(len(parameters))
+    gradients: list[Parameters] = []
+    dZ = output_gradient(forward_pass, targets, activation=activations[-1], loss=loss)
+    for index in reversed(range(len(parameters))):
+        # the forward lines of this layer were:  Z = affine(W, b, X);  A = activate(Z)
+        X = forward_pass.activations[index]
+        dX, dW, db = layer.affine_backward(parameters[index].weights, X, dZ)
+        gradients.insert(0, Parameters(dW, db))
+        if index > 0:
+            # what enters this layer is the activation A of the one below, so dX is that layer's dA
+            below = index - 1
+            dZ = layer.activate_backward(activations[below], forward_pass.pre_activations[below], X, dX)
+    return gradients
