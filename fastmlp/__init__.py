@@ -1,0 +1,19 @@
+"""fastmlp: a multilayer perceptron whose mathematics you can read, whose gradients are proved, and which is fast.
+
+Where to read on:
+
+* :mod:`fastmlp.oracle` — the mathematics, in plain NumPy: the original program, for any number of layers.
+* :mod:`fastmlp.verify` — the proof: finite differences, adjoint identity, Taylor rate, rounding model.
+* :mod:`fastmlp.kernels` — the speed: the oracle's functions under the same names, compiled.
+* :class:`fastmlp.MLP` — the network that a program uses.
+"""
+
+from fastmlp.mlp import MLP, Gradients
+from fastmlp.oracle.network import Parameters
+from fastmlp.settings import SGD, Adam
+from fastmlp.training import History
+from fastmlp.verify import GradientMismatch, Report
+
+__version__ = "0.1.0"
+
+__all__ = ["MLP", "SGD", "Adam", "GradientMismatch", "Gradients", "History", "Parameters", "Report", "__version__"]

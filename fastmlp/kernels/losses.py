@@ -75,25 +75,25 @@ def softmax_block(outputs, Z, z, A, a):
 @tile_function
 def softmax_cross_entropy_block(outputs, Z, z, Y, y, L, n, dZ, d):
     """Cross-entropy of each sample of a block with its target probabilities, and the gradient ``dZ``."""
-    # L[n] = log(Σ_k exp(Z[k,n])) - Σ_j Y[j,n] Z[j,n]
-    # dZ[j,n] = exp(Z[j,n]) / (Σ_k exp(Z[k,n])) - Y[j,n]
+    # L[n] = (Σ_k Y[k,n]) log(Σ_k exp(Z[k,n])) - Σ_j Y[j,n] Z[j,n]
+    # dZ[j,n] = (Σ_k Y[k,n]) exp(Z[j,n]) / (Σ_k exp(Z[k,n])) - Y[j,n]
     for k in range(0, block(Z), lanes(Z)):
         largest = load(Z, z + k)
         for j in range(1, outputs):
             largest = maximum(largest, load(Z, z + j * block(Z) + k))
-        total = fill(Z, 0.0)
-        expected = fill(Z, 0.0)
+        total, target_total, expected = fill(Z, 0.0), fill(Z, 0.0), fill(Z, 0.0)
         for j in range(outputs):
             row = j * block(Z) + k
-            above = load(Z, z + row) - largest
+            above, target = load(Z, z + row) - largest, load(Y, y + row)
             e = exp(above)
             total = total + e
-            expected = expected + load(Y, y + row) * above
+            target_total = target_total + target
+            expected = expected + target * above
             store(dZ, d + row, e)
-        store(L, n + k, log(total) - expected)
+        store(L, n + k, target_total * log(total) - expected)
         for j in range(outputs):
             row = j * block(Z) + k
-            store(dZ, d + row, load(dZ, d + row) / total - load(Y, y + row))
+            store(dZ, d + row, target_total * load(dZ, d + row) / total - load(Y, y + row))
 
 
 @tile_function
@@ -148,8 +148,8 @@ def softmax(Z, A):
 @kernel
 def softmax_cross_entropy(Z, Y, L, dZ):
     """Cross-entropy of each sample with its target probabilities, and the gradient ``dZ``."""
-    # L[n] = log(Σ_k exp(Z[k,n])) - Σ_j Y[j,n] Z[j,n]
-    # dZ[j,n] = exp(Z[j,n]) / (Σ_k exp(Z[k,n])) - Y[j,n]
+    # L[n] = (Σ_k Y[k,n]) log(Σ_k exp(Z[k,n])) - Σ_j Y[j,n] Z[j,n]
+    # dZ[j,n] = (Σ_k Y[k,n]) exp(Z[j,n]) / (Σ_k exp(Z[k,n])) - Y[j,n]
     blocks, outputs, size = Z.shape
     z, y, d = Z.reshape(Z.size), Y.reshape(Y.size), dZ.reshape(dZ.size)
     for p in prange(blocks):

@@ -56,15 +56,19 @@ def softmax(Z: Array) -> Array:
 def softmax_cross_entropy(Z: Array, Y: Array) -> tuple[Array, Array]:
     """``-Σ_j Y log softmax(Z)`` for each sample, and the gradient ``dZ``.
 
-    With ``log softmax(Z) = Z - log Σ_k exp(Z)``. The targets of a sample are probabilities: they sum to 1. Without
-    that, the gradient would be ``softmax(Z) Σ_j Y - Y``.
+    With ``log softmax(Z) = Z - log Σ_k exp(Z)``. Where a sample's targets are probabilities, ``Σ_k Y`` is 1 and the
+    gradient is the plain difference ``softmax(Z) - Y``.
     """
-    # L[n] = log(Σ_k exp(Z[k,n])) - Σ_j Y[j,n] Z[j,n]
-    # dZ[j,n] = exp(Z[j,n]) / (Σ_k exp(Z[k,n])) - Y[j,n]
+    # L[n] = (Σ_k Y[k,n]) log(Σ_k exp(Z[k,n])) - Σ_j Y[j,n] Z[j,n]
+    # dZ[j,n] = (Σ_k Y[k,n]) exp(Z[j,n]) / (Σ_k exp(Z[k,n])) - Y[j,n]
+    # the largest Z is taken out of the sum, and its exp(0) with it: log(1 + rest) loses nothing where the rest is tiny
     largest = Z.max(axis=0)
     with np.errstate(under="ignore"):
-        logarithm_of_sum = np.log(np.exp(Z - largest).sum(axis=0))
-    return logarithm_of_sum - (Y * (Z - largest)).sum(axis=0), softmax(Z) - Y
+        e = np.exp(Z - largest)
+        e[Z.argmax(axis=0), np.arange(Z.shape[1])] = 0.0
+        logarithm_of_sum = np.log1p(e.sum(axis=0))
+    total = Y.sum(axis=0)
+    return total * logarithm_of_sum - (Y * (Z - largest)).sum(axis=0), total * softmax(Z) - Y
 
 
 class Loss(NamedTuple):

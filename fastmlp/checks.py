@@ -1,0 +1,173 @@
+"""What comes in at the door: each check returns what the kernels need, or says in one sentence what was wrong.
+
+The sentence names the argument, what came and what was expected. Nothing here changes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+
+_PROBABILITIES_SUM_WITHIN = 1e-3  # float16 or rounded decimals may come in; a forgotten softmax is far outside
+
+
+def integer(name: str, value: object, *, least: int = 1) -> int:
+    """Return a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be a whole number of at least {least}; got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}")
+    return int(value)
+
+
+def one_of(name: str, value: object, known: Sequence[str]) -> str:
+    """Return a known name."""
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
+    return value
+
+
+def layer_sizes(value: object) -> tuple[int, ...]:
+    """Return the widths of the input, of each hidden layer and of the output."""
+    expected = "layer_sizes must be a sequence of at least two whole numbers, such as [3, 4, 4, 2]"
+    if isinstance(value, str | bytes) or not hasattr(value, "__len__") or not hasattr(value, "__iter__"):
+        raise TypeError(f"{expected}; got {value!r}")
+    sizes = list(value)
+    if len(sizes) < 2:
+        raise ValueError(f"{expected}; got {value!r}")
+    return tuple(integer(f"layer_sizes[{index}]", size) for index, size in enumerate(sizes))
+
+
+def numbers(name: str, value: object, dtype: np.dtype) -> Array:
+    """Return a C-ordered array of real numbers of this dtype: the given one if it is that already, else a copy."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(f"{name} must have a value everywhere; got a masked array with masked entries")
+    try:
+        given = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name} must be an array of numbers; got {type(value).__name__}: {error}") from None
+    if given.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must hold real numbers (float, integer or bool); got dtype {given.dtype}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.require(given, dtype, ["C", "A"])
+
+
+def samples(name: str, value: object, features: int, dtype: np.dtype) -> Array:
+    """Return ``X`` as rows of ``features`` numbers. That they are finite is found while they are used."""
+    if type(value) is np.ndarray and value.dtype == dtype and value.ndim == 2:
+        flags = value.flags
+        if value.shape[1] == features and value.shape[0] > 0 and flags.c_contiguous and flags.aligned:
+            return value
+    array = numbers(name, value, dtype)
+    expected = f"{name} must have shape (n_samples, {features}), a sample being a row; got {array.shape}"
+    if array.ndim == 1 and array.size == features:
+        raise ValueError(f"{expected}. For one sample, pass {name}.reshape(1, -1)")
+    if array.ndim != 2:
+        raise ValueError(expected)
+    if array.shape[0] == 0:
+        raise ValueError(f"{expected}: there is no sample in it")
+    if array.shape[1] != features:
+        hint = f". The axes look swapped: pass {name}.T" if array.shape[0] == features else ""
+        raise ValueError(expected + hint)
+    return array
+
+
+class Targets:
+    """Targets as the kernels take them: numbers, or class indices, the other one being empty."""
+
+    def __init__(self, values: Array, labels: NDArray[np.int64]) -> None:
+        self.values = values
+        self.labels = labels
+
+    def as_rows(self, outputs: int) -> Array:
+        """Rows of numbers; class indices become one-hot."""
+        if self.labels.size:
+            return np.eye(outputs, dtype=self.values.dtype)[self.labels]
+        return self.values.reshape(-1, outputs)
+
+
+_NO_LABELS = np.empty(0, np.int64)
+
+
+def targets(name: str, value: object, outputs: int, loss: str, n_samples: int, dtype: np.dtype) -> Targets:
+    """Return ``Y``, as fits the loss: rows of numbers, or one class index per sample."""
+    if loss == "softmax_cross_entropy" and _rank(value) == 1:
+        labels = _class_indices(name, value, outputs)
+        _same_count(name, labels.shape[0], n_samples)
+        return Targets(np.empty(0, dtype), labels)
+    array = numbers(name, value, dtype)
+    if array.ndim == 1 and outputs == 1:
+        array = array.reshape(-1, 1)
+    if array.ndim != 2 or array.shape[1] != outputs:
+        also = ""
+        if loss == "softmax_cross_entropy":
+            also = ", or (n_samples,) with class indices"
+        elif outputs == 1:
+            also = " or (n_samples,)"
+        swapped = array.ndim == 2 and array.shape[0] == outputs and array.shape[1] == n_samples
+        hint = f". The axes look swapped: pass {name}.T" if swapped else ""
+        raise ValueError(f"{name} must have shape (n_samples, {outputs}){also}; got {array.shape}{hint}")
+    _same_count(name, array.shape[0], n_samples)
+    _fits_loss(name, array, loss)
+    return Targets(array, _NO_LABELS)
+
+
+def _rank(value: object) -> int:
+    if isinstance(value, np.ndarray):
+        return value.ndim
+    try:
+        return int(np.ndim(value))  # type: ignore[arg-type]
+    except ValueError:  # ragged: said in words where it is converted
+        return -1
+
+
+def _same_count(name: str, count: int, n_samples: int) -> None:
+    if count != n_samples:
+        raise ValueError(f"{name} must have as many samples as X, which has {n_samples}; got {count}")
+
+
+def _class_indices(name: str, value: object, outputs: int) -> NDArray[np.int64]:
+    given = np.asarray(value)
+    if given.dtype.kind not in "iu":
+        raise TypeError(
+            f"{name} must hold class indices, whole numbers from 0 to {outputs - 1}, or have shape (n_samples, {outputs});"
+            f" got shape {given.shape} of dtype {given.dtype}"
+        )
+    if given.size and not (given.min() >= 0 and given.max() < outputs):
+        wrong = given.min() if given.min() < 0 else given.max()
+        raise ValueError(f"{name} must hold class indices from 0 to {outputs - 1}; got {wrong}")
+    return np.ascontiguousarray(given, np.int64)
+
+
+def _fits_loss(name: str, array: Array, loss: str) -> None:
+    """Refuse targets for which the loss has no meaning. NaN is found, and told, later."""
+    if loss == "squared_error":
+        return
+    if array.min() < 0 or array.max() > 1:
+        wrong = array.min() if array.min() < 0 else array.max()
+        raise ValueError(f"{name} must be between 0 and 1 for {loss}; got {wrong}")
+    if loss == "softmax_cross_entropy":
+        sums = array.sum(axis=1, dtype=np.float64)
+        if np.abs(sums - 1).max() > _PROBABILITIES_SUM_WITHIN:
+            row = int(np.abs(sums - 1).argmax())
+            raise ValueError(f"{name} must sum to 1 over the outputs for {loss}; row {row} sums to {sums[row]:g}")
+
+
+def not_finite(name: str, array: Array) -> ValueError:
+    """Make the error for an array that holds NaN or infinite values, naming the first."""
+    place = tuple(int(index) for index in np.argwhere(~np.isfinite(array))[0])
+    kind = f" as {array.dtype}" if array.dtype == np.float32 else ""
+    where = f"[{', '.join(map(str, place))}]"
+    return ValueError(f"{name} must be finite; got {array[place]}{kind} at {name}{where}")
+
+
+def finite(name: str, array: Array, rows_at_once: int = 4096) -> None:
+    """Refuse NaN and infinite values, looking at a part of the rows at a time: the array may be a large file."""
+    for start in range(0, array.shape[0], rows_at_once):
+        part = array[start : start + rows_at_once]
+        if not np.isfinite(part).all():
+            raise not_finite(name, array)

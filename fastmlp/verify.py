@@ -1,0 +1,687 @@
+"""The proof: finite differences → oracle → kernels, for any network and any data.
+
+Three links, each of which can fail by itself:
+
+1. **Central differences** prove the oracle's gradient, in float64: against every parameter of a small network; in a
+   large one against random directions within every array of parameters, and against single entries, the largest among
+   them.
+2. **The Taylor rate** proves the gradient as a whole: in a random direction, what is left after the first-order
+   expansion falls with order 2. **The adjoint identity** ⟨v, Jᵀu⟩ = ⟨Jv, u⟩ proves each layer's backward step alone.
+3. **The rounding model** proves what compiled code computed, in float32 or float64, entry by entry: it may differ from
+   the oracle by no more than rounding can explain.
+
+No tolerance is tuned. The error of a central difference is estimated from the differences of two step lengths and from
+the rounding noise of the loss, which is measured; how far compiled code may be off follows from the number of terms in
+its sums and the size of what it adds.
+
+References
+----------
+.. [1] N. Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., SIAM 2002, section 3.1 (the rounding model).
+.. [2] C. Ridders, *Accurate computation of F'(x) and F'(x)F''(x)*, Advances in Engineering Software 4 (1982).
+
+Examples
+--------
+>>> import numpy as np
+>>> from fastmlp import verify
+>>> from fastmlp.oracle import network
+>>> rng = np.random.default_rng(0)
+>>> parameters = network.initialize([3, 4, 4, 2], rng, weight_scale=0.5)
+>>> X, Y = rng.standard_normal((3, 5)), rng.standard_normal((2, 5))
+>>> verify.check(parameters, X, Y).ok
+True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.oracle import layer as oracle_layer
+from fastmlp.oracle import losses, network
+from fastmlp.oracle.activations import ACTIVATIONS
+from fastmlp.oracle.network import ForwardPass, Parameters
+
+Array = NDArray[np.float64]
+Backward = Callable[..., Sequence[Parameters]]
+
+_EPSILONS = 3e-2 * 8.0 ** -np.arange(7)
+"""Step lengths of the central differences, in units of the step that changes a pre-activation by about 1."""
+
+_ROUNDING_FACTOR = 100.0
+"""What is below so many times the measured rounding noise is not evidence."""
+
+_SMALL = 2_000
+"""Networks of up to so many parameters are checked at every one of them, if the data is small too."""
+
+_SMALL_WORK = 300_000_000
+"""Parameters × multiplications of a forward pass, up to which every parameter is checked: about ten seconds."""
+
+_DIRECTIONS, _ENTRIES = 3, 12
+"""In a large network: random directions, and single entries, for each array of parameters."""
+
+_REDRAWS = 10
+"""How often a direction that crosses a kink is drawn again."""
+
+
+class GradientMismatch(AssertionError):  # noqa: N818 (the name is a contract)
+    """A gradient is wrong; the message is the report."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """Gradients that an implementation computed, and the precision it computed in."""
+
+    gradients: Sequence[Parameters]
+    dtype: np.dtype
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: a parameter array of one layer, against one kind of evidence."""
+
+    layer: int
+    name: str
+    formula: str
+    shapes: str
+    against: str
+    relative_error: float
+    """Largest difference, relative to the largest entry of the array."""
+    index: tuple[int, ...] | None
+    """Where the difference is largest, compared with what it may be; None of a whole direction."""
+    expected: float
+    found: float
+    ok: bool
+    note: str = ""
+
+    def cells(self) -> list[str]:
+        """The row as text, one cell per column."""
+        place = "direction" if self.index is None else f"[{','.join(map(str, self.index))}]"
+        values = f"{place} {self.expected:.6e} / {self.found:.6e}"
+        return [
+            f"layer {self.layer}", self.formula, self.shapes, self.against, f"{self.relative_error:.1e}", values,
+            ("ok" if self.ok else "WRONG") + (f" ({self.note})" if self.note else ""),
+        ]  # fmt: skip
+
+
+@dataclass
+class Report:
+    """What was checked, and what came out. ``print(report)`` shows a table."""
+
+    title: str
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was checked is right."""
+        return all(row.ok for row in self.rows)
+
+    @property
+    def failures(self) -> list[Row]:
+        """The rows that are wrong."""
+        return [row for row in self.rows if not row.ok]
+
+    def raise_if_failed(self) -> None:
+        """Raise ``GradientMismatch``, with this report as its words, if anything is wrong."""
+        if not self.ok:
+            raise GradientMismatch(str(self))
+
+    def __str__(self) -> str:
+        header = ["where", "formula", "shapes", "against", "rel. error", "worst entry: expected / found", "verdict"]
+        table = [header, *(row.cells() for row in self.rows)]
+        widths = [max(len(line[column]) for line in table) for column in range(len(header))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+        lines.insert(1, "-" * len(lines[0]))
+        return "\n".join([self.title, *lines, self._verdict()])
+
+    def _verdict(self) -> str:
+        if self.ok:
+            return f"All {len(self.rows)} checks passed."
+        wrong = ", ".join(dict.fromkeys(f"{row.name} of layer {row.layer}" for row in self.failures))
+        return f"{len(self.failures)} of {len(self.rows)} checks FAILED: {wrong}."
+
+
+class _Network(NamedTuple):
+    """The network and the data that are being checked."""
+
+    parameters: list[Parameters]
+    X: Array
+    Y: Array
+    activations: list[str]
+    loss: str
+
+    def forward(self, parameters: Sequence[Parameters]) -> ForwardPass:
+        return network.forward(parameters, self.X, activations=self.activations)
+
+    def loss_of(self, forward_pass: ForwardPass) -> float:
+        return network.loss_value(forward_pass, self.Y, loss=self.loss)
+
+    @property
+    def has_kinks(self) -> bool:
+        return any(name in ACTIVATIONS and np.isinf(ACTIVATIONS[name].bend) for name in self.activations)
+
+
+def check(
+    parameters: Sequence[Parameters],
+    X: Array,
+    Y: Array,
+    *,
+    activations: Sequence[str] | None = None,
+    loss: str = "squared_error",
+    backward: Backward = network.backward,
+    computed: Computed | None = None,
+    thorough: bool = True,
+    rng: np.random.Generator | None = None,
+) -> Report:
+    """Check gradients of a network on data.
+
+    Parameters
+    ----------
+    parameters : sequence of (weights, biases)
+        As in :mod:`fastmlp.oracle.network`.
+    X : ndarray of shape (inputs, samples)
+        A sample is a column.
+    Y : ndarray of shape (outputs, samples)
+    activations : sequence of str, optional
+        One per layer; by default the original's, sigmoid hidden layers and a linear output.
+    loss : str
+        A name in :data:`fastmlp.oracle.losses.LOSSES`.
+    backward : function
+        What is to be proved, called as :func:`fastmlp.oracle.network.backward`, which it is by default.
+    computed : Computed, optional
+        Gradients of compiled code, to be compared with ``backward``'s by the rounding model.
+    thorough : bool
+        False leaves out the central differences.
+    rng : numpy.random.Generator, optional
+        Where directions are drawn from; a fixed seed by default, so that a report can be had again.
+
+    Returns
+    -------
+    Report
+    """
+    rng = rng or np.random.default_rng(0)
+    pairs = [Parameters(np.asarray(W, np.float64), np.asarray(b, np.float64)) for W, b in parameters]
+    names = list(activations or network.original_activations(len(pairs)))
+    net = _Network(pairs, np.asarray(X, np.float64), np.asarray(Y, np.float64), names, loss)
+    sizes = "-".join(str(size) for size in [net.X.shape[0], *(W.shape[0] for W, b in pairs)])
+    report = Report(f"Gradients of {sizes} ({', '.join(names)}; {loss}) on {net.X.shape[1]} samples")
+    with np.errstate(all="ignore"):
+        forward_pass = net.forward(pairs)
+        gradients = [Parameters(*pair) for pair in backward(pairs, forward_pass, net.Y, activations=names, loss=loss)]
+        probe = _Probe(net, forward_pass, rng)
+        if thorough:
+            report.rows += _difference_rows(probe, gradients)
+            report.rows += _adjoint_rows(net, forward_pass, rng)
+        report.rows += _taylor_rows(probe, gradients)
+        if computed is not None:
+            report.rows += _rounding_rows(net, forward_pass, gradients, computed)
+    return report
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# what a row says
+
+
+def _name_and_formula(layer: int, part: int) -> tuple[str, str]:
+    """The gradient's name and its index line, with the number of the layer."""
+    entering = "X" if layer == 1 else f"A{layer - 1}"
+    if part == 0:
+        return f"dW{layer}", f"dW{layer}[j,i] = Σ_n dZ{layer}[j,n] {entering}[i,n]"
+    return f"db{layer}", f"db{layer}[j] = Σ_n dZ{layer}[j,n]"
+
+
+def _shapes(weights: Array, samples: int, part: int) -> str:
+    outputs, inputs = weights.shape
+    if part == 0:
+        return f"({outputs}×{inputs}) = ({outputs}×{samples})·({inputs}×{samples})ᵀ"
+    return f"({outputs}) = ({outputs}×{samples}) summed"
+
+
+def _row(net: _Network, layer: int, part: int, against: str, **outcome: object) -> Row:
+    name, formula = _name_and_formula(layer + 1, part)
+    shapes = _shapes(net.parameters[layer].weights, net.X.shape[1], part)
+    return Row(layer=layer + 1, name=name, formula=formula, shapes=shapes, against=against, **outcome)  # type: ignore[arg-type]
+
+
+def _relative(difference: float, largest: float) -> float:
+    return difference / largest if largest > 0 else difference
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# link 1: central differences
+
+
+class _Estimate(NamedTuple):
+    """A derivative, and how far it may be off."""
+
+    value: float
+    error: float
+
+
+class _Probe:
+    """Moves the parameters along a direction and watches the loss."""
+
+    def __init__(self, net: _Network, forward_pass: ForwardPass, rng: np.random.Generator) -> None:
+        self.net = net
+        self.rng = rng
+        self.at_rest = forward_pass
+        self.pattern = _pattern(forward_pass, net.activations)
+        self.loss = net.loss_of(forward_pass)
+        self.noise = self._measured_noise()
+
+    def _measured_noise(self) -> float:
+        """Rounding noise of the loss: how much it changes when every number is changed by about a rounding."""
+        unit = np.finfo(np.float64).eps / 2
+        noise = 4 * unit * abs(self.loss) + np.finfo(np.float64).tiny
+        for _ in range(8):
+            shaken = [Parameters(*(part * (1 + self._shake(part, unit)) for part in pair)) for pair in self.net.parameters]
+            X, Y = (data * (1 + self._shake(data, unit)) for data in (self.net.X, self.net.Y))
+            net = self.net._replace(X=X, Y=Y)
+            loss = net.loss_of(net.forward(shaken))
+            noise = max(noise, abs(loss - self.loss))
+        return noise
+
+    def _shake(self, like: Array, unit: float) -> Array:
+        return unit * self.rng.uniform(-2, 2, like.shape)
+
+    def moved(self, direction: Sequence[Parameters], step: float) -> tuple[float, bool]:
+        """Loss at a step along the direction, and whether no kink was crossed on the way."""
+        parameters = [
+            Parameters(W + step * dW, b + step * db)
+            for (W, b), (dW, db) in zip(self.net.parameters, direction, strict=True)
+        ]
+        forward_pass = self.net.forward(parameters)
+        same = all(map(np.array_equal, _pattern(forward_pass, self.net.activations), self.pattern))
+        return self.net.loss_of(forward_pass), same
+
+    def scale(self, direction: Sequence[Parameters]) -> float:
+        """The step along this direction that changes some pre-activation by about 1."""
+        small = 1e-6
+        parameters = [
+            Parameters(W + small * dW, b + small * db)
+            for (W, b), (dW, db) in zip(self.net.parameters, direction, strict=True)
+        ]
+        moved = self.net.forward(parameters).pre_activations
+        change = max(np.abs(Z - Z0).max() for Z, Z0 in zip(moved, self.at_rest.pre_activations, strict=True)) / small
+        return float(np.clip(1 / change, 1e-8, 1e4)) if np.isfinite(change) and change > 0 else 1.0
+
+    def derivative(self, direction: Sequence[Parameters]) -> _Estimate | None:
+        """Derivative of the loss along a direction; None where every step crosses a kink.
+
+        Of central differences at falling step lengths, each is improved by the next (the error falls with the square
+        of the step), and the one with the smallest error estimate is taken: Ridders' method.
+        """
+        scale = self.scale(direction)
+        best: _Estimate | None = None
+        differences: list[float] = []  # at consecutive steps, none of which crosses a kink
+        for step in scale * _EPSILONS:
+            ahead, ahead_smooth = self.moved(direction, step)
+            behind, behind_smooth = self.moved(direction, -step)
+            if not (ahead_smooth and behind_smooth and np.isfinite(ahead) and np.isfinite(behind)):
+                differences.clear()
+                continue
+            differences.append((ahead - behind) / (2 * step))
+            if len(differences) < 3:
+                continue
+            oldest, older, newest = differences[-3:]
+            value = newest + (newest - older) / 63  # the steps fall by 8, so their squares by 64
+            # two differences may agree by chance: the third one has its say
+            error = max(abs(newest - older), abs(older - oldest) / 8) + _ROUNDING_FACTOR * self.noise / step
+            if best is None or error < best.error:
+                best = _Estimate(value, error)
+        return best
+
+
+def _pattern(forward_pass: ForwardPass, activations: Sequence[str]) -> list[NDArray[np.bool_]]:
+    """Which side of its kink each unit is on, in the layers that have kinks."""
+    kinked = [name in ACTIVATIONS and np.isinf(ACTIVATIONS[name].bend) for name in activations]
+    return [Z > 0 for Z, has_kink in zip(forward_pass.pre_activations, kinked, strict=True) if has_kink]
+
+
+def _nowhere(parameters: Sequence[Parameters]) -> list[Parameters]:
+    return [Parameters(np.zeros_like(W), np.zeros_like(b)) for W, b in parameters]
+
+
+def _entry(parameters: Sequence[Parameters], layer: int, part: int, index: tuple[int, ...]) -> list[Parameters]:
+    """The direction that moves a single entry."""
+    direction = _nowhere(parameters)
+    direction[layer][part][index] = 1.0
+    return direction
+
+
+def _within(parameters: Sequence[Parameters], layer: int, part: int, rng: np.random.Generator) -> list[Parameters]:
+    """A random direction, of length 1, that moves one array only."""
+    direction = _nowhere(parameters)
+    drawn = rng.standard_normal(direction[layer][part].shape)
+    direction[layer][part][...] = drawn / np.linalg.norm(drawn)
+    return direction
+
+
+def _arrays(gradients: Sequence[Parameters]) -> Iterator[tuple[int, int, Array]]:
+    for layer, pair in enumerate(gradients):
+        for part, array in enumerate(pair):
+            yield layer, part, array
+
+
+def _difference_rows(probe: _Probe, gradients: Sequence[Parameters]) -> list[Row]:
+    parameters, samples = probe.net.parameters, probe.net.X.shape[1]
+    size = sum(W.size + b.size for W, b in parameters)
+    everywhere = size <= _SMALL and size * size * samples <= _SMALL_WORK
+    rows = []
+    for layer, part, gradient in _arrays(gradients):
+        if everywhere:
+            rows.append(_entries_row(probe, layer, part, gradient, list(np.ndindex(gradient.shape)), "every entry"))
+        else:
+            chosen = _telling_entries(gradient, probe.rng)
+            rows.append(_entries_row(probe, layer, part, gradient, chosen, f"{len(chosen)} entries"))
+            rows += _direction_rows(probe, layer, part, gradient)
+    return rows
+
+
+def _telling_entries(gradient: Array, rng: np.random.Generator) -> list[tuple[int, ...]]:
+    """The largest entries, and random ones."""
+    flat = np.argsort(-np.abs(gradient), axis=None)[: _ENTRIES // 2]
+    drawn = rng.integers(gradient.size, size=_ENTRIES // 2)
+    indices = dict.fromkeys(int(k) for k in [*flat, *drawn])
+    return [tuple(int(k) for k in np.unravel_index(index, gradient.shape)) for index in indices]
+
+
+def _entries_row(
+    probe: _Probe, layer: int, part: int, gradient: Array, indices: Sequence[tuple[int, ...]], which: str
+) -> Row:
+    """Compare single entries with central differences."""
+    largest = float(np.abs(gradient).max())
+    worst, worst_excess, ok, kinks = (indices[0], 0.0, 0.0), -1.0, True, 0
+    relative_error = 0.0
+    for index in indices:
+        estimate = probe.derivative(_entry(probe.net.parameters, layer, part, index))
+        if estimate is None:
+            kinks += 1
+            continue
+        found = float(gradient[index])
+        difference = abs(found - estimate.value)
+        allowed = estimate.error + 1e-12 * largest  # the gradient itself is rounded, too
+        excess = difference / allowed if allowed > 0 else difference
+        relative_error = max(relative_error, _relative(difference, max(largest, abs(estimate.value))))
+        if excess > worst_excess or not np.isfinite(excess):
+            worst, worst_excess = (index, estimate.value, found), excess
+        ok = ok and bool(excess <= 1)
+    note = f"{kinks} entries on a kink left out" if kinks else ""
+    return _row(
+        probe.net, layer, part, f"central differences, {which}", relative_error=relative_error, index=worst[0],
+        expected=worst[1], found=worst[2], ok=ok, note=note,
+    )  # fmt: skip
+
+
+def _direction_rows(probe: _Probe, layer: int, part: int, gradient: Array) -> list[Row]:
+    """Compare the slope along random directions within one array with central differences."""
+    rows = []
+    for _ in range(_DIRECTIONS):
+        direction, estimate, redrawn = _smooth_direction(
+            probe, lambda: _within(probe.net.parameters, layer, part, probe.rng)
+        )
+        note = f"redrawn {redrawn} times: a kink" if redrawn else ""
+        found = float((direction[layer][part] * gradient).sum())
+        if estimate is None:
+            outcome = {"relative_error": 0.0, "expected": found, "ok": True, "note": "every direction crosses a kink"}
+        else:
+            difference = abs(found - estimate.value)
+            size = float(np.linalg.norm(gradient))
+            ok = bool(difference <= estimate.error + 1e-12 * size)
+            relative_error = _relative(difference, max(size, abs(estimate.value)))
+            outcome = {"relative_error": relative_error, "expected": estimate.value, "ok": ok, "note": note}
+        rows.append(
+            _row(probe.net, layer, part, "central differences, a direction", index=None, found=found, **outcome)
+        )
+    return rows
+
+
+def _smooth_direction(
+    probe: _Probe, draw: Callable[[], list[Parameters]]
+) -> tuple[list[Parameters], _Estimate | None, int]:
+    """Draw a direction along which there is a derivative; draw again while it crosses a kink."""
+    for redrawn in range(_REDRAWS):
+        direction = draw()
+        estimate = probe.derivative(direction)
+        if estimate is not None:
+            return direction, estimate, redrawn
+    return direction, None, _REDRAWS
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# link 2: the adjoint identity of each layer, and the Taylor rate of the whole
+
+
+def _adjoint_rows(net: _Network, forward_pass: ForwardPass, rng: np.random.Generator) -> list[Row]:
+    rows = []
+    for layer, (W, b) in enumerate(net.parameters):
+        X = forward_pass.activations[layer]
+        rows.append(_affine_adjoint_row(net, layer, W, b, X, rng))
+        if net.activations[layer] in ACTIVATIONS:
+            rows.append(_activation_adjoint_row(net, layer, forward_pass, rng))
+    return rows
+
+
+def _affine_adjoint_row(net: _Network, layer: int, W: Array, b: Array, X: Array, rng: np.random.Generator) -> Row:
+    """⟨v, Jᵀu⟩ = ⟨Jv, u⟩ for ``Z = W X + b``, in all three operands at once. ``J v`` is exact: each term is linear."""
+    v_W, v_b, v_X = (rng.standard_normal(array.shape) for array in (W, b, X))
+    u = rng.standard_normal((W.shape[0], X.shape[1]))
+    forward = (oracle_layer.affine(v_W, v_b, X), oracle_layer.affine(W, np.zeros_like(b), v_X))
+    dX, dW, db = oracle_layer.affine_backward(W, X, u)
+    ahead = float(sum((part * u).sum() for part in forward))
+    back = float((v_X * dX).sum() + (v_W * dW).sum() + (v_b * db).sum())
+    terms = float(sum((np.abs(part) * np.abs(u)).sum() for part in forward))
+    terms += float((np.abs(v_X) * (np.abs(W).T @ np.abs(u))).sum() + (np.abs(v_W) * (np.abs(u) @ np.abs(X).T)).sum())
+    allowed = _growth(max(W.shape[1], W.shape[0], X.shape[1]) + 3, np.finfo(np.float64).eps / 2) * terms
+    label = f"{layer + 1}"
+    entering = "X" if layer == 0 else f"A{layer}"
+    return Row(
+        layer=layer + 1, name=f"affine_backward {label}", formula=f"Z{label}[j,n] = Σ_i W{label}[j,i] {entering}[i,n] + b{label}[j]",
+        shapes=f"({W.shape[0]}×{X.shape[1]}) = ({W.shape[0]}×{W.shape[1]})·({W.shape[1]}×{X.shape[1]})",
+        against="adjoint identity ⟨v, Jᵀu⟩ = ⟨Jv, u⟩", relative_error=_relative(abs(ahead - back), terms), index=None,
+        expected=ahead, found=back, ok=bool(abs(ahead - back) <= allowed),
+    )  # fmt: skip
+
+
+def _activation_adjoint_row(net: _Network, layer: int, forward_pass: ForwardPass, rng: np.random.Generator) -> Row:
+    """⟨v, Jᵀu⟩ = ⟨Jv, u⟩ for ``A = f(Z)``: the slope against central differences of ``f``, unit by unit."""
+    name = net.activations[layer]
+    Z, A = forward_pass.pre_activations[layer], forward_pass.activations[layer + 1]
+    u, v = rng.standard_normal(Z.shape), rng.uniform(0.5, 1, Z.shape)
+    step = 1e-3
+    if np.isinf(ACTIVATIONS[name].bend):
+        v = np.where(np.abs(Z) > 2 * step, v, 0.0)  # a unit next to its kink has no derivative there
+    wide, narrow = ((oracle_layer.activate(name, Z + e * v) - oracle_layer.activate(name, Z - e * v)) / (2 * e)
+                    for e in (step, step / 2))  # fmt: skip
+    ahead = float((u * (narrow + (narrow - wide) / 3)).sum())
+    back = float((v * oracle_layer.activate_backward(name, Z, A, u)).sum())
+    rounding = np.finfo(np.float64).eps * (np.abs(A) + np.abs(Z)) / step
+    allowed = float((np.abs(u) * (np.abs(narrow - wide) + 8 * rounding)).sum()) + 1e-12 * np.abs(u).sum()
+    label = f"{layer + 1}"
+    return Row(
+        layer=layer + 1, name=f"activate_backward {label}", formula=f"dZ{label}[j,n] = dA{label}[j,n] f'(Z{label}[j,n]), f = {name}",
+        shapes=f"({Z.shape[0]}×{Z.shape[1]})", against="adjoint identity ⟨v, Jᵀu⟩ = ⟨Jv, u⟩",
+        relative_error=_relative(abs(ahead - back), float(np.abs(u).sum())), index=None, expected=ahead, found=back,
+        ok=bool(abs(ahead - back) <= allowed),
+    )  # fmt: skip
+
+
+def _taylor_rows(probe: _Probe, gradients: Sequence[Parameters]) -> list[Row]:
+    """Per layer: what the first-order expansion leaves over falls with the square of the step."""
+    return [_taylor_row(probe, gradients, layer) for layer in range(len(gradients))]
+
+
+def _taylor_row(probe: _Probe, gradients: Sequence[Parameters], layer: int) -> Row:
+    """The order at which the remainder falls, in a random direction within one layer.
+
+    The larger of the remainders ahead and behind is taken: its second-order part cannot be cancelled by the third.
+    """
+    note, order, remainder = "every direction crosses a kink", np.nan, 0.0
+    for redrawn in range(_REDRAWS):
+        direction = _nowhere(probe.net.parameters)
+        for part in range(2):
+            direction[layer][part][...] = probe.rng.standard_normal(direction[layer][part].shape)
+        slope = float(sum((d * g).sum() for d, g in zip(direction[layer], gradients[layer], strict=True)))
+        found = _remainders(probe, direction, slope)
+        if found is not None:
+            steps, remainders = found
+            order, remainder = _fitted_order(steps, remainders, _ROUNDING_FACTOR * probe.noise)
+            note = f"redrawn {redrawn} times: a kink" if redrawn else ""
+            break
+    if np.isnan(order) and not note:
+        note = "remainder at rounding level"
+    ok = bool(np.isnan(order) or order >= _LEAST_ORDER)
+    return Row(
+        layer=layer + 1, name=f"Taylor rate {layer + 1}", formula="loss(θ + εv) = loss(θ) + ε⟨dθ, v⟩ + O(ε²)",
+        shapes=f"{sum(part.size for part in gradients[layer])} parameters", against="order of the remainder: 2 or more",
+        relative_error=remainder, index=None, expected=2.0, found=order, ok=ok, note=note,
+    )  # fmt: skip
+
+
+_LEAST_ORDER = 1.9
+"""Order 2 up to what the fit may be off; a wrong gradient has order 1."""
+
+_FITTED = 5
+"""Steps that the order is fitted over: the smallest whose remainder stands clear of rounding."""
+
+
+def _remainders(probe: _Probe, direction: Sequence[Parameters], slope: float) -> tuple[Array, Array] | None:
+    """Step lengths, and what the first-order expansion leaves over; None if too few steps stay clear of a kink."""
+    steps = probe.scale(direction) * 1e-1 * 0.5 ** np.arange(30)
+    kept, remainders = [], []
+    for step in steps:
+        moved = [(sign * step, *probe.moved(direction, sign * step)) for sign in (1.0, -1.0)]
+        if all(smooth and np.isfinite(loss) for _, loss, smooth in moved):
+            kept.append(step)
+            remainders.append(max(abs(loss - probe.loss - signed * slope) for signed, loss, _ in moved))
+    if len(kept) < _FITTED:
+        return None
+    return np.array(kept), np.array(remainders)
+
+
+def _fitted_order(steps: Array, remainders: Array, rounding: float) -> tuple[float, float]:
+    """The slope of log remainder over log step, and the smallest remainder used; NaN if all is rounding."""
+    clear = np.flatnonzero(remainders > rounding)[-_FITTED:]
+    if clear.size < 3:
+        return np.nan, float(remainders.min())
+    x, y = np.log(steps[clear]), np.log(remainders[clear])
+    return float(np.polyfit(x - x.mean(), y, 1)[0]), float(remainders[clear[-1]])
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# link 3: compiled code against the oracle, by the rounding model
+
+
+def _growth(terms: int, unit: float) -> float:
+    """How far a sum of products may be off, relative to the sum of their sizes.
+
+    The certain bound is ``terms × unit`` (Higham, section 3.1). The root is what independent roundings do; 6 of them
+    are exceeded once in a billion sums.
+    """
+    return min(terms, 6 * np.sqrt(terms)) * unit
+
+
+def _rounding_rows(
+    net: _Network, forward_pass: ForwardPass, gradients: Sequence[Parameters], computed: Computed
+) -> list[Row]:
+    unit = float(np.finfo(computed.dtype).eps / 2 + np.finfo(np.float64).eps / 2)
+    bounds = _rounding_bounds(net, forward_pass, unit, float(np.finfo(computed.dtype).tiny))
+    rows = []
+    for layer, part, expected in _arrays(gradients):
+        found = np.asarray(computed.gradients[layer][part], np.float64)
+        difference = np.abs(found - expected)
+        excess = np.where(np.isfinite(difference), difference / bounds[layer][part], np.inf)
+        index = tuple(int(k) for k in np.unravel_index(int(excess.argmax()), excess.shape))
+        rows.append(_row(
+            net, layer, part, f"{computed.dtype} kernels, rounding model",
+            relative_error=_relative(float(difference.max()), float(np.abs(expected).max())), index=index,
+            expected=float(expected[index]), found=float(found[index]), ok=bool(excess[index] <= 1),
+            note=f"{excess[index]:.0%} of what rounding explains",
+        ))  # fmt: skip
+    return rows
+
+
+def _rounding_bounds(net: _Network, forward_pass: ForwardPass, unit: float, tiny: float) -> list[Parameters]:
+    """How far each gradient entry may be off when every operation is rounded to ``unit``.
+
+    The errors ``e…`` are carried through the very steps of forward and backward, each adding its own rounding.
+    """
+    eZ, eA = _forward_errors(net, forward_pass, unit, tiny)
+    e, dZ = _output_gradient_errors(net, forward_pass, eZ[-1], eA[-1], unit, tiny)
+    samples = net.X.shape[1]
+    bounds: list[Parameters] = []
+    for layer in reversed(range(len(net.parameters))):
+        W, X = net.parameters[layer].weights, forward_pass.activations[layer]
+        own = _growth(samples + 2, unit)
+        eW = e @ np.abs(X).T + (np.abs(dZ) + e) @ eA[layer].T + own * (np.abs(dZ) @ np.abs(X).T)
+        eb = e.sum(axis=1) + own * np.abs(dZ).sum(axis=1)
+        bounds.insert(0, Parameters(eW + samples * tiny, eb + samples * tiny))
+        if layer > 0:
+            dA = W.T @ dZ
+            e_dA = np.abs(W).T @ e + _growth(W.shape[0] + 2, unit) * (np.abs(W).T @ np.abs(dZ)) + tiny
+            name, Z = net.activations[layer - 1], forward_pass.pre_activations[layer - 1]
+            dZ = oracle_layer.activate_backward(name, Z, X, dA)
+            slope, e_slope = _slope_errors(name, Z, X, eZ[layer - 1], unit)
+            e = slope * e_dA + (np.abs(dA) + e_dA) * e_slope + 2 * unit * np.abs(dZ) + tiny
+    return bounds
+
+
+def _forward_errors(
+    net: _Network, forward_pass: ForwardPass, unit: float, tiny: float
+) -> tuple[list[Array], list[Array]]:
+    """Errors of the pre-activations, and of the activations (of ``X`` first: none)."""
+    eZ: list[Array] = []
+    eA = [np.zeros_like(net.X)]
+    for layer, (W, b) in enumerate(net.parameters):
+        X, Z = forward_pass.activations[layer], forward_pass.pre_activations[layer]
+        sizes = np.abs(W) @ np.abs(X) + np.abs(b)[:, np.newaxis]
+        eZ.append(np.abs(W) @ eA[-1] + _growth(W.shape[1] + 2, unit) * sizes + tiny)
+        name, A = net.activations[layer], forward_pass.activations[layer + 1]
+        if name in ACTIVATIONS:
+            bend, steepest = ACTIVATIONS[name].bend, ACTIVATIONS[name].steepest
+            slope = np.abs(ACTIVATIONS[name].slope(Z, A))
+            curved = slope * eZ[-1] + bend / 2 * eZ[-1] ** 2 if np.isfinite(bend) else np.inf
+            eA.append(np.minimum(steepest * eZ[-1], curved) + _ULPS * unit * np.abs(A) + tiny)
+        else:
+            eA.append(np.full_like(A, np.inf))  # softmax: its loss is a function of Z
+    return eZ, eA
+
+
+_ULPS = 8
+"""Units of rounding that an activation or a loss gradient adds by itself: twice what is measured of them."""
+
+
+def _slope_errors(name: str, Z: Array, A: Array, eZ: Array, unit: float) -> tuple[Array, Array]:
+    """The slope's size, and its error: by the bend; where a kink is within reach, the whole slope."""
+    bend, steepest = ACTIVATIONS[name].bend, ACTIVATIONS[name].steepest
+    slope = np.abs(ACTIVATIONS[name].slope(Z, A))
+    if np.isinf(bend):
+        return slope, np.where(np.abs(Z) <= eZ, steepest, 0.0)
+    # a slope such as 1 - a² is computed from a rounded a: its error is relative to 1, not to itself
+    return slope, np.minimum(bend * eZ, 2 * steepest) + (_ULPS * unit * steepest if bend else 0.0)
+
+
+def _output_gradient_errors(
+    net: _Network, forward_pass: ForwardPass, eZ: Array, eA: Array, unit: float, tiny: float
+) -> tuple[Array, Array]:
+    """Error of ``dZ`` of the last layer, and ``dZ`` itself."""
+    samples, name = net.X.shape[1], net.activations[-1]
+    Z, A = forward_pass.pre_activations[-1], forward_pass.activations[-1]
+    dZ = network.output_gradient(forward_pass, net.Y, activation=name, loss=net.loss)
+    if not losses.LOSSES[net.loss].of_pre_activations:
+        dA = np.abs(A - net.Y)
+        slope, e_slope = _slope_errors(name, Z, A, eZ, unit)
+        e = slope * (eA + unit * (dA + np.abs(A) + np.abs(net.Y))) + (dA + eA) * e_slope
+    elif net.loss == "softmax_cross_entropy":
+        total = np.abs(net.Y).sum(axis=0)
+        # ∂softmax_j/∂Z_k = A_j (δ_jk - A_k)
+        moved = A * (eZ + (A * eZ).sum(axis=0)) + eZ**2 + (_ULPS + _growth(Z.shape[0], 1)) * unit * A
+        # exp(Z - max) is off by the rounding of Z - max
+        moved = moved + A * unit * (np.abs(Z) + np.abs(Z).max(axis=0))
+        e = total * moved + 2 * unit * (total * A + np.abs(net.Y)) + _growth(Z.shape[0], unit) * total * A
+    else:
+        e = np.minimum(0.25, A * (1 - A) + 0.1 * eZ) * eZ + _ULPS * unit * A + unit * (A + np.abs(net.Y))
+    return e / samples + 4 * unit * np.abs(dZ) + tiny, dZ
