@@ -172,8 +172,8 @@ def backward(
     dZ = output_gradient(forward_pass, targets, activation=activations[-1], loss=loss)
     for index in reversed(range(len(parameters))):
         # the forward lines of this layer were:  Z = affine(W, b, X);  A = activate(Z)
-        X = forward_pass.activations[index]
-        dX, dW, db = layer.affine_backward(parameters[index].weights, X, dZ)
+        W, X = parameters[index][0], forward_pass.activations[index]
+        dX, dW, db = layer.affine_backward(W, X, dZ)
         gradients.insert(0, Parameters(dW, db))
         if index > 0:
             # what enters this layer is the activation A of the one below, so dX is that layer's dA

@@ -1,0 +1,32 @@
+"""What the tests share: seeds, sizes, and the mode that the suite runs in.
+
+The suite runs in three modes: compiled; with ``NUMBA_DISABLE_JIT=1`` on the interpreted twins; and with
+``NUMBA_BOUNDSCHECK=1`` on the checked build. ``FASTMLP_TEST_SEED`` replaces the seed of every random test.
+"""
+
+import os
+
+import numpy as np
+import pytest
+from numba.core import config
+
+INTERPRETED = bool(config.DISABLE_JIT)
+CHECKED = bool(config.BOUNDSCHECK)
+
+
+def pytest_report_header():
+    """Say in which mode the suite runs."""
+    mode = "interpreted" if INTERPRETED else "checked build" if CHECKED else "compiled"
+    return f"fastmlp: {mode}, seed {os.environ.get('FASTMLP_TEST_SEED', '42')}"
+
+
+@pytest.fixture
+def rng():
+    """Return a random generator: 42 by default, any other by ``FASTMLP_TEST_SEED``, so that none leans on its luck."""
+    return np.random.default_rng(int(os.environ.get("FASTMLP_TEST_SEED", "42")))
+
+
+@pytest.fixture(params=[np.float64, np.float32], ids=["float64", "float32"])
+def dtype(request):
+    """Both precisions."""
+    return np.dtype(request.param)

@@ -1,0 +1,684 @@
+"""Every index line in the sources is executed, letter by letter, and compared with the code that it stands above.
+
+The lines of the oracle are compared with the oracle's functions, those of the kernels with the kernels. A line above a
+strip function is compared with the public kernel that runs the strip. Whoever writes a formula above a new function
+adds that function to :data:`ARGUMENTS` and :data:`ORACLE` here, and its kernel to :data:`KERNELS` and :data:`STRIPS`:
+a line that nothing here can compute fails.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from index_lines import Array, Formula, Function, IndexLine, execute, find_index_lines, find_stray_formulas, parse
+
+import fastmlp
+from fastmlp import buffers
+from fastmlp.kernels import activations as kernel_activations
+from fastmlp.kernels import layer as kernel_layer
+from fastmlp.kernels import layout, simd
+from fastmlp.kernels import losses as kernel_losses
+from fastmlp.kernels import network as kernel_network
+from fastmlp.oracle import layer as oracle_layer
+from fastmlp.oracle import losses as oracle_losses
+from fastmlp.oracle import network as oracle_network
+from fastmlp.oracle.activations import ACTIVATIONS
+from fastmlp.oracle.losses import LOSSES
+
+PACKAGE = Path(fastmlp.__file__).parent
+SOURCES = {
+    f"{folder}.{path.stem}": path.read_text(encoding="utf-8")
+    for folder in ("oracle", "kernels")
+    for path in sorted((PACKAGE / folder).glob("*.py"))
+}
+"""The text of each file, by names like "oracle.layer"."""
+
+LINES = [line for module, source in SOURCES.items() for line in find_index_lines(source, module)]
+ORACLE_LINES = [line for line in LINES if line.module.startswith("oracle.")]
+KERNEL_LINES = [line for line in LINES if line.module.startswith("kernels.")]
+
+
+def describe(line: IndexLine) -> str:
+    """Tell where an index line stands, and what it says."""
+    return f"fastmlp/{line.module.replace('.', '/')}.py:{line.line_number}: {line.text}"
+
+
+def function_of(line: IndexLine) -> str:
+    """Name the function above whose code an index line stands: "layer.affine", say."""
+    return f"{line.module.split('.')[1]}.{line.function}"
+
+
+def name_of_test(line: IndexLine) -> str:
+    """Name a test by where the line stands and what is on its left."""
+    return f"{line.module}.{line.function}-{line.text.split('=')[0].strip()}"
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# what the functions are given
+
+
+Arrays = dict[str, Array]
+Call = Callable[[Arrays, str], Arrays]
+"""From arguments, by name, and a variant to what is computed, by the names on the left sides of the formulas."""
+
+
+class Sizes(NamedTuple):
+    """How far the letters count."""
+
+    inputs: int
+    outputs: int
+    samples: int
+
+
+DISTINCT = Sizes(inputs=5, outputs=3, samples=7)
+SQUARE = Sizes(inputs=4, outputs=4, samples=4)
+SEVERAL_TILES = Sizes(inputs=17, outputs=13, samples=35)
+"""More than one strip of rows, more than one block of inputs and more than one of samples, all with a remainder."""
+
+SIZES = {"distinct": DISTINCT, "square": SQUARE, "several_tiles": SEVERAL_TILES}
+
+ARGUMENTS = {
+    "layer.affine": ("W", "b", "X"),
+    "layer.affine_backward": ("W", "X", "dZ"),
+    "layer.activate": ("Z",),
+    "layer.activate_backward": ("Z", "A", "dA"),
+    "losses.squared_error": ("A", "Y"),
+    "losses.binary_cross_entropy": ("Z", "Y"),
+    "losses.softmax": ("Z",),
+    "losses.softmax_cross_entropy": ("Z", "Y"),
+    "network.loss_value": ("W", "b", "X", "Y", "L"),
+}
+"""What each function is given. Its formulas may name these arrays, and no others."""
+
+VARIANTS = {
+    "layer.activate": list(ACTIVATIONS),
+    "layer.activate_backward": list(ACTIVATIONS),
+    "network.loss_value": list(LOSSES),
+}
+"""The activations or losses with which a function is tried; a function that is not named here has just one variant."""
+
+
+def draw_arguments(function: str, variant: str, sizes: Sizes) -> Arrays:
+    """Random arrays for the arguments of a function."""
+    inputs, outputs, samples = sizes
+    rng = np.random.default_rng(0)
+    drawn = {
+        "W": rng.standard_normal((outputs, inputs)),
+        "b": rng.standard_normal(outputs),
+        "X": rng.standard_normal((inputs, samples)),
+        "Z": rng.standard_normal((outputs, samples)),
+        "A": rng.standard_normal((outputs, samples)),
+        "Y": rng.uniform(0, 1, (outputs, samples)),
+        "dA": rng.standard_normal((outputs, samples)),
+        "dZ": rng.standard_normal((outputs, samples)),
+    }
+    if function == "layer.activate_backward":
+        drawn["A"] = ACTIVATIONS[variant].function(drawn["Z"])
+    if function == "network.loss_value":
+        forward_pass = forward_through_one_layer(drawn, variant)
+        of_Z = LOSSES[variant].of_pre_activations
+        output = forward_pass.pre_activations[-1] if of_Z else forward_pass.activations[-1]
+        drawn["L"] = LOSSES[variant].function(output, drawn["Y"])[0]
+    return {name: drawn[name] for name in ARGUMENTS[function]}
+
+
+def forward_through_one_layer(given: Arrays, loss: str) -> oracle_network.ForwardPass:
+    """Forward pass through a network of one layer, which is all that a loss needs."""
+    parameters = [oracle_network.Parameters(given["W"], given["b"])]
+    return oracle_network.forward(parameters, given["X"], activations=[LOSSES[loss].output_activation])
+
+
+def activation_functions(activation: str) -> dict[str, Function]:
+    """Return what ``f`` and ``f'`` mean for an activation."""
+    function, slope = ACTIVATIONS[activation].function, ACTIVATIONS[activation].slope
+    return {
+        "f": lambda z: float(function(np.array(z))),
+        "f'": lambda z: float(slope(np.array(z), function(np.array(z)))),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# what the oracle computes
+
+
+def oracle_affine(given: Arrays, _: str) -> Arrays:
+    return {"Z": oracle_layer.affine(given["W"], given["b"], given["X"])}
+
+
+def oracle_affine_backward(given: Arrays, _: str) -> Arrays:
+    dX, dW, db = oracle_layer.affine_backward(given["W"], given["X"], given["dZ"])
+    return {"dX": dX, "dW": dW, "db": db}
+
+
+def oracle_activate(given: Arrays, activation: str) -> Arrays:
+    return {"A": oracle_layer.activate(activation, given["Z"])}
+
+
+def oracle_activate_backward(given: Arrays, activation: str) -> Arrays:
+    return {"dZ": oracle_layer.activate_backward(activation, given["Z"], given["A"], given["dA"])}
+
+
+def oracle_squared_error(given: Arrays, _: str) -> Arrays:
+    L, dA = oracle_losses.squared_error(given["A"], given["Y"])
+    return {"L": L, "dA": dA}
+
+
+def oracle_binary_cross_entropy(given: Arrays, _: str) -> Arrays:
+    L, dZ = oracle_losses.binary_cross_entropy(given["Z"], given["Y"])
+    return {"L": L, "dZ": dZ}
+
+
+def oracle_softmax(given: Arrays, _: str) -> Arrays:
+    return {"A": oracle_losses.softmax(given["Z"])}
+
+
+def oracle_softmax_cross_entropy(given: Arrays, _: str) -> Arrays:
+    L, dZ = oracle_losses.softmax_cross_entropy(given["Z"], given["Y"])
+    return {"L": L, "dZ": dZ}
+
+
+def oracle_loss_value(given: Arrays, loss: str) -> Arrays:
+    value = oracle_network.loss_value(forward_through_one_layer(given, loss), given["Y"], loss=loss)
+    return {"loss": np.array(value)}
+
+
+ORACLE: dict[str, Call] = {
+    "layer.affine": oracle_affine,
+    "layer.affine_backward": oracle_affine_backward,
+    "layer.activate": oracle_activate,
+    "layer.activate_backward": oracle_activate_backward,
+    "losses.squared_error": oracle_squared_error,
+    "losses.binary_cross_entropy": oracle_binary_cross_entropy,
+    "losses.softmax": oracle_softmax,
+    "losses.softmax_cross_entropy": oracle_softmax_cross_entropy,
+    "network.loss_value": oracle_loss_value,
+}
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# what the kernels compute
+
+
+def sample_blocks(M: Array) -> Array:
+    """Return ``M[i,n]`` in the sample-blocked layout."""
+    return layout.to_sample_blocks(M, simd.block(M))
+
+
+def room_for(M: Array) -> Array:
+    """Sample blocks of the shape of ``M[i,n]``, to be written to: not a number until then."""
+    return np.full_like(sample_blocks(M), np.nan)
+
+
+def room_for_losses(M: Array) -> Array:
+    """One cell for each sample of ``M[i,n]``, in whole blocks: not a number until it is written to."""
+    blocks, _, size = sample_blocks(M).shape
+    return np.full(blocks * size, np.nan)
+
+
+def kernel_affine(given: Arrays, _: str) -> Arrays:
+    W, b, X = given["W"], given["b"], given["X"]
+    n_outputs, n_samples = W.shape[0], X.shape[1]
+    Z = room_for(np.zeros((n_outputs, n_samples)))
+    kernel_layer.affine(W, b, sample_blocks(X), Z)
+    return {"Z": layout.from_sample_blocks(Z, n_samples)}
+
+
+def kernel_affine_backward(given: Arrays, _: str) -> Arrays:
+    W, X, dZ = given["W"], given["X"], given["dZ"]
+    n_outputs, n_samples = dZ.shape
+    dX, dW, db = room_for(X), np.full_like(W, np.nan), np.full(n_outputs, np.nan)
+    kernel_layer.affine_backward(W, layout.to_feature_blocks(X, simd.block(X)), sample_blocks(dZ), dX, dW, db)
+    return {"dX": layout.from_sample_blocks(dX, n_samples), "dW": dW, "db": db}
+
+
+def kernel_activate(given: Arrays, activation: str) -> Arrays:
+    Z = given["Z"]
+    A = room_for(Z)
+    kernel_layer.activate(kernel_activations.CODES[activation], sample_blocks(Z), A)
+    return {"A": layout.from_sample_blocks(A, Z.shape[1])}
+
+
+def kernel_activate_backward(given: Arrays, activation: str) -> Arrays:
+    Z, A, dA = given["Z"], given["A"], given["dA"]
+    dZ, code = room_for(Z), kernel_activations.CODES[activation]
+    kernel_layer.activate_backward(code, sample_blocks(Z), sample_blocks(A), sample_blocks(dA), dZ)
+    return {"dZ": layout.from_sample_blocks(dZ, Z.shape[1])}
+
+
+def kernel_squared_error(given: Arrays, _: str) -> Arrays:
+    A, Y = given["A"], given["Y"]
+    L, dA = room_for_losses(A), room_for(A)
+    kernel_losses.squared_error(sample_blocks(A), sample_blocks(Y), L, dA)
+    return {"L": L[: A.shape[1]], "dA": layout.from_sample_blocks(dA, A.shape[1])}
+
+
+def kernel_binary_cross_entropy(given: Arrays, _: str) -> Arrays:
+    Z, Y = given["Z"], given["Y"]
+    L, dZ = room_for_losses(Z), room_for(Z)
+    kernel_losses.binary_cross_entropy(sample_blocks(Z), sample_blocks(Y), L, dZ)
+    return {"L": L[: Z.shape[1]], "dZ": layout.from_sample_blocks(dZ, Z.shape[1])}
+
+
+def kernel_softmax(given: Arrays, _: str) -> Arrays:
+    Z = given["Z"]
+    A = room_for(Z)
+    kernel_losses.softmax(sample_blocks(Z), A)
+    return {"A": layout.from_sample_blocks(A, Z.shape[1])}
+
+
+def kernel_softmax_cross_entropy(given: Arrays, _: str) -> Arrays:
+    Z, Y = given["Z"], given["Y"]
+    L, dZ = room_for_losses(Z), room_for(Z)
+    kernel_losses.softmax_cross_entropy(sample_blocks(Z), sample_blocks(Y), L, dZ)
+    return {"L": L[: Z.shape[1]], "dZ": layout.from_sample_blocks(dZ, Z.shape[1])}
+
+
+def kernel_loss_value(given: Arrays, loss: str) -> Arrays:
+    W, X = given["W"], given["X"]
+    (n_outputs, n_inputs), n_samples = W.shape, X.shape[1]
+    names = [LOSSES[loss].output_activation]
+    workspace = buffers.Workspace([n_inputs, n_outputs], names, loss, np.dtype(np.float64), n_samples)
+    parameters = np.concatenate([W.ravel(), given["b"]])
+    rows, targets = X.T.ravel(), given["Y"].T.ravel()
+    no_labels = every_row = np.empty(0, np.int64)
+    buffers_of_step = workspace.plan, parameters, workspace.arena, workspace.report
+    status, value = kernel_network.loss_value(*buffers_of_step, rows, targets, no_labels, every_row, 0, n_samples)
+    assert status == kernel_network.FINITE
+    return {"loss": np.array(value)}
+
+
+KERNELS: dict[str, Call] = {
+    "layer.affine": kernel_affine,
+    "layer.affine_backward": kernel_affine_backward,
+    "layer.activate": kernel_activate,
+    "layer.activate_backward": kernel_activate_backward,
+    "losses.squared_error": kernel_squared_error,
+    "losses.binary_cross_entropy": kernel_binary_cross_entropy,
+    "losses.softmax": kernel_softmax,
+    "losses.softmax_cross_entropy": kernel_softmax_cross_entropy,
+    "network.loss_value": kernel_loss_value,
+}
+
+STRIPS = {
+    "layer.affine_strip": "layer.affine",
+    "layer.input_gradient_strip": "layer.affine_backward",
+    "layer.weight_gradient_strip": "layer.affine_backward",
+    "layer.bias_gradient_strip": "layer.affine_backward",
+    "activations.activate_strip": "layer.activate",
+    "activations.slope_strip": "layer.activate_backward",
+    "losses.squared_error_block": "losses.squared_error",
+    "losses.binary_cross_entropy_block": "losses.binary_cross_entropy",
+    "losses.softmax_block": "losses.softmax",
+    "losses.softmax_cross_entropy_block": "losses.softmax_cross_entropy",
+    "network._loss_tile": "network.loss_value",
+}
+"""The kernel that runs each strip function."""
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# a formula beside what was computed
+
+
+class Case(NamedTuple):
+    """A function's arguments, what it computes from them, and what ``f`` and ``f'`` mean there."""
+
+    given: Arrays
+    computed: Arrays
+    functions: dict[str, Function]
+
+
+def cases(calls: dict[str, Call], function: str, sizes: Sizes) -> Iterator[Case]:
+    """Call a function in each of its variants."""
+    for variant in VARIANTS.get(function, [""]):
+        given = draw_arguments(function, variant, sizes)
+        functions = activation_functions(variant) if variant in ACTIVATIONS else {}
+        yield Case(given, calls[function](given, variant), functions)
+
+
+def agrees(formula: Formula, case: Case) -> bool:
+    """Whether the formula gives what was computed, up to rounding."""
+    expected, computed = execute(formula, case.given, case.functions), case.computed[formula.left]
+    if expected.shape != computed.shape:
+        return False
+    return bool(np.abs(computed - expected).max() <= 1e-12 * np.abs(expected).max())
+
+
+def assert_line_is_computed(line: IndexLine, calls: dict[str, Call], function: str, sizes: Sizes) -> None:
+    """Execute an index line and compare it with what the function computes, in each of its variants."""
+    if function not in calls:
+        pytest.fail(
+            f"{describe(line)}: nothing here knows how to call {function_of(line)}, so this formula is not executed; "
+            f"add the function to the tables in {Path(__file__).name}"
+        )
+    formula = parse(line.text)
+    for case in cases(calls, function, sizes):
+        if formula.left not in case.computed:
+            pytest.fail(f"{describe(line)}: {function} computes {', '.join(case.computed)}, not {formula.left}")
+        assert agrees(formula, case), f"{describe(line)}: this is not what {function} computes"
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("line", ORACLE_LINES, ids=name_of_test)
+def test_oracle_computes_its_index_line(line: IndexLine, sizes: Sizes) -> None:
+    assert_line_is_computed(line, ORACLE, function_of(line), sizes)
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("line", KERNEL_LINES, ids=name_of_test)
+def test_kernel_computes_its_index_line(line: IndexLine, sizes: Sizes) -> None:
+    function = function_of(line)
+    assert_line_is_computed(line, KERNELS, STRIPS.get(function, function), sizes)
+
+
+@pytest.mark.parametrize(("strip", "kernel"), STRIPS.items())
+def test_kernel_runs_its_strip(strip: str, kernel: str) -> None:
+    """Otherwise a line above the strip would be compared with other code."""
+    module, name = kernel.split(".")
+    bodies = [
+        node
+        for node in ast.parse(SOURCES[f"kernels.{module}"]).body
+        if isinstance(node, ast.FunctionDef) and node.name == name
+    ]
+    assert len(bodies) == 1
+    called = {
+        node.func.id for node in ast.walk(bodies[0]) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert strip.split(".")[1] in called
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# every formula is found, and stands above both twins
+
+
+FORMULAS_OF_FILES = {
+    "oracle.layer": {"Z", "dX", "dW", "db", "A", "dZ"},
+    "oracle.losses": {"L", "dA", "dZ", "A"},
+    "oracle.network": {"loss"},
+    "kernels.layer": {"Z", "dX", "dW", "db", "A", "dZ"},
+    "kernels.activations": {"A", "dZ"},
+    "kernels.losses": {"L", "dA", "dZ", "A"},
+    "kernels.network": {"loss"},
+}
+"""The left sides that each file has at least."""
+
+
+def texts(lines: list[IndexLine]) -> set[str]:
+    """Return the formulas, with single spaces."""
+    return {" ".join(line.text.split()) for line in lines}
+
+
+@pytest.mark.parametrize(("module", "expected"), FORMULAS_OF_FILES.items(), ids=FORMULAS_OF_FILES)
+def test_lines_of_a_file_are_found(module: str, expected: set[str]) -> None:
+    found = {parse(line.text).left for line in LINES if line.module == module}
+    assert found >= expected
+
+
+@pytest.mark.parametrize("line", LINES, ids=name_of_test)
+def test_every_line_can_be_parsed(line: IndexLine) -> None:
+    parse(line.text)
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_no_formula_hides_in_another_comment(module: str) -> None:
+    """A formula behind code or among words would not be executed."""
+    assert find_stray_formulas(SOURCES[module]) == []
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_has_its_lines(loss: str) -> None:
+    of_Z = LOSSES[loss].of_pre_activations
+    for lines in (ORACLE_LINES, KERNEL_LINES):
+        found = {parse(line.text).left for line in lines if function_of(line) == f"losses.{loss}"}
+        assert found == {"L", "dZ" if of_Z else "dA"}
+
+
+@pytest.mark.parametrize("function", sorted({function_of(line) for line in ORACLE_LINES}))
+def test_twins_have_the_same_lines(function: str) -> None:
+    """The formulas above an oracle function stand above its kernel too, or above the kernel's strips, or both."""
+    oracle = texts([line for line in ORACLE_LINES if function_of(line) == function])
+    kernel = texts([line for line in KERNEL_LINES if function_of(line) == function])
+    strips = texts([line for line in KERNEL_LINES if STRIPS.get(function_of(line)) == function])
+    assert kernel or strips, f"no kernel has the formulas of {function}"
+    assert kernel in (oracle, set())
+    assert strips in (oracle, set())
+
+
+@pytest.mark.parametrize("function", sorted({function_of(line) for line in KERNEL_LINES}))
+def test_every_kernel_line_has_a_twin(function: str) -> None:
+    assert STRIPS.get(function, function) in {function_of(line) for line in ORACLE_LINES}
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# wrong formulas are seen
+
+
+def is_seen(wrong: str, function: str, sizes: Sizes) -> bool:
+    """Whether a wrong formula is refused, or differs from what the oracle computes in some variant."""
+    try:
+        formula = parse(wrong)
+        return not all(agrees(formula, case) for case in cases(ORACLE, function, sizes))
+    except ValueError:
+        return True
+
+
+def slips(text: str) -> Iterator[str]:
+    """Yield the formula with one pair of letters exchanged, or with one sign turned."""
+    for pair in re.finditer(r"\[(\w),(\w)\]", text):
+        yield f"{text[: pair.start()]}[{pair[2]},{pair[1]}]{text[pair.end() :]}"
+    for sign in re.finditer(r" ([+-]) ", text):
+        yield f"{text[: sign.start()]} {'-' if sign[1] == '+' else '+'} {text[sign.end() :]}"
+
+
+@pytest.mark.parametrize("sizes", [DISTINCT, SQUARE], ids=["distinct", "square"])
+@pytest.mark.parametrize("line", ORACLE_LINES, ids=name_of_test)
+def test_every_slip_of_a_letter_or_a_sign_is_seen(line: IndexLine, sizes: Sizes) -> None:
+    assert not is_seen(line.text, function_of(line), sizes)
+    for wrong in slips(line.text):
+        assert is_seen(wrong, function_of(line), sizes), wrong
+
+
+@pytest.mark.parametrize(
+    ("function", "wrong"),
+    [
+        ("layer.affine", "Z[j,n] = Σ_i W[j,i] X[i,n]"),
+        ("layer.affine", "Z[j,n] = Σ_i (W[j,i] X[i,n] + b[j])"),
+        ("layer.affine", "Z[j,n] = Σ_i W[j,i] X[i,n] + b[n]"),
+        ("layer.affine", "Z[j,n] = -Σ_i W[j,i] X[i,n] + b[j]"),
+        ("layer.affine_backward", "dX[i,n] = Σ_j W[j,i]^2 dZ[j,n]"),
+        ("layer.affine_backward", "dX[i,n] = Σ_j X[i,n] dZ[j,n]"),
+        ("layer.affine_backward", "dW[j,i] = Σ_n dZ[j,n] X[i,n] / N"),
+        ("layer.affine_backward", "db[j] = Σ_n dZ[j,n] / N"),
+        ("layer.affine_backward", "db[n] = Σ_j dZ[j,n]"),
+        ("layer.activate", "A[j,n] = f'(Z[j,n])"),
+        ("layer.activate", "A[j,n] = Z[j,n]"),
+        ("layer.activate_backward", "dZ[j,n] = dA[j,n] f(Z[j,n])"),
+        ("layer.activate_backward", "dZ[j,n] = dA[j,n] f'(A[j,n])"),
+        ("layer.activate_backward", "dZ[j,n] = dA[j,n]"),
+        ("losses.squared_error", "L[n] = Σ_j (A[j,n] - Y[j,n])^2"),
+        ("losses.squared_error", "L[n] = Σ_j (A[j,n] - Y[j,n]) / 2"),
+        ("losses.squared_error", "dA[j,n] = 2 (A[j,n] - Y[j,n])"),
+        ("losses.binary_cross_entropy", "L[n] = Σ_j (max(Z[j,n], 0) + log(1 + exp(abs(Z[j,n]))) - Y[j,n] Z[j,n])"),
+        ("losses.binary_cross_entropy", "L[n] = Σ_j (Z[j,n] + log(1 + exp(-abs(Z[j,n]))) - Y[j,n] Z[j,n])"),
+        ("losses.binary_cross_entropy", "dZ[j,n] = Z[j,n] - Y[j,n]"),
+        ("losses.softmax", "A[j,n] = exp(Z[j,n])"),
+        ("losses.softmax_cross_entropy", "L[n] = Σ_k exp(Z[k,n]) - Σ_j Y[j,n] Z[j,n]"),
+        ("losses.softmax_cross_entropy", "L[n] = log(Σ_k exp(Z[k,n])) - Σ_j Y[j,n] Z[j,n]"),
+        ("losses.softmax_cross_entropy", "dZ[j,n] = exp(Z[j,n]) / (Σ_k exp(Z[k,n])) - Y[j,n]"),
+        ("losses.softmax_cross_entropy", "dZ[j,n] = sigmoid(Z[j,n]) - Y[j,n]"),
+        ("network.loss_value", "loss = Σ_n L[n]"),
+        ("network.loss_value", "loss = -Σ_n L[n] / N"),
+    ],
+)
+def test_wrong_formula_is_seen(function: str, wrong: str) -> None:
+    parse(wrong)
+    assert is_seen(wrong, function, DISTINCT)
+    assert is_seen(wrong, function, SQUARE)
+
+
+def test_an_unknown_function_fails() -> None:
+    line = IndexLine("kernels.layer", "", "new_strip", 1, "Z[j,n] = Σ_i W[j,i] X[i,n] + b[j]")
+    with pytest.raises(pytest.fail.Exception, match=r"nothing here knows how to call layer\.new_strip"):
+        assert_line_is_computed(line, KERNELS, "layer.new_strip", DISTINCT)
+
+
+def test_a_left_side_that_is_not_computed_fails() -> None:
+    line = IndexLine("oracle.layer", "", "affine", 1, "dZ[j,n] = Σ_i W[j,i] X[i,n] + b[j]")
+    with pytest.raises(pytest.fail.Exception, match=r"layer\.affine computes Z, not dZ"):
+        assert_line_is_computed(line, ORACLE, "layer.affine", DISTINCT)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# finding, parsing and executing
+
+
+SOURCE = '''"""A source.
+
+# Z[j,n] = in a text, not a comment
+"""
+# A[j,n] = above any function
+
+
+class Layer:
+    def forward(self):
+        # Z[j,n] = Σ_i W[j,i] X[i,n]
+        return "# Z[j,n] = in a text"
+
+    def backward(self):
+        def inner():
+            #   loss = (Σ_n L[n]) / N
+            # loss = a sum of losses
+            # Z = affine(W, b, X)
+            # W[j, i] = a broken one,
+            return Z[j] == 1  # dZ[j,n] = dA[j,n], behind code
+        # as before, db[j] = Σ_n dZ[j,n]
+        return inner
+'''
+
+
+def test_index_lines_are_found() -> None:
+    found = [(line.line_number, line.class_name, line.function, line.text) for line in find_index_lines(SOURCE)]
+    assert found == [
+        (5, "", "", "A[j,n] = above any function"),
+        (10, "Layer", "forward", "Z[j,n] = Σ_i W[j,i] X[i,n]"),
+        (15, "Layer", "inner", "loss = (Σ_n L[n]) / N"),
+        (18, "Layer", "inner", "W[j, i] = a broken one,"),
+    ]
+
+
+def test_stray_formulas_are_found() -> None:
+    assert find_stray_formulas(SOURCE) == [
+        (19, "# dZ[j,n] = dA[j,n], behind code"),
+        (20, "# as before, db[j] = Σ_n dZ[j,n]"),
+    ]
+
+
+def test_the_module_is_carried_along() -> None:
+    assert {line.module for line in find_index_lines(SOURCE, "oracle.layer")} == {"oracle.layer"}
+
+
+RNG = np.random.default_rng(1)
+W, X, Z, b = (RNG.uniform(0.5, 2, shape) for shape in [(3, 5), (5, 7), (3, 7), (3,)])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Z[j,n] = Σ_i W[j,i] X[i,n] + b[j]", W @ X + b[:, np.newaxis]),
+        ("Z[j,n] = b[j] - Σ_i W[j,i] X[i,n]", b[:, np.newaxis] - W @ X),
+        ("Z[j,n] = b[j] Σ_i W[j,i] X[i,n] - 1", b[:, np.newaxis] * (W @ X) - 1),
+        ("Z[j,n] = Σ_i W[j,i] (X[i,n] - 1) + 1", W @ (X - 1) + 1),
+        ("T[n,j] = 2 Z[j,n] / b[j] - 0.5", (2 * Z / b[:, np.newaxis] - 0.5).T),
+        ("b[j] = -b[j] - b[j] + 3 b[j]^2", -b - b + 3 * b**2),
+        ("b[j] = b[j] / 2 - 3 / b[j] - (1 - b[j]) (1 + b[j])", b / 2 - 3 / b - (1 - b) * (1 + b)),
+        ("b[j] = max(b[j], 1) + exp(-abs(b[j] - 1)) + log(b[j])", np.maximum(b, 1) + np.exp(-abs(b - 1)) + np.log(b)),
+        ("b[j] = sigmoid(b[j])", 1 / (1 + np.exp(-b))),
+        ("b[j] = f(b[j]) f'(b[j])", b**3 * 3 * b**2),
+        ("b[j] = b[j] / (Σ_k b[k])", b / b.sum()),
+        ("total = Σ_j Σ_n Z[j,n] b[j] + 1", (Z * b[:, np.newaxis]).sum() + 1),
+        ("total = Σ_n Σ_j Z[j,n] / N", Z.sum() / 7),
+        ("L[n] = N (Σ_j Z[j,n])^2", 7 * Z.sum(axis=0) ** 2),
+        ("L[n]=(Σ_j Z[j,n]-Σ_k b[k] Z[k,n])/2", (Z.sum(axis=0) - b @ Z) / 2),
+    ],
+)
+def test_formula_is_executed(text: str, expected: Array) -> None:
+    functions = {"f": lambda z: z**3, "f'": lambda z: 3 * z**2}
+    computed = execute(parse(text), {"W": W, "X": X, "Z": Z, "b": b}, functions)
+    np.testing.assert_allclose(computed, expected, rtol=1e-13)
+    assert computed.shape == np.shape(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "the name of an array was expected, but 'the end' came"),
+        ("Z[j,n]", "'=' was expected"),
+        ("Z[j,n] =", "the name of an array was expected, but 'the end' came"),
+        ("Z[j,n] = X[j,n] = A[j,n]", "nothing was expected after the end, but '=' came"),
+        ("Z[j,n] = X[j,n])", "nothing was expected after the end"),
+        ("Z[j,n] = (X[j,n]", "'\\)' was expected, but 'the end' came"),
+        ("Z[j,n] = X[j,n", "'\\]' was expected"),
+        ("Z[j,n] = X[j,", "ends too early"),
+        ("Z[] = X[j,n]", "'\\]' is not a letter of the alphabet"),
+        ("Z[j,n] = X[j,n] +", "but 'the end' came"),
+        ("Z[j,n] = X[j,n] * b[j]", "'\\*' has no meaning here"),
+        ("Z[j,n] = X[j,n]²", "'²' has no meaning here"),
+        ("Z[j,n] = X[j,n], for every sample", "nothing was expected after the end, but ',' came"),
+        ("Z[j,n] = X[j,n] for every sample", "for stands without letters"),
+        ("Z[j,n] = X[j,n] + b", "b stands without letters"),
+        ("Z[j,n] = X", "X stands without letters"),
+        ("Z[j,n] = X[j,n]^b[j]", "a number was expected"),
+        ("Z[j,n] = X[j,n] / A[j,n] b[j]", "a quotient ends its product"),
+        ("Z[j,n] = X[j,n] / A[j,n] / b[j]", "a quotient ends its product"),
+        ("Z[j,n] = X[j,n] / Σ_k X[k,n]", "the name of an array was expected, but 'Σ_k' came"),
+        ("Z[j,n] = X[j,n] + -b[j]", "the name of an array was expected, but '-' came"),
+        ("Z[j,n] = g(X[j,n])", "'g' is not a function that is known here"),
+        ("Z[j,n] = exp'(X[j,n])", "exp'. is not a function that is known here"),
+        ("Z[j,n] = exp X[j,n]", "the name of an array was expected, but 'exp' came"),
+        ("Z[j,n] = f'[j,n]", "the name of an array was expected"),
+        ("Z[j,n] = max(X[j,n])", "max has 2 argument"),
+        ("Z[j,n] = exp(X[j,n], 0)", "exp has 1 argument"),
+        ("N[j,n] = X[j,n]", "the name of an array was expected, but 'N' came"),
+        ("Z[j,m] = X[j,m]", "'m' is not a letter of the alphabet"),
+        ("Z[j,n] = Σ_m W[j,n] X[m,n]", "'m' is not a letter of the alphabet"),
+        ("Z[j,n] = Σ_ W[j,n]", "'Σ' has no meaning here"),
+        ("Z[jn] = X[j,n]", "'jn' is not a letter of the alphabet"),
+        ("Z[j,n] = Σ_n", "the name of an array was expected"),
+        ("Z[j,j] = X[j,n]", "a letter stands twice"),
+        ("Z[j,n] = W[j,j] X[j,n]", "a letter stands twice"),
+        ("Z[j,n] = W[j,i] X[i,n]", "the letter i of W is neither on the left nor summed"),
+        ("Z[j,n] = (Σ_i W[j,i]) X[i,n]", "the letter i of X is neither on the left nor summed"),
+        ("Z[j,n] = Σ_i W[j,i] + X[i,n]", "the letter i of X is neither on the left nor summed"),
+        ("Z[j,n] = Σ_i W[j,i]", "the letter n of the left side is missing on the right"),
+        ("Z[j,n] = Σ_j W[j,n]", "Σ_j sums a letter that has a meaning already"),
+        ("L[n] = Σ_j Σ_j Z[j,n]", "Σ_j sums a letter that has a meaning already"),
+        ("Z[j,n] = Σ_i X[j,n]", "Σ_i sums a term without that letter"),
+    ],
+)
+def test_malformed_formula_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Z[j,n] = Σ_i V[j,i] X[i,n]", "nothing was given for the array V"),
+        ("Z[j,n] = Σ_i W[i,j] X[i,n]", "i counts to 3, but in X\\[i,n\\] it counts to 5"),
+        ("Z[j,n] = W[j,n] + Z[j,n]", "n counts to 5, but in Z\\[j,n\\] it counts to 7"),
+        ("Z[j,n] = Z[j,n] + b[j,n]", "b\\[j,n\\] has 2 letter\\(s\\), but the array has 1 axes"),
+        ("L[n] = Σ_j Z[j,n] - Σ_k W[n,k]", "n counts to 7, but in W"),
+        ("L[n] = Σ_j Z[j,n] - Σ_k X[k,n]", "j and k both count outputs, but j to 3 and k to 5"),
+        ("b[j] = f(b[j])", "nothing was given for the function f"),
+        ("b[j] = f'(b[j])", "nothing was given for the function f'"),
+        ("b[j] = b[j] / N", "the number of samples N is not known"),
+    ],
+)
+def test_formula_that_does_not_fit_the_arrays_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        execute(parse(text), {"W": W, "X": X, "Z": Z, "b": b})

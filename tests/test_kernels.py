@@ -1,0 +1,264 @@
+"""Second link, the whole: the training step over tiles computes what the oracle's forward and backward do."""
+
+import numpy as np
+import pytest
+
+from conftest import INTERPRETED
+from fastmlp.buffers import Workspace, aligned
+from fastmlp.kernels import network as kernels
+from fastmlp.kernels import optimizers as codes
+from fastmlp.kernels import simd
+from fastmlp.oracle import network as oracle
+from fastmlp.oracle import optimizers as rules
+from fastmlp.oracle.losses import LOSSES
+
+ROWS, BLOCK = simd.ROWS, simd.block(np.empty(0, np.float32))
+NO_ORDER = np.empty(0, np.int64)
+
+# layer sizes and samples: distinct, square, 1, around the tile's rows, its block, and a tile of samples
+SHAPES = [
+    ([3, 4, 4, 2], 5),
+    ([4, 4, 4], 4),
+    ([1, 1], 1),
+    ([1, 1, 1], BLOCK + 1),
+    ([ROWS, ROWS + 1, ROWS - 1], BLOCK - 1),
+    ([BLOCK + 1, BLOCK - 1, BLOCK], BLOCK),
+    ([5, 2 * ROWS + 1, 3], kernels.TILE_BLOCKS * BLOCK + 1),
+    ([2 * BLOCK + 1, 3, 2, 5, 1], 2 * kernels.TILE_BLOCKS * BLOCK),
+]
+if not INTERPRETED:
+    SHAPES += [([64, 33, 10], 130), ([7, 100, 50, 3], 300)]
+
+CASES = [
+    ("squared_error", "sigmoid", "identity"),
+    ("squared_error", "tanh", "sigmoid"),
+    ("squared_error", "relu", "tanh"),
+    ("binary_cross_entropy", "tanh", "sigmoid"),
+    ("softmax_cross_entropy", "relu", "softmax"),
+    ("softmax_cross_entropy", "identity", "softmax"),
+]
+
+
+class Network:
+    """A network with its workspace, and the oracle's view of it."""
+
+    def __init__(self, sizes, samples, case, dtype, rng, whole=False):
+        self.loss, hidden, output = case
+        self.names = [hidden] * (len(sizes) - 2) + [output]
+        self.sizes, self.samples = sizes, samples
+        draw = (lambda shape: rng.integers(-2, 3, shape)) if whole else rng.standard_normal
+        size = sum((i + 1) * j for i, j in zip(sizes[:-1], sizes[1:], strict=True))
+        self.vector = aligned(size, dtype)
+        self.vector[:] = draw(size) * (1 if whole else 0.5)
+        self.data = draw((samples, sizes[0])).astype(dtype)
+        self.targets = draw((samples, sizes[-1])).astype(dtype)
+        if self.loss != "squared_error":
+            self.targets = rng.dirichlet(np.ones(sizes[-1]), samples).astype(dtype)
+        self.labels = NO_ORDER
+        self.workspace = Workspace(sizes, self.names, self.loss, dtype, samples)
+        self.gradient, self.memory = np.full_like(self.vector, np.nan), np.zeros(2 * size, dtype)
+
+    def pairs(self, vector):
+        """The oracle's parameters from a vector."""
+        found, start = [], 0
+        for i, j in zip(self.sizes[:-1], self.sizes[1:], strict=True):
+            W, b = vector[start : start + i * j].reshape(j, i), vector[start + i * j : start + (i + 1) * j]
+            found.append(oracle.Parameters(W.astype(np.float64), b.astype(np.float64)))
+            start += (i + 1) * j
+        return found
+
+    def expected(self, rows=slice(None)):
+        """Loss, gradient vector and output by the oracle."""
+        parameters = self.pairs(self.vector)
+        X, Y = self.data[rows].T.astype(np.float64), self.targets[rows].T.astype(np.float64)
+        forward_pass = oracle.forward(parameters, X, activations=self.names)
+        gradients = oracle.backward(parameters, forward_pass, Y, activations=self.names, loss=self.loss)
+        flat = np.concatenate([part.ravel() for pair in gradients for part in pair])
+        return oracle.loss_value(forward_pass, Y, loss=self.loss), flat, forward_pass
+
+    @property
+    def first(self):
+        """What every kernel takes first."""
+        return self.workspace.plan, self.vector, self.workspace.arena, self.workspace.report
+
+    def train(self, n_threads=1, batch_size=None, n_steps=1, optimizer=codes.NO_UPDATE, settings=(0.1, 0, 0, 0), order=NO_ORDER):
+        """Run the training kernel."""
+        return kernels.train(
+            self.workspace.plan, self.vector, self.gradient, self.memory, self.workspace.arena, self.workspace.report,
+            self.data.reshape(-1), self.targets.reshape(-1), self.labels, order, self.samples,
+            batch_size or self.samples, 0, n_steps, optimizer, np.array(settings, float), 1, n_threads=n_threads,
+        )  # fmt: skip
+
+
+def tolerance(network, expected):
+    """Rounding: the root of the longest sum, once per layer and direction, in units of the largest entry and of 1."""
+    terms = max(*network.sizes, network.samples)
+    depth = 2 * len(network.sizes)
+    return 6 * np.sqrt(terms) * depth * np.finfo(network.vector.dtype).eps * max(abs(expected).max(), 1)
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+@pytest.mark.parametrize(("sizes", "samples"), SHAPES, ids=str)
+def test_training_step_computes_the_oracles_gradient(sizes, samples, case, dtype, rng):
+    network = Network(sizes, samples, case, dtype, rng)
+    loss, gradient, _ = network.expected()
+    status, total, taken = network.train()
+    assert (status, taken) == (kernels.FINITE, 1)
+    assert total / samples == pytest.approx(loss, abs=tolerance(network, np.array(loss)))
+    np.testing.assert_allclose(network.gradient, gradient, rtol=0, atol=tolerance(network, gradient))
+
+
+@pytest.mark.parametrize(("sizes", "samples"), SHAPES, ids=str)
+def test_forward_then_backward_is_the_training_step(sizes, samples, dtype, rng):
+    """The same bits: both are made of the same strips."""
+    network = Network(sizes, samples, CASES[0], dtype, rng)
+    _, total, _ = network.train()
+    gradient = np.full_like(network.gradient, np.nan)
+    assert kernels.forward(*network.first, network.data.reshape(-1), NO_ORDER, 0, samples) == kernels.FINITE
+    status, loss = kernels.backward(
+        *network.first, network.targets.reshape(-1), NO_ORDER, NO_ORDER, 0, samples, gradient
+    )
+    assert status == kernels.FINITE
+    assert loss * samples == total
+    np.testing.assert_array_equal(gradient, network.gradient)
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+@pytest.mark.parametrize(("sizes", "samples"), SHAPES[:7], ids=str)
+def test_prediction_loss_and_activations(sizes, samples, case, dtype, rng):
+    network = Network(sizes, samples, case, dtype, rng)
+    loss, _, forward_pass = network.expected()
+    output = np.full((samples, sizes[-1]), np.nan, dtype)
+    kernels.predict(*network.first, network.data.reshape(-1), NO_ORDER, 0, samples, output.reshape(-1))
+    expected = forward_pass.activations[-1].T
+    np.testing.assert_allclose(output, expected, rtol=0, atol=tolerance(network, expected))
+    status, found = kernels.loss_value(
+        *network.first, network.data.reshape(-1), network.targets.reshape(-1), NO_ORDER, NO_ORDER, 0, samples
+    )
+    assert status == kernels.FINITE
+    assert found == pytest.approx(loss, abs=tolerance(network, np.array(loss)))
+
+
+@pytest.mark.parametrize(("sizes", "samples"), SHAPES, ids=str)
+def test_whole_numbers_give_exact_sums(sizes, samples, dtype, rng):
+    """Identity layers over small whole numbers: every sum of both regions is exact, so the bits must be right.
+
+    The one division, by the number of samples, is exact for a power of two; there the sample count is rounded down.
+    """
+    samples = 2 ** int(np.log2(samples))
+    network = Network(sizes, samples, ("squared_error", "identity", "identity"), dtype, rng, whole=True)
+    loss, gradient, forward_pass = network.expected()
+    largest = max(abs(gradient).max(), *(abs(A).max() for A in forward_pass.activations)) * samples
+    if max(largest, loss * samples * 2) * max(sizes) > 1 / np.finfo(dtype).eps:
+        pytest.skip("the sums of this deep network exceed what is exact in float32")
+    _, total, _ = network.train()
+    assert total / samples == loss
+    np.testing.assert_array_equal(network.gradient, gradient)
+
+
+@pytest.mark.parametrize(("sizes", "samples"), SHAPES, ids=str)
+def test_same_bits_at_one_and_two_threads(sizes, samples, dtype, rng):
+    results = []
+    for n_threads in (1, 2):
+        network = Network(sizes, samples, CASES[1], dtype, np.random.default_rng(7))
+        network.train(n_threads=n_threads, n_steps=1, optimizer=codes.ADAM, settings=(0.1, 0.9, 0.99, 1e-8))
+        results.append((network.vector.copy(), network.gradient.copy(), network.memory.copy()))
+    for one, two in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_class_indices_are_one_hot_columns(dtype, rng):
+    network = Network([4, 6, 3], 21, CASES[4], dtype, rng)
+    labels = rng.integers(0, 3, 21)
+    network.targets[:] = np.eye(3)[labels]
+    network.train()
+    with_columns = network.gradient.copy()
+    network.gradient[:] = np.nan
+    network.labels, network.targets = labels, np.empty((0, 3), dtype)
+    network.train()
+    np.testing.assert_array_equal(network.gradient, with_columns)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_steps_over_minibatches_are_the_oracles_steps(optimizer, dtype, rng):
+    """An epoch in a random order, the last minibatch smaller than the others."""
+    samples, batch_size = 2 * BLOCK + 5, BLOCK - 3
+    network = Network([3, ROWS + 1, 2], samples, CASES[0], dtype, rng)
+    settings = (0.05, 0.9, 0.99, 1e-8)
+    order = rng.permutation(samples)
+    n_steps = -(-samples // batch_size)
+    start = Network([3, ROWS + 1, 2], samples, CASES[0], np.dtype(np.float64), rng)
+    start.data, start.targets = network.data.astype(float), network.targets.astype(float)
+    start.vector[:] = network.vector
+    vector, m, v, total = start.vector, np.zeros(start.vector.size), np.zeros(start.vector.size), 0.0
+    for step in range(n_steps):
+        rows = order[step * batch_size : (step + 1) * batch_size]
+        loss, gradient, _ = start.expected(rows)
+        total += loss * rows.size
+        if optimizer == "sgd":
+            vector[:], m = rules.sgd(vector, gradient, m, *settings[:2])
+        else:
+            corrections = [1 - decay ** (step + 1) for decay in settings[1:3]]
+            vector[:], m, v = rules.adam(vector, gradient, m, v, *settings, *corrections)
+    status, found, taken = network.train(
+        batch_size=batch_size, n_steps=n_steps, optimizer=codes.CODES[optimizer], settings=settings, order=order
+    )
+    assert (status, taken) == (kernels.FINITE, n_steps)
+    # Adam divides by the root of a small second moment, which magnifies a gradient's rounding up to 1/epsilon's root
+    bound = 1e-9 if dtype == np.float64 else 3e-4
+    assert found == pytest.approx(total, rel=bound)
+    np.testing.assert_allclose(network.vector, vector, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_update_alone_is_the_update_of_the_step(optimizer, dtype, rng):
+    network = Network([3, ROWS + 1, 2], 9, CASES[0], dtype, rng)
+    settings, code = (0.05, 0.9, 0.99, 1e-8), codes.CODES[optimizer]
+    vector, memory = network.vector.copy(), network.memory.copy()
+    network.train(optimizer=code, settings=settings)
+    kernels.update(vector, network.gradient, memory, code, np.array(settings), 1)
+    np.testing.assert_array_equal(vector, network.vector)
+    np.testing.assert_array_equal(memory, network.memory)
+
+
+@pytest.mark.parametrize(("bad", "status"), [("data", kernels.X_NOT_FINITE), ("targets", kernels.Y_NOT_FINITE)])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("row", [0, BLOCK, -1])
+def test_what_is_not_finite_comes_back_as_a_status_and_changes_nothing(bad, status, value, row, dtype, rng):
+    network = Network([3, 4, 2], 5 * BLOCK + 1, CASES[0], dtype, rng)
+    getattr(network, bad)[row, 1] = value
+    before = network.vector.copy()
+    assert network.train(optimizer=codes.SGD)[::2] == (status, 0)
+    np.testing.assert_array_equal(network.vector, before)
+    getattr(network, bad)[row, 1] = 0.5  # the buffers remember nothing of it
+    assert network.train(optimizer=codes.SGD)[0] == kernels.FINITE
+    assert np.isfinite(network.vector).all()
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(dtype, rng):
+    network = Network([2, 3, 1], 8, ("squared_error", "identity", "identity"), dtype, rng)
+    network.vector[:] = np.finfo(dtype).max / 8
+    before = network.vector.copy()
+    status, _, taken = network.train(optimizer=codes.SGD, n_steps=1)
+    assert (status, taken) == (kernels.LOSS_NOT_FINITE, 0)
+    np.testing.assert_array_equal(network.vector, before)
+
+
+def test_buffers_do_not_overlap_and_hold_the_stated_size(dtype):
+    """Places of the plan are disjoint and fill the arena; the size is what the docstring says."""
+    sizes, samples = [5, 7, 3, 2], 70
+    workspace = Workspace(sizes, ["tanh", "tanh", "softmax"], "softmax_cross_entropy", dtype, samples)
+    N, block = workspace.capacity, simd.block(np.empty(0, dtype))
+    plan, taken = workspace.plan, []
+    taken.append((plan[0, kernels.X], sizes[0] * N))
+    for layer, (i, j) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        taken.append((plan[layer, kernels.X_FEATURES], -(-i // block) * block * N))
+        for column in {plan[layer, kernels.A], plan[layer, kernels.Z], plan[layer, kernels.DZ]}:
+            taken.append((column, j * N))
+    taken += [(plan[-1, kernels.TARGETS], 2 * N), (plan[-1, kernels.SHARES], N), (plan[-1, kernels.SAMPLE_LOSSES], N)]
+    taken.sort()
+    ends = [place + size for place, size in taken]
+    assert [place for place, _ in taken] == [0, *ends[:-1]]
+    assert workspace.arena.size == ends[-1]
+    assert samples <= N < samples + kernels.TILE_BLOCKS * block
+    assert workspace.arena.ctypes.data % 64 == 0
