@@ -23,6 +23,7 @@ from fastmlp.oracle.network import Parameters, initialize
 Array = NDArray[np.floating]
 
 _NO_ORDER = np.empty(0, np.int64)
+_NO_SETTINGS = np.zeros(optimizers.N_SETTINGS)
 
 _ROWS_AT_ONCE = 1024
 """Samples of one call of compiled code in ``predict`` and ``loss``: their memory does not grow with the data."""
@@ -330,26 +331,24 @@ class MLP:
             if not self._pass_is_current:
                 raise RuntimeError("backward needs a forward pass of the present parameters: call forward(X) first")
             targets = self._targets(Y, count)
-            return self._backward(workspace, count, targets)[1]
+            return self._backward(workspace, count, targets)
 
     def _last_pass(self) -> tuple[Workspace, int]:
         if self._pass is None:
             raise RuntimeError("there has been no forward pass: call forward(X) first")
         return self._pass
 
-    def _backward(self, workspace: Workspace, count: int, targets: checks.Targets) -> tuple[float, Gradients]:
+    def _backward(self, workspace: Workspace, count: int, targets: checks.Targets) -> Gradients:
         vector = np.empty_like(self._vector)
-        status, loss = network.backward(
+        status, _ = network.backward(
             *self._of(workspace), targets.values.reshape(-1), targets.labels, _NO_ORDER, 0, count, vector,
             n_threads=self._threads(count),
         )  # fmt: skip
-        if status == network.Y_NOT_FINITE:
-            self._raise_for(status, Y=targets.values)
+        self._raise_for(status, Y=targets.values)
         gradients = Gradients(self._pairs(vector), vector)
         if self.config["verify"]:
-            X = self.activations[0]
-            self._verify(X, targets, gradients, thorough=False).raise_if_failed()
-        return loss, gradients
+            self._verify(self.activations[0], targets, gradients, thorough=False).raise_if_failed()
+        return gradients
 
     def loss_and_gradients(self, X: ArrayLike, Y: ArrayLike) -> tuple[float, Gradients]:
         """Loss, and its gradient with respect to every parameter.
@@ -367,9 +366,25 @@ class MLP:
             ``(weights, biases)`` pairs in the shape of the parameters; ``gradients.vector`` is all of them in one.
         """
         X, targets = self._data(X, Y)
-        with self._lock:
-            self._forward(X)
-            return self._backward(*self._last_pass(), targets)
+        loss, gradients = self._loss_and_gradients(X, targets)
+        if self.config["verify"]:
+            self._verify(X, targets, gradients, thorough=False).raise_if_failed()
+        return loss, gradients
+
+    def _loss_and_gradients(self, X: Array, targets: checks.Targets) -> tuple[float, Gradients]:
+        """Both regions of a training step, without the update."""
+        vector = np.full_like(self._vector, np.nan)  # what remains if the loss is not finite
+        workspace, count = self._borrow(X.shape[0]), X.shape[0]
+        try:
+            status, total, _ = network.train(
+                workspace.plan, self._vector, vector, vector, workspace.arena, workspace.report, X.reshape(-1),
+                targets.values.reshape(-1), targets.labels, _NO_ORDER, count, count, 0, 1, optimizers.NO_UPDATE,
+                _NO_SETTINGS, 1, n_threads=self._threads(count),
+            )  # fmt: skip
+        finally:
+            self._free.append(workspace)
+        self._raise_for(status, X=X, Y=targets.values)
+        return total / count, Gradients(self._pairs(vector), vector)
 
     def loss(self, X: ArrayLike, Y: ArrayLike) -> float:
         """Loss: the mean over samples. Arguments as in :meth:`loss_and_gradients`."""
@@ -386,8 +401,7 @@ class MLP:
                     *self._of(workspace), X.reshape(-1), targets.values.reshape(-1), targets.labels, _NO_ORDER, first,
                     count, n_threads=self._threads(count),
                 )  # fmt: skip
-                if status != network.LOSS_NOT_FINITE:
-                    self._raise_for(status, X=X, Y=targets.values)
+                self._raise_for(status, X=X, Y=targets.values)
                 total += loss * count
         finally:
             self._free.append(workspace)
@@ -461,8 +475,8 @@ class MLP:
 
     def _checked_step(self, X: Array, targets: checks.Targets) -> None:
         """Verify the gradient of a step before it is taken."""
-        self._forward(X)
-        self._backward(*self._last_pass(), targets)
+        _, gradients = self._loss_and_gradients(X, targets)
+        self._verify(X, targets, gradients, thorough=False).raise_if_failed()
 
     def _run_steps(
         self,
@@ -488,8 +502,7 @@ class MLP:
         self._steps += taken
         if taken:
             self._pass_is_current = False
-        if status != network.LOSS_NOT_FINITE:
-            self._raise_for(status, X=X, Y=targets.values)
+        self._raise_for(status, X=X, Y=targets.values)
         return total, taken
 
     def _use(self, optimizer: settings.Optimizer) -> None:
@@ -611,8 +624,7 @@ class MLP:
         def function(vector: ArrayLike) -> tuple[float, NDArray[np.float64]]:
             with copy._lock:
                 copy._vector[:] = copy._checked_vector("vector", np.asarray(vector))
-                copy._forward(X)
-                loss, gradients = copy._backward(*copy._last_pass(), targets)
+                loss, gradients = copy._loss_and_gradients(X, targets)
             return loss, gradients.vector.astype(np.float64)
 
         return function
@@ -634,15 +646,8 @@ class MLP:
         """
         X, targets = self._data(X, Y)
         with self._lock:
-            self._forward(X)
-            vector = np.empty_like(self._vector)
-            workspace, count = self._last_pass()
-            status, _ = network.backward(
-                *self._of(workspace), targets.values.reshape(-1), targets.labels, _NO_ORDER, 0, count, vector,
-                n_threads=self._threads(count),
-            )  # fmt: skip
-            self._raise_for(status, Y=targets.values)
-            return self._verify(X, targets, self._pairs(vector), thorough=True)
+            _, gradients = self._loss_and_gradients(X, targets)
+            return self._verify(X, targets, gradients, thorough=True)
 
     def _verify(
         self, X: Array, targets: checks.Targets, gradients: Sequence[Parameters], *, thorough: bool
@@ -692,7 +697,7 @@ class MLP:
         return available if pays else 1
 
     def _raise_for(self, status: int, **arrays: Array) -> None:
-        """Tell what a kernel found, in the words of the door."""
+        """Tell what a kernel found in the data, in the words of the door. A loss that is not finite is no fault of it."""
         if status == network.X_NOT_FINITE:
             raise checks.not_finite("X", arrays["X"])
         if status == network.Y_NOT_FINITE:

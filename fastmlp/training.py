@@ -107,10 +107,10 @@ def _epoch(
         start = time.perf_counter()
         loss, taken = steps(order, done * plan.batch_size, wanted)
         per_step = (time.perf_counter() - start) / wanted
-        total += loss
         done += taken
         if taken < wanted:
             return total, f"stopped because the loss was not finite at step {done + 1}"
+        total += loss
         if bar is not None:
             bar.update(taken)
         at_once = max(1, int(_SECONDS_PER_CALL / per_step))

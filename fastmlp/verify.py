@@ -211,7 +211,9 @@ def check(
     with np.errstate(all="ignore"):
         forward_pass = net.forward(pairs)
         gradients = [Parameters(*pair) for pair in backward(pairs, forward_pass, net.Y, activations=names, loss=loss)]
-        probe = _Probe(net, forward_pass, rng)
+        unit = float(np.finfo(np.float64).eps / 2)
+        own_rounding = _rounding_bounds(net, forward_pass, unit, float(np.finfo(np.float64).tiny))
+        probe = _Probe(net, forward_pass, own_rounding, rng)
         if thorough:
             report.rows += _difference_rows(probe, gradients)
             report.rows += _adjoint_rows(net, forward_pass, rng)
@@ -264,8 +266,11 @@ class _Estimate(NamedTuple):
 class _Probe:
     """Moves the parameters along a direction and watches the loss."""
 
-    def __init__(self, net: _Network, forward_pass: ForwardPass, rng: np.random.Generator) -> None:
+    def __init__(
+        self, net: _Network, forward_pass: ForwardPass, own_rounding: list[Parameters], rng: np.random.Generator
+    ) -> None:
         self.net = net
+        self.own_rounding = own_rounding  # how far the gradient that is being checked may be off by itself
         self.rng = rng
         self.at_rest = forward_pass
         self.pattern = _pattern(forward_pass, net.activations)
@@ -403,7 +408,7 @@ def _entries_row(
             continue
         found = float(gradient[index])
         difference = abs(found - estimate.value)
-        allowed = estimate.error + 1e-12 * largest  # the gradient itself is rounded, too
+        allowed = estimate.error + float(probe.own_rounding[layer][part][index])
         excess = difference / allowed if allowed > 0 else difference
         relative_error = max(relative_error, _relative(difference, max(largest, abs(estimate.value))))
         if excess > worst_excess or not np.isfinite(excess):
@@ -430,7 +435,8 @@ def _direction_rows(probe: _Probe, layer: int, part: int, gradient: Array) -> li
         else:
             difference = abs(found - estimate.value)
             size = float(np.linalg.norm(gradient))
-            ok = bool(difference <= estimate.error + 1e-12 * size)
+            own_rounding = float((np.abs(direction[layer][part]) * probe.own_rounding[layer][part]).sum())
+            ok = bool(difference <= estimate.error + own_rounding)
             relative_error = _relative(difference, max(size, abs(estimate.value)))
             outcome = {"relative_error": relative_error, "expected": estimate.value, "ok": ok, "note": note}
         rows.append(
@@ -528,7 +534,8 @@ def _taylor_row(probe: _Probe, gradients: Sequence[Parameters], layer: int) -> R
         found = _remainders(probe, direction, slope)
         if found is not None:
             steps, remainders = found
-            order, remainder = _fitted_order(steps, remainders, _ROUNDING_FACTOR * probe.noise)
+            own = sum((np.abs(d) * r).sum() for d, r in zip(direction[layer], probe.own_rounding[layer], strict=True))
+            order, remainder = _fitted_order(steps, remainders, _ROUNDING_FACTOR * (probe.noise + steps * own))
             note = f"redrawn {redrawn} times: a kink" if redrawn else ""
             break
     if np.isnan(order) and not note:
@@ -562,7 +569,7 @@ def _remainders(probe: _Probe, direction: Sequence[Parameters], slope: float) ->
     return np.array(kept), np.array(remainders)
 
 
-def _fitted_order(steps: Array, remainders: Array, rounding: float) -> tuple[float, float]:
+def _fitted_order(steps: Array, remainders: Array, rounding: Array) -> tuple[float, float]:
     """The slope of log remainder over log step, and the smallest remainder used; NaN if all is rounding."""
     clear = np.flatnonzero(remainders > rounding)[-_FITTED:]
     if clear.size < 3:

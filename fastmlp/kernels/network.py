@@ -284,7 +284,7 @@ def train(
     """Take ``n_steps`` training steps over minibatches of ``n_rows`` rows, from row ``first`` of ``order`` on.
 
     Returns the status, the sum of the steps' losses times their samples, and the number of steps taken. A step whose
-    data or loss is not finite changes nothing, and is the last one.
+    data or loss is not finite changes nothing and is the last one; its loss is what comes back.
     """
     total = 0.0
     for k in range(n_steps):
@@ -301,7 +301,7 @@ def train(
             _backward_tile(plan, parameters, arena, p0, p1)
         status, loss = _status(report, tiles)
         if status != FINITE:
-            return status, total, k
+            return status, loss * samples, k
         total += loss * samples
         strips = _count_strips(plan)
         for group in prange(STRIP_GROUPS):

@@ -1,0 +1,222 @@
+"""The tester is tested: planted errors are rejected and located, and no correct network is."""
+
+import numpy as np
+import pytest
+
+import fastmlp
+from conftest import CHECKED, INTERPRETED
+from fastmlp import verify
+from fastmlp.oracle import layer, network
+from fastmlp.oracle.activations import ACTIVATIONS
+from fastmlp.oracle.losses import LOSSES
+
+SIZES, SAMPLES = [3, 4, 4, 2], 5
+
+
+@pytest.fixture
+def case(rng):
+    """Return parameters, X and Y of a small network, columns as samples."""
+    parameters = network.initialize(SIZES, rng, weight_scale=0.7)
+    return parameters, rng.standard_normal((3, SAMPLES)), rng.standard_normal((2, SAMPLES))
+
+
+def copied(gradients):
+    """Gradients that may be spoiled."""
+    return [network.Parameters(dW.copy(), db.copy()) for dW, db in gradients]
+
+
+def wrong_by_a_thousandth(gradients):
+    """One entry of layer 2 is 0.1 % too large."""
+    index = np.unravel_index(abs(gradients[1].weights).argmax(), gradients[1].weights.shape)
+    gradients[1].weights[index] *= 1.001
+    return gradients
+
+
+def without_the_mean(gradients):
+    """The factor 1/N is missing."""
+    return [network.Parameters(dW * SAMPLES, db * SAMPLES) for dW, db in gradients]
+
+
+def without_a_bias(gradients):
+    """The gradient of layer 2's biases was forgotten."""
+    gradients[1].biases[:] = 0
+    return gradients
+
+
+def all_zero(gradients):
+    """Nothing was computed."""
+    return [network.Parameters(dW * 0, db * 0) for dW, db in gradients]
+
+
+def transposed_result(gradients):
+    """The square gradient of layer 2 the wrong way round."""
+    gradients[1].weights[:] = gradients[1].weights.T.copy()
+    return gradients
+
+
+def of_another_sign(gradients):
+    """One bias of layer 3 has the wrong sign."""
+    gradients[2].biases[0] *= -1
+    return gradients
+
+
+PLANTED = {
+    wrong_by_a_thousandth: {2},
+    without_the_mean: {1, 2, 3},
+    without_a_bias: {2},
+    all_zero: {1, 2, 3},
+    transposed_result: {2},
+    of_another_sign: {3},
+}
+
+
+@pytest.mark.parametrize(("spoil", "layers"), PLANTED.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_a_wrong_oracle_is_rejected_and_the_layer_named(case, spoil, layers):
+    def backward(parameters, forward_pass, targets, **settings):
+        return spoil(copied(network.backward(parameters, forward_pass, targets, **settings)))
+
+    report = verify.check(*case, backward=backward)
+    assert not report.ok
+    assert {row.layer for row in report.failures} == layers
+    with pytest.raises(fastmlp.GradientMismatch) as caught:
+        report.raise_if_failed()
+    for number in layers:
+        assert f"dW{number}" in str(caught.value) or f"db{number}" in str(caught.value)
+        assert "WRONG" in str(caught.value)
+
+
+@pytest.mark.parametrize(("spoil", "layers"), PLANTED.items(), ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
+def test_a_wrong_kernel_is_rejected_and_the_layer_named(case, spoil, layers, precision):
+    parameters, X, Y = case
+    gradients = spoil(copied(network.backward(parameters, network.forward(parameters, X), Y)))
+    computed = verify.Computed(gradients, np.dtype(precision))
+    report = verify.check(parameters, X, Y, computed=computed, thorough=False)
+    assert {row.layer for row in report.failures} == layers
+    assert all("kernels" in row.against for row in report.failures)
+
+
+def test_a_square_weight_used_without_its_transpose_is_rejected(case, monkeypatch):
+    """``dX = W dZ`` has the right shape where W is square: only the numbers show it."""
+    right = layer.affine_backward
+
+    def wrong(W, X, dZ):
+        _, dW, db = right(W, X, dZ)
+        return (W @ dZ if W.shape[0] == W.shape[1] else W.T @ dZ), dW, db
+
+    monkeypatch.setattr(layer, "affine_backward", wrong)
+    report = verify.check(*case)
+    named = {(row.layer, row.name) for row in report.failures}
+    assert (2, "affine_backward 2") in named  # where the error is
+    assert (1, "dW1") in named  # and what it spoils
+
+
+def test_a_wrong_slope_is_rejected(case, monkeypatch):
+    right = ACTIVATIONS["sigmoid"]
+    monkeypatch.setitem(ACTIVATIONS, "sigmoid", right._replace(slope=lambda z, a: a * (1 - a * 0.999)))
+    report = verify.check(*case)
+    assert {"activate_backward 1", "activate_backward 2"} <= {row.name for row in report.failures}
+
+
+def test_one_wrong_entry_of_a_large_network_is_found(rng):
+    """Too large for every entry: the largest one among those looked at, and the directions, find it."""
+    parameters = network.initialize([40, 50, 30], rng, weight_scale=0.3)
+    X, Y = rng.standard_normal((40, 60)), rng.standard_normal((30, 60))
+
+    def backward(*arguments, **settings):
+        gradients = copied(network.backward(*arguments, **settings))
+        gradients[0].weights[np.unravel_index(abs(gradients[0].weights).argmax(), (50, 40))] *= 1.001
+        return gradients
+
+    assert verify.check(parameters, X, Y).ok
+    report = verify.check(parameters, X, Y, backward=backward)
+    assert {row.layer for row in report.failures} == {1}
+
+
+def test_report_is_read_by_a_person(case):
+    parameters, X, Y = case
+    gradients = network.backward(parameters, network.forward(parameters, X), Y)
+    report = verify.check(parameters, X, Y, computed=verify.Computed(gradients, np.dtype(np.float64)))
+    text = str(report)
+    assert text.startswith("Gradients of 3-4-4-2 (sigmoid, sigmoid, identity; squared_error) on 5 samples")
+    assert "dW2[j,i] = Σ_n dZ2[j,n] A1[i,n]" in text
+    assert "(4×4) = (4×5)·(4×5)ᵀ" in text
+    assert "db3[j] = Σ_n dZ3[j,n]" in text
+    assert "order of the remainder" in text
+    assert text.endswith(f"All {len(report.rows)} checks passed.")
+    orders = [row.found for row in report.rows if row.name.startswith("Taylor")]
+    np.testing.assert_allclose(orders, 2, atol=0.1)
+
+
+def test_a_report_can_be_had_again(case):
+    assert str(verify.check(*case)) == str(verify.check(*case))
+
+
+def random_network(seed):
+    """A network that a user might have, or a saturated, degenerate or badly scaled one, and data."""
+    rng = np.random.default_rng(seed)
+    sizes = [int(size) for size in rng.integers(1, 8, rng.integers(2, 6))]
+    loss = str(rng.choice(list(LOSSES)))
+    hidden = tuple(str(name) for name in rng.choice(list(ACTIVATIONS), len(sizes) - 2))
+    output = str(rng.choice(list(ACTIVATIONS))) if loss == "squared_error" else None
+    mlp = fastmlp.MLP(
+        sizes, hidden_activation=hidden, output_activation=output, loss=loss, rng=seed,
+        dtype=rng.choice([np.float32, np.float64]), weight_scale=float(rng.choice([0.01, 0.3, 1, 3, 10, 30])),
+    )  # fmt: skip
+    samples = int(rng.integers(1, 12))
+    X = rng.standard_normal((samples, sizes[0])) * rng.choice([0.01, 1, 1, 1, 10, 100])
+    if rng.random() < 0.1:
+        X[rng.integers(samples)] = 0
+    if rng.random() < 0.5:
+        mlp.parameter_vector = mlp.parameter_vector + 0.5 * rng.standard_normal(mlp.parameter_vector.size)
+    if loss == "softmax_cross_entropy":
+        Y = rng.integers(0, sizes[-1], samples) if rng.random() < 0.5 else rng.dirichlet(np.ones(sizes[-1]), samples)
+    elif loss == "binary_cross_entropy":
+        Y = rng.integers(0, 2, (samples, sizes[-1])) if rng.random() < 0.5 else rng.random((samples, sizes[-1]))
+    else:
+        Y = rng.standard_normal((samples, sizes[-1])) * rng.choice([1, 1, 100])
+    return mlp, X, Y
+
+
+@pytest.mark.parametrize("part", range(10))
+def test_no_correct_network_is_rejected(part):
+    """1,000 random ones, all activations and losses, saturated ones among them; fewer in the slow modes."""
+    for seed in range(part * 100, part * 100 + (5 if INTERPRETED or CHECKED else 100)):
+        mlp, X, Y = random_network(seed)
+        report = mlp.verify(X, Y)
+        assert report.ok, f"seed {seed}: {mlp}\n{report}"
+
+
+def test_a_kink_is_reported_and_not_an_error():
+    """A unit whose pre-activation is exactly 0 has no derivative with respect to its bias."""
+    parameters = [network.Parameters(np.array([[1.0, -1.0]]), np.zeros(1)), network.Parameters(np.ones((1, 1)), np.zeros(1))]
+    X, Y = np.array([[1.0, 2.0], [1.0, 1.0]]), np.array([[1.0, 3.0]])
+    report = verify.check(parameters, X, Y, activations=["relu", "identity"])
+    assert report.ok
+    assert "kink" in str(report)
+
+
+def test_verify_true_checks_every_backward_pass(monkeypatch, rng):
+    mlp = fastmlp.MLP([3, 4, 2], rng=0, verify=True)
+    X, Y = rng.standard_normal((6, 3)), rng.standard_normal((6, 2))
+    mlp.loss_and_gradients(X, Y)
+    mlp.forward(X)
+    mlp.backward(Y)
+    mlp.train_step(X, Y, learning_rate=0.1)
+    mlp.fit(X, Y, epochs=2, batch_size=4, progress=False)
+    right = network.backward
+    monkeypatch.setattr(verify.network, "backward", right)
+    before = mlp.parameter_vector.copy()
+
+    def wrong(*arguments, **settings):
+        return without_a_bias(copied(right(*arguments, **settings)))
+
+    monkeypatch.setattr(verify.check, "__kwdefaults__", {**verify.check.__kwdefaults__, "backward": wrong})
+    for call in (
+        lambda: mlp.loss_and_gradients(X, Y),
+        lambda: mlp.train_step(X, Y, learning_rate=0.1),
+        lambda: mlp.fit(X, Y, epochs=1, batch_size=4, progress=False),
+    ):
+        with pytest.raises(fastmlp.GradientMismatch, match="db2"):
+            call()
+    np.testing.assert_array_equal(mlp.parameter_vector, before)
