@@ -134,8 +134,8 @@ def _class_indices(name: str, value: object, outputs: int) -> NDArray[np.int64]:
     given = np.asarray(value)
     if given.dtype.kind not in "iu":
         raise TypeError(
-            f"{name} must hold class indices, whole numbers from 0 to {outputs - 1}, or have shape (n_samples, {outputs});"
-            f" got shape {given.shape} of dtype {given.dtype}"
+            f"{name} must hold class indices, whole numbers from 0 to {outputs - 1}, or have shape"
+            f" (n_samples, {outputs}); got shape {given.shape} of dtype {given.dtype}"
         )
     if given.size and not (given.min() >= 0 and given.max() < outputs):
         wrong = given.min() if given.min() < 0 else given.max()

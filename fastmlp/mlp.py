@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastmlp import checks, settings, training, verify
+from fastmlp import checks, settings, training
+from fastmlp import verify as proof
 from fastmlp.buffers import Workspace, aligned
 from fastmlp.kernels import jit, layout, network, optimizers, simd
 from fastmlp.oracle.activations import ACTIVATIONS
 from fastmlp.oracle.losses import LOSSES
 from fastmlp.oracle.network import Parameters, initialize
 
-Array = NDArray[np.floating]
+Array = NDArray[Any]  # float64 or float32, as the network is
 
 _NO_ORDER = np.empty(0, np.int64)
 _NO_SETTINGS = np.zeros(optimizers.N_SETTINGS)
@@ -228,7 +229,8 @@ class MLP:
         try:
             pairs = [(weights, biases) for weights, biases in value]
         except (TypeError, ValueError):
-            raise TypeError(f"{name} must be {len(views)} (weights, biases) pairs; got {type(value).__name__}") from None
+            expected = f"{len(views)} (weights, biases) pairs"
+            raise TypeError(f"{name} must be {expected}; got {type(value).__name__}") from None
         if len(pairs) != len(views):
             raise ValueError(f"{name} must be {len(views)} (weights, biases) pairs; got {len(pairs)}")
         for index, (pair, view) in enumerate(zip(pairs, views, strict=True)):
@@ -494,8 +496,8 @@ class MLP:
         try:
             status, total, taken = network.train(
                 workspace.plan, self._vector, self._gradient, self._memory, workspace.arena, workspace.report,
-                X.reshape(-1), targets.values.reshape(-1), targets.labels, order, X.shape[0], batch_size, first, n_steps,
-                optimizer.code, optimizer.array(), self._steps + 1, n_threads=self._threads(batch_size),
+                X.reshape(-1), targets.values.reshape(-1), targets.labels, order, X.shape[0], batch_size, first,
+                n_steps, optimizer.code, optimizer.array(), self._steps + 1, n_threads=self._threads(batch_size),
             )  # fmt: skip
         finally:
             self._free.append(workspace)
@@ -631,7 +633,7 @@ class MLP:
 
     # -- proof -----------------------------------------------------------------------------------------------------
 
-    def verify(self, X: ArrayLike, Y: ArrayLike) -> verify.Report:
+    def verify(self, X: ArrayLike, Y: ArrayLike) -> proof.Report:
         """Prove this network's gradients on this data: finite differences, oracle, kernels.
 
         Parameters
@@ -651,14 +653,14 @@ class MLP:
 
     def _verify(
         self, X: Array, targets: checks.Targets, gradients: Sequence[Parameters], *, thorough: bool
-    ) -> verify.Report:
-        return verify.check(
+    ) -> proof.Report:
+        return proof.check(
             self._pairs(self._vector.astype(np.float64)),
             X.T.astype(np.float64),
             targets.as_rows(self._sizes[-1]).T.astype(np.float64),
             activations=self._activations,
             loss=self._loss,
-            computed=verify.Computed([Parameters(*map(np.asarray, pair)) for pair in gradients], self._dtype),
+            computed=proof.Computed([Parameters(*map(np.asarray, pair)) for pair in gradients], self._dtype),
             thorough=thorough,
         )
 
@@ -697,7 +699,7 @@ class MLP:
         return available if pays else 1
 
     def _raise_for(self, status: int, **arrays: Array) -> None:
-        """Tell what a kernel found in the data, in the words of the door. A loss that is not finite is no fault of it."""
+        """Tell what a kernel found in the data, in the words of the door. A loss that is infinite is no such thing."""
         if status == network.X_NOT_FINITE:
             raise checks.not_finite("X", arrays["X"])
         if status == network.Y_NOT_FINITE:
@@ -737,9 +739,7 @@ class MLP:
 # the arguments of MLP
 
 
-def _activations(
-    hidden: str | Sequence[str], output: str | None, loss: str, n_layers: int
-) -> list[str]:
+def _activations(hidden: str | Sequence[str], output: str | None, loss: str, n_layers: int) -> list[str]:
     """One name per layer, checked."""
     known = list(ACTIVATIONS)
     if isinstance(hidden, str):
@@ -747,7 +747,8 @@ def _activations(
     elif isinstance(hidden, Sequence):
         if len(hidden) != n_layers - 1:
             raise ValueError(
-                f"hidden_activation must be one name, or one for each of the {n_layers - 1} hidden layers; got {len(hidden)}"
+                f"hidden_activation must be one name, or one for each of the {n_layers - 1} hidden layers;"
+                f" got {len(hidden)}"
             )
         names = [checks.one_of(f"hidden_activation[{index}]", name, known) for index, name in enumerate(hidden)]
     else:
@@ -758,7 +759,7 @@ def _activations(
     if not LOSSES[loss].of_pre_activations:
         return [*names, checks.one_of("output_activation", output, known)]
     if output != own:
-        raise ValueError(f"output_activation must be {own!r} (or None) for {loss}, which is stable only with it; got {output!r}")
+        raise ValueError(f"output_activation must be {own!r} or None for {loss}, which goes with it; got {output!r}")
     return [*names, output]
 
 
@@ -797,7 +798,8 @@ def _generator(rng: Any) -> tuple[Any, np.random.Generator]:
     if rng is None:
         rng = np.random.SeedSequence().entropy
     if isinstance(rng, bool) or not isinstance(rng, int | np.integer) or rng < 0:
-        raise TypeError(f"rng must be None, a seed (a whole number of at least 0) or a numpy.random.Generator; got {rng!r}")
+        expected = "None, a seed (a whole number of at least 0) or a numpy.random.Generator"
+        raise TypeError(f"rng must be {expected}; got {rng!r}")
     return int(rng), np.random.default_rng(int(rng))
 
 

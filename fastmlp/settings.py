@@ -1,4 +1,4 @@
-"""Settings in small objects: the optimizers. (Schedules and penalties will live here too.)"""
+"""Settings in small objects: the optimizers."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Adam:
 
 Optimizer = SGD | Adam
 
-OPTIMIZERS: dict[str, type[SGD] | type[Adam]] = {"sgd": SGD, "adam": Adam}
+OPTIMIZERS: dict[str, type[SGD | Adam]] = {"sgd": SGD, "adam": Adam}
 
 
 def as_optimizer(optimizer: object, learning_rate: float | None) -> Optimizer:
@@ -124,11 +124,12 @@ def as_optimizer(optimizer: object, learning_rate: float | None) -> Optimizer:
         if learning_rate is None:
             return optimizer
         raise ValueError(
-            f"learning_rate must stand in the optimizer alone when that is an object; got learning_rate={learning_rate!r}"
-            f" beside {optimizer!r}"
+            f"learning_rate must stand in the optimizer alone when that is an object; got {learning_rate!r} beside"
+            f" {optimizer!r}"
         )
     raise TypeError(
-        f"optimizer must be one of {', '.join(sorted(OPTIMIZERS))}, or an object such as fastmlp.Adam(); got {optimizer!r}"
+        f"optimizer must be one of {', '.join(sorted(OPTIMIZERS))}, or an object such as fastmlp.Adam(); "
+        f"got {optimizer!r}"
     )
 
 

@@ -50,7 +50,8 @@ class Steps(Protocol):
     Fewer steps are taken only if the loss became infinite or NaN: the parameters are then those before that step.
     """
 
-    def __call__(self, order: NDArray[np.int64], first: int, n_steps: int) -> tuple[float, int]: ...
+    def __call__(self, order: NDArray[np.int64], first: int, n_steps: int) -> tuple[float, int]:
+        """Take them."""
 
 
 @dataclass(frozen=True)

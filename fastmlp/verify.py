@@ -16,7 +16,7 @@ its sums and the size of what it adds.
 
 References
 ----------
-.. [1] N. Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., SIAM 2002, section 3.1 (the rounding model).
+.. [1] N. Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., SIAM 2002, section 3.1 (rounding).
 .. [2] C. Ridders, *Accurate computation of F'(x) and F'(x)F''(x)*, Advances in Engineering Software 4 (1982).
 
 Examples
@@ -133,7 +133,8 @@ class Report:
         header = ["where", "formula", "shapes", "against", "rel. error", "worst entry: expected / found", "verdict"]
         table = [header, *(row.cells() for row in self.rows)]
         widths = [max(len(line[column]) for line in table) for column in range(len(header))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+        padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in table]
+        lines = ["  ".join(line).rstrip() for line in padded]
         lines.insert(1, "-" * len(lines[0]))
         return "\n".join([self.title, *lines, self._verdict()])
 
@@ -280,17 +281,17 @@ class _Probe:
     def _measured_noise(self) -> float:
         """Rounding noise of the loss: how much it changes when every number is changed by about a rounding."""
         unit = np.finfo(np.float64).eps / 2
-        noise = 4 * unit * abs(self.loss) + np.finfo(np.float64).tiny
+        noise = float(4 * unit * abs(self.loss) + np.finfo(np.float64).tiny)
         for _ in range(8):
-            shaken = [Parameters(*(part * (1 + self._shake(part, unit)) for part in pair)) for pair in self.net.parameters]
-            X, Y = (data * (1 + self._shake(data, unit)) for data in (self.net.X, self.net.Y))
+            shaken = [Parameters(*(self._shaken(part, unit) for part in pair)) for pair in self.net.parameters]
+            X, Y = self._shaken(self.net.X, unit), self._shaken(self.net.Y, unit)
             net = self.net._replace(X=X, Y=Y)
             loss = net.loss_of(net.forward(shaken))
-            noise = max(noise, abs(loss - self.loss))
+            noise = max(noise, float(abs(loss - self.loss)))
         return noise
 
-    def _shake(self, like: Array, unit: float) -> Array:
-        return unit * self.rng.uniform(-2, 2, like.shape)
+    def _shaken(self, array: Array, unit: float) -> Array:
+        return array * (1 + unit * self.rng.uniform(-2, 2, array.shape))
 
     def moved(self, direction: Sequence[Parameters], step: float) -> tuple[float, bool]:
         """Loss at a step along the direction, and whether no kink was crossed on the way."""
@@ -322,7 +323,7 @@ class _Probe:
         scale = self.scale(direction)
         best: _Estimate | None = None
         differences: list[float] = []  # at consecutive steps, none of which crosses a kink
-        for step in scale * _EPSILONS:
+        for step in map(float, scale * _EPSILONS):
             ahead, ahead_smooth = self.moved(direction, step)
             behind, behind_smooth = self.moved(direction, -step)
             if not (ahead_smooth and behind_smooth and np.isfinite(ahead) and np.isfinite(behind)):
@@ -465,13 +466,13 @@ def _adjoint_rows(net: _Network, forward_pass: ForwardPass, rng: np.random.Gener
     rows = []
     for layer, (W, b) in enumerate(net.parameters):
         X = forward_pass.activations[layer]
-        rows.append(_affine_adjoint_row(net, layer, W, b, X, rng))
+        rows.append(_affine_adjoint_row(layer, W, b, X, rng))
         if net.activations[layer] in ACTIVATIONS:
             rows.append(_activation_adjoint_row(net, layer, forward_pass, rng))
     return rows
 
 
-def _affine_adjoint_row(net: _Network, layer: int, W: Array, b: Array, X: Array, rng: np.random.Generator) -> Row:
+def _affine_adjoint_row(layer: int, W: Array, b: Array, X: Array, rng: np.random.Generator) -> Row:
     """⟨v, Jᵀu⟩ = ⟨Jv, u⟩ for ``Z = W X + b``, in all three operands at once. ``J v`` is exact: each term is linear."""
     v_W, v_b, v_X = (rng.standard_normal(array.shape) for array in (W, b, X))
     u = rng.standard_normal((W.shape[0], X.shape[1]))
@@ -485,7 +486,8 @@ def _affine_adjoint_row(net: _Network, layer: int, W: Array, b: Array, X: Array,
     label = f"{layer + 1}"
     entering = "X" if layer == 0 else f"A{layer}"
     return Row(
-        layer=layer + 1, name=f"affine_backward {label}", formula=f"Z{label}[j,n] = Σ_i W{label}[j,i] {entering}[i,n] + b{label}[j]",
+        layer=layer + 1, name=f"affine_backward {label}",
+        formula=f"Z{label}[j,n] = Σ_i W{label}[j,i] {entering}[i,n] + b{label}[j]",
         shapes=f"({W.shape[0]}×{X.shape[1]}) = ({W.shape[0]}×{W.shape[1]})·({W.shape[1]}×{X.shape[1]})",
         against="adjoint identity ⟨v, Jᵀu⟩ = ⟨Jv, u⟩", relative_error=_relative(abs(ahead - back), terms), index=None,
         expected=ahead, found=back, ok=bool(abs(ahead - back) <= allowed),
@@ -508,7 +510,8 @@ def _activation_adjoint_row(net: _Network, layer: int, forward_pass: ForwardPass
     allowed = float((np.abs(u) * (np.abs(narrow - wide) + 8 * rounding)).sum()) + 1e-12 * np.abs(u).sum()
     label = f"{layer + 1}"
     return Row(
-        layer=layer + 1, name=f"activate_backward {label}", formula=f"dZ{label}[j,n] = dA{label}[j,n] f'(Z{label}[j,n]), f = {name}",
+        layer=layer + 1, name=f"activate_backward {label}",
+        formula=f"dZ{label}[j,n] = dA{label}[j,n] f'(Z{label}[j,n]), f = {name}",
         shapes=f"({Z.shape[0]}×{Z.shape[1]})", against="adjoint identity ⟨v, Jᵀu⟩ = ⟨Jv, u⟩",
         relative_error=_relative(abs(ahead - back), float(np.abs(u).sum())), index=None, expected=ahead, found=back,
         ok=bool(abs(ahead - back) <= allowed),
@@ -543,7 +546,8 @@ def _taylor_row(probe: _Probe, gradients: Sequence[Parameters], layer: int) -> R
     ok = bool(np.isnan(order) or order >= _LEAST_ORDER)
     return Row(
         layer=layer + 1, name=f"Taylor rate {layer + 1}", formula="loss(θ + εv) = loss(θ) + ε⟨dθ, v⟩ + O(ε²)",
-        shapes=f"{sum(part.size for part in gradients[layer])} parameters", against="order of the remainder: 2 or more",
+        shapes=f"{sum(part.size for part in gradients[layer])} parameters",
+        against="order of the remainder: 2 or more",
         relative_error=remainder, index=None, expected=2.0, found=order, ok=ok, note=note,
     )  # fmt: skip
 

@@ -53,7 +53,7 @@ MATHEMATICS: dict[str, Function] = {
 }
 """The functions whose meaning does not depend on where they stand."""
 
-ARGUMENTS = {name: 1 for name in MATHEMATICS} | {"max": 2, "f": 1, "f'": 1}
+ARGUMENTS = dict.fromkeys(MATHEMATICS, 1) | {"max": 2, "f": 1, "f'": 1}
 """How many arguments each function has."""
 
 OPERATIONS: dict[str, Function] = {

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from index_lines import Array, Formula, Function, IndexLine, execute, find_index_lines, find_stray_formulas, parse
 
 import fastmlp
 from fastmlp import buffers
@@ -30,6 +29,7 @@ from fastmlp.oracle import losses as oracle_losses
 from fastmlp.oracle import network as oracle_network
 from fastmlp.oracle.activations import ACTIVATIONS
 from fastmlp.oracle.losses import LOSSES
+from index_lines import Array, Formula, Function, IndexLine, execute, find_index_lines, find_stray_formulas, parse
 
 PACKAGE = Path(fastmlp.__file__).parent
 SOURCES = {

@@ -10,10 +10,10 @@ from fastmlp.kernels import optimizers as codes
 from fastmlp.kernels import simd
 from fastmlp.oracle import network as oracle
 from fastmlp.oracle import optimizers as rules
-from fastmlp.oracle.losses import LOSSES
 
 ROWS, BLOCK = simd.ROWS, simd.block(np.empty(0, np.float32))
 NO_ORDER = np.empty(0, np.int64)
+RATE = (0.1, 0, 0, 0)  # plain gradient descent
 
 # layer sizes and samples: distinct, square, 1, around the tile's rows, its block, and a tile of samples
 SHAPES = [
@@ -81,7 +81,7 @@ class Network:
         """What every kernel takes first."""
         return self.workspace.plan, self.vector, self.workspace.arena, self.workspace.report
 
-    def train(self, n_threads=1, batch_size=None, n_steps=1, optimizer=codes.NO_UPDATE, settings=(0.1, 0, 0, 0), order=NO_ORDER):
+    def train(self, n_threads=1, batch_size=None, n_steps=1, optimizer=codes.NO_UPDATE, settings=RATE, order=NO_ORDER):
         """Run the training kernel."""
         return kernels.train(
             self.workspace.plan, self.vector, self.gradient, self.memory, self.workspace.arena, self.workspace.report,
@@ -253,8 +253,8 @@ def test_buffers_do_not_overlap_and_hold_the_stated_size(dtype):
     taken.append((plan[0, kernels.X], sizes[0] * N))
     for layer, (i, j) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
         taken.append((plan[layer, kernels.X_FEATURES], -(-i // block) * block * N))
-        for column in {plan[layer, kernels.A], plan[layer, kernels.Z], plan[layer, kernels.DZ]}:
-            taken.append((column, j * N))
+        columns = {plan[layer, kernels.A], plan[layer, kernels.Z], plan[layer, kernels.DZ]}
+        taken += [(column, j * N) for column in columns]
     taken += [(plan[-1, kernels.TARGETS], 2 * N), (plan[-1, kernels.SHARES], N), (plan[-1, kernels.SAMPLE_LOSSES], N)]
     taken.sort()
     ends = [place + size for place, size in taken]

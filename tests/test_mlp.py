@@ -1,4 +1,4 @@
-"""Last link: kernel → MLP. What the public names return is what the oracle computes, turned so that samples are rows."""
+"""Last link: kernel → MLP. The public names return what the oracle computes, turned so that samples are rows."""
 
 import copy
 import pickle
@@ -94,7 +94,8 @@ def test_adam_keeps_its_memory_from_step_to_step(rng):
     vector, m, v = mlp.parameter_vector.copy(), 0.0, 0.0
     for t in (1, 2, 3):
         _, gradients = mlp.loss_and_gradients(X, Y)
-        vector, m, v = optimizers.adam(vector, gradients.vector, m, v, 0.01, 0.9, 0.999, 1e-8, 1 - 0.9**t, 1 - 0.999**t)
+        corrections = 1 - 0.9**t, 1 - 0.999**t
+        vector, m, v = optimizers.adam(vector, gradients.vector, m, v, 0.01, 0.9, 0.999, 1e-8, *corrections)
         mlp.train_step(X, Y, optimizer="adam", learning_rate=0.01)
         np.testing.assert_allclose(mlp.parameter_vector, vector, rtol=1e-12)
 
@@ -220,7 +221,8 @@ def test_same_bits_at_any_number_of_threads(dtype):
         rng = np.random.default_rng(0)
         mlp, X, Y = make(rng, dtype, sizes=(5, 13, 3), samples=300 if not INTERPRETED else 40, n_threads=n_threads)
         history = mlp.fit(X, Y, epochs=2, batch_size=130, progress=False)
-        results.append((mlp.parameter_vector.copy(), mlp.predict(X), mlp.loss_and_gradients(X, Y)[1].vector, history.loss))
+        gradients = mlp.loss_and_gradients(X, Y)[1]
+        results.append((mlp.parameter_vector.copy(), mlp.predict(X), gradients.vector, history.loss))
     for one, two in zip(*results, strict=True):
         np.testing.assert_array_equal(one, two)
 

@@ -1,4 +1,4 @@
-"""First link of the chain: finite difference → oracle. The oracle is the original program, and its gradient is right."""
+"""First link: finite difference → oracle. The oracle is the original program, and its gradient is right."""
 
 import itertools
 import warnings

@@ -20,7 +20,7 @@ def data(rng):
 def test_fit_is_train_step_over_minibatches(data, dtype):
     X, Y = data
     fitted, stepped = (fastmlp.MLP([2, 5, 1], dtype=dtype, rng=3) for _ in range(2))
-    history = fitted.fit(X, Y, epochs=2, batch_size=10, optimizer="adam", learning_rate=0.01, shuffle=False, progress=False)
+    history = fitted.fit(X, Y, epochs=2, batch_size=10, learning_rate=0.01, shuffle=False, progress=False)
     losses = []
     for _ in range(2):
         total = 0.0

@@ -1,4 +1,4 @@
-"""Second link: oracle → kernel. The twins are enumerated: a kernel without one fails, and a new pair is tested as it is.
+"""Second link: oracle → kernel. The twins are enumerated: a kernel without one fails, a new pair is tested as it is.
 
 Every public function of a kernel file has an oracle function of the same name, whose parameters are its first ones (a
 kernel's results are appended). Arrays are drawn by the letters of their names, laid out as the kernel takes them, and
@@ -22,7 +22,8 @@ MACHINERY = {
     "activations": {"activate_strip", "slope_strip"},
     "layer": {"affine_strip", "input_gradient_strip", "weight_gradient_strip", "bias_gradient_strip"},
     "losses": {
-        "squared_error_block", "binary_cross_entropy_block", "softmax_block", "softmax_cross_entropy_block", "loss_block",
+        "squared_error_block", "binary_cross_entropy_block", "softmax_block", "softmax_cross_entropy_block",
+        "loss_block",
     },
     "optimizers": {"update_range"},
     "network": {"predict", "train", "update"},
@@ -87,7 +88,7 @@ def test_every_activation_loss_and_optimizer_of_the_oracle_has_a_twin():
     oracle_optimizers = importlib.import_module("fastmlp.oracle.optimizers")
     assert set(activations.CODES) == {*ACTIVATIONS, "softmax"}
     assert set(losses.CODES) == set(oracle_losses.LOSSES)
-    assert set(optimizers.CODES) == {name for name in public(oracle_optimizers)}
+    assert set(optimizers.CODES) == set(public(oracle_optimizers))
     for file in FILES[:3]:
         names = set(public(importlib.import_module(f"fastmlp.oracle.{file}")))
         names -= {"Activation", "Loss"}
@@ -164,6 +165,7 @@ def test_sums_of_whole_numbers_are_exact(sizes, dtype, rng, n_threads):
     """Every sum of small whole numbers is exact in any order: one term too many, too few or misplaced is seen."""
     for _, name, kernel, oracle in ARRAY_PAIRS:
         if name in ("affine", "affine_backward", "squared_error"):
+
             def draw(shape):
                 return rng.integers(-8, 9, shape)
 
@@ -192,13 +194,16 @@ ELEMENT_PAIRS = [pair for pair in pairs() if pair[0] in ("activations", "optimiz
 
 
 def over_arrays(function, n_arrays, n_results):
-    """Compile a loop that runs an elementwise kernel over arrays: ``run(inputs, numbers, outputs)``, rows of a matrix."""
+    """Compile a loop that runs an elementwise kernel over the rows of a matrix."""
     source = f"""
 def run(data, numbers, results, size):
     for k in range(0, size, lanes(data)):
         values = function({", ".join([f"load(data, {r} * size + k)" for r in range(n_arrays)] + ["*numbers"])})
-        {"".join(f"store(results, {r} * size + k, values[{r}]); " for r in range(n_results)) if n_results > 1
-         else "store(results, k, values)"}
+        {
+        "".join(f"store(results, {r} * size + k, values[{r}]); " for r in range(n_results))
+        if n_results > 1
+        else "store(results, k, values)"
+    }
 """
     scope = {"function": function, "lanes": simd.lanes, "load": simd.load, "store": simd.store}
     exec(source, scope)  # noqa: S102

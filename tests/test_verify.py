@@ -189,7 +189,8 @@ def test_no_correct_network_is_rejected(part):
 
 def test_a_kink_is_reported_and_not_an_error():
     """A unit whose pre-activation is exactly 0 has no derivative with respect to its bias."""
-    parameters = [network.Parameters(np.array([[1.0, -1.0]]), np.zeros(1)), network.Parameters(np.ones((1, 1)), np.zeros(1))]
+    weights = [np.array([[1.0, -1.0]]), np.ones((1, 1))]
+    parameters = [network.Parameters(W, np.zeros(1)) for W in weights]
     X, Y = np.array([[1.0, 2.0], [1.0, 1.0]]), np.array([[1.0, 3.0]])
     report = verify.check(parameters, X, Y, activations=["relu", "identity"])
     assert report.ok

@@ -43,7 +43,7 @@ def sigmoid_slope(z, a):
 
 @tile_function
 def tanh(z):
-    """``(exp(z) - exp(-z)) / (exp(z) + exp(-z))``, which is ``-m / (2 + m)`` with ``m = exp(-2 z) - 1``, ``z >= 0``."""
+    """``(exp(z) - exp(-z)) / (exp(z) + exp(-z))``, ``-m / (2 + m)`` with ``m = exp(-2 z) - 1`` for ``z >= 0``."""
     m = expm1(-2 * absolute(z))
     a = -m / (2 + m)
     return where(z < 0, -a, a)

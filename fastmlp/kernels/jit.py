@@ -15,9 +15,9 @@ The flags, each with its reason
 
 The cache
 ---------
-Numba keys its cache by the function's own bytecode, not by the functions that it calls nor by the flags. Here the stamp
-of every entry holds a digest of all sources of this package and the flags, each entry's data carries its own digest,
-and whatever cannot be read or written means: compile again. ``FASTMLP_CACHE=0`` switches the cache off.
+Numba keys its cache by the function's own bytecode, not by the functions that it calls nor by the flags. Here the
+stamp of every entry holds a digest of all sources of this package and the flags, each entry's data carries its own
+digest, and whatever cannot be read or written means: compile again. ``FASTMLP_CACHE=0`` switches the cache off.
 """
 
 from __future__ import annotations
@@ -102,12 +102,12 @@ def _with_safe_cache(function: Callable[..., Any], options: dict[str, Any]) -> A
 
 
 def tile_function(function: Callable[..., Any]) -> Any:
-    """Compile a function that only kernels call: it becomes part of them, so it needs no cache of its own."""
+    """Compile a function that only kernels call: it becomes part of them and needs no cache of its own."""
     return numba.njit(**_FLAGS)(function)
 
 
 class Kernel:
-    """One body, compiled twice: ``serial``, and ``parallel`` over its ``prange`` loops. Each compiles at first call."""
+    """One body, compiled twice at first call: ``serial``, and ``parallel`` over its ``prange`` loops."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.__name__ = function.__name__

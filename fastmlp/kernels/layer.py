@@ -22,8 +22,8 @@ from fastmlp.kernels.simd import ROWS, block, column, fill, lanes, load, rank1, 
 def affine_strip(weights, w, biases, b, inputs, rows, X, x, Z, z):
     """Matmul plus bias, for ``rows`` outputs ``j`` and one block of samples ``n``.
 
-    ``w`` is where the strip's first row of ``W`` stands in ``weights``, ``b`` where its first bias stands in ``biases``;
-    ``x`` is where the block stands in ``X``, and ``z`` where the strip stands in ``Z``, both sample-blocked.
+    ``w`` is where the strip's first row of ``W`` stands in ``weights``, ``b`` where its first bias stands in
+    ``biases``; ``x`` is where the block stands in ``X``, ``z`` where the strip stands in ``Z``, both sample-blocked.
     """
     # Z[j,n] = Σ_i W[j,i] X[i,n] + b[j]
     t = column(biases, b, rows)
@@ -61,7 +61,8 @@ def weight_gradient_strip(dZ, d, outputs, rows, blocks, X, x, padded, inputs, gr
         for p in range(blocks):
             column_of_dZ = d + p * outputs * whole_block
             for n in range(whole_block):
-                t = rank1(t, dZ, column_of_dZ + n, whole_block, rows, X, row_of_X + (p * whole_block + n) * whole_block)
+                place = row_of_X + (p * whole_block + n) * whole_block
+                t = rank1(t, dZ, column_of_dZ + n, whole_block, rows, X, place)
         store_tile(t, gradient, w + i, inputs, rows, inputs - i)
 
 
@@ -143,7 +144,7 @@ def affine_backward(W, X, dZ, dX, dW, db):
 
 @kernel
 def activate(activation, Z, A):
-    """Apply an activation (its code) to every element of a buffer of whole vectors: ``A = f(Z)``, which may be ``Z``."""
+    """Apply an activation (its code) to every element: ``A = f(Z)``, which may be ``Z``."""
     # A[j,n] = f(Z[j,n])
     z, a = Z.reshape(Z.size), A.reshape(A.size)
     size = block(Z)

@@ -55,9 +55,7 @@ def _read_samples(plan, arena, data, order, first, samples, p0, p1):
     features, places = plan[0, X_FEATURES], plan[-1]
     size, padded = block(arena), places[PADDED_SAMPLES]
     inputs = plan[0, INPUTS]
-    check = gather_rows(
-        data, inputs, order, first, samples, p0 * size, p1 * size, arena, features, padded
-    )
+    check = gather_rows(data, inputs, order, first, samples, p0 * size, p1 * size, arena, features, padded)
     sample_blocks_of(arena, features, inputs, padded, p0, p1, arena, plan[0, X])
     return check
 
@@ -143,9 +141,7 @@ def _backward_tile(plan, parameters, arena, p0, p1):
                 d, here = plan[layer, DZ] + p * outputs * size, (p * inputs + i) * size
                 z, a, x = plan[below, Z] + here, plan[below, A] + here, plan[below, DZ] + here
                 # the forward lines were:  A = activate(Z)  of the layer below, which enters this one as X
-                input_gradient_strip(
-                    parameters, plan[layer, WEIGHTS] + i, inputs, outputs, rows, arena, d, arena, x
-                )
+                input_gradient_strip(parameters, plan[layer, WEIGHTS] + i, inputs, outputs, rows, arena, d, arena, x)
                 slope_strip(plan[below, ACTIVATION], arena, z, arena, a, arena, arena, x, rows * size)
 
 
@@ -278,8 +274,8 @@ def backward(plan, parameters, arena, report, targets, labels, order, first, sam
 
 @kernel
 def train(
-    plan, parameters, gradient, memory, arena, report, data, targets, labels, order, n_rows, batch_size, first, n_steps,
-    optimizer, settings, step,
+    plan, parameters, gradient, memory, arena, report, data, targets, labels, order, n_rows, batch_size, first,
+    n_steps, optimizer, settings, step,
 ):  # fmt: skip
     """Take ``n_steps`` training steps over minibatches of ``n_rows`` rows, from row ``first`` of ``order`` on.
 
@@ -306,9 +302,7 @@ def train(
         strips = _count_strips(plan)
         for group in prange(STRIP_GROUPS):
             for strip in range(group, strips, STRIP_GROUPS):
-                _weight_strip(
-                    strip, plan, arena, blocks, parameters, gradient, optimizer, settings, step + k, memory
-                )
+                _weight_strip(strip, plan, arena, blocks, parameters, gradient, optimizer, settings, step + k, memory)
     return FINITE, total, n_steps
 
 

@@ -67,8 +67,9 @@ def update_range(optimizer, settings, step, parameters, gradient, memory, start,
         else:
             v = load_first(memory, second_half + k, left)
             parameter, m, v = adam(
-                parameter, g, m, v, learning_rate, first_decay, second_decay, epsilon, first_correction, second_correction
-            )
+                parameter, g, m, v, learning_rate, first_decay, second_decay, epsilon,
+                first_correction, second_correction,
+            )  # fmt: skip
             store_first(memory, second_half + k, v, left)
         store_first(parameters, k, parameter, left)
         store_first(memory, k, m, left)

@@ -350,7 +350,7 @@ for _operator, _instruction in {
 }.items():
 
     @type_callable(_operator)
-    def _arithmetic_typing(context: Any) -> Callable[..., Any]:  # noqa: ARG001
+    def _arithmetic_typing(context: Any) -> Callable[..., Any]:
         return lambda a, b: _vector_among(a, b)
 
     for _pair in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
@@ -364,19 +364,19 @@ for _operator, _instruction in {
 
 
 @type_callable(operator.neg)
-def _negation_typing(context: Any) -> Callable[..., Any]:  # noqa: ARG001
+def _negation_typing(context: Any) -> Callable[..., Any]:
     return lambda a: a if isinstance(a, Vector) else None
 
 
 @lower_builtin(operator.neg, Vector)
-def _negation(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+def _negation(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     return builder.fneg(arguments[0])
 
 
 for _operator, _comparison in {operator.lt: "<", operator.gt: ">"}.items():
 
     @type_callable(_operator)
-    def _comparison_typing(context: Any) -> Callable[..., Any]:  # noqa: ARG001
+    def _comparison_typing(context: Any) -> Callable[..., Any]:
         def typing(a: Any, b: Any) -> Any:
             vector = _vector_among(a, b)
             return Mask(vector.lanes) if vector else None
@@ -390,7 +390,7 @@ for _operator, _comparison in {operator.lt: "<", operator.gt: ">"}.items():
             context: Any, builder: Any, signature: Any, arguments: Any, _comparison: str = _comparison
         ) -> Any:
             m = _Machine(context, builder, signature, arguments)
-            vector = _vector_among(*signature.args)
+            vector = next(given for given in signature.args if isinstance(given, Vector))
             return builder.fcmp_ordered(_comparison, m.vector(0, vector), m.vector(1, vector))
 
 
@@ -621,7 +621,7 @@ def rank1(t: np.ndarray, A: np.ndarray, a: int, stride: int, rows: int, B: np.nd
     return t + np.multiply.outer(A[picked], B[b : b + block(B)])
 
 
-def _rank1_typing(t: Any, A: Any, a: Any, stride: Any, rows: Any, B: Any, b: Any) -> Any:  # noqa: ARG001
+def _rank1_typing(t: Any, A: Any, a: Any, stride: Any, rows: Any, B: Any, b: Any) -> Any:
     return t if isinstance(t, Tile) and _is_buffer(A) and _is_buffer(B) and A.dtype == B.dtype == t.dtype else None
 
 
@@ -649,7 +649,7 @@ def store_tile(t: np.ndarray, C: np.ndarray, c: int, stride: int, rows: int, col
         C[c + r * stride : c + r * stride + columns] = t[r, :columns]
 
 
-def _store_tile_typing(t: Any, C: Any, c: Any, stride: Any, rows: Any, columns: Any) -> Any:  # noqa: ARG001
+def _store_tile_typing(t: Any, C: Any, c: Any, stride: Any, rows: Any, columns: Any) -> Any:
     return types.void if isinstance(t, Tile) and _is_buffer(C) and C.dtype == t.dtype else None
 
 
@@ -685,9 +685,7 @@ def transpose(
         store(B, b + k * b_stride, square[:, k])
 
 
-def _transpose_typing(
-    A: Any, a: Any, a_stride: Any, a_rows: Any, B: Any, b: Any, b_stride: Any, b_rows: Any  # noqa: ARG001
-) -> Any:
+def _transpose_typing(A: Any, a: Any, a_stride: Any, a_rows: Any, B: Any, b: Any, b_stride: Any, b_rows: Any) -> Any:
     return types.void if _is_buffer(A) and _is_buffer(B) and A.dtype == B.dtype else None
 
 
@@ -696,9 +694,8 @@ def _(m: _Machine) -> Any:
     a, a_stride, a_rows = m.index(1), m.index(2), m.index(3)
     b, b_stride, b_rows = m.index(5), m.index(6), m.index(7)
     lanes = Vector(m.types[0].dtype).lanes
-    registers = []
-    for r in range(lanes):
-        registers.append(m.load(0, m.builder.add(a, m.builder.mul(m.row(r, a_rows), a_stride))))
+    starts = [m.builder.add(a, m.builder.mul(m.row(r, a_rows), a_stride)) for r in range(lanes)]
+    registers = [m.load(0, start) for start in starts]
     for k, register in enumerate(_turned(m.builder, registers)):
         row = ir.Constant(b.type, k)
         with m.builder.if_then(m.builder.icmp_signed("<", row, b_rows)):

@@ -46,7 +46,7 @@ def binary_cross_entropy(Z: Array, Y: Array) -> tuple[Array, Array]:
 
 
 def softmax(Z: Array) -> Array:
-    """``exp(Z) / Σ_j exp(Z)`` over the outputs of each sample; less the largest ``Z``, which changes nothing."""
+    """``exp(Z) / Σ_j exp(Z)`` over the outputs of each sample; the largest ``Z`` is taken off both."""
     # A[j,n] = exp(Z[j,n]) / (Σ_k exp(Z[k,n]))
     with np.errstate(under="ignore"):
         e = np.exp(Z - Z.max(axis=0))
@@ -77,7 +77,7 @@ class Loss(NamedTuple):
     function: Callable[[Array, Array], tuple[Array, Array]]
     output_activation: str
     of_pre_activations: bool
-    """Whether the gradient is with respect to ``Z`` (a cross-entropy) or to ``A`` (then the slope is still to come)."""
+    """Whether the gradient is with respect to ``Z``, as of a cross-entropy, or to ``A``: the slope is then to come."""
 
 
 LOSSES: dict[str, Loss] = {

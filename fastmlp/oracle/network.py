@@ -49,7 +49,7 @@ class ForwardPass(NamedTuple):
 
 
 def initialize(
-    layer_sizes: Sequence[int], rng: np.random.Generator, weight_scale: float = 0.01
+    layer_sizes: Sequence[int], rng: np.random.Generator, weight_scale: float | str = 0.01
 ) -> list[Parameters]:
     """Normal weights of standard deviation ``weight_scale``, and biases of 0.
 
@@ -90,9 +90,7 @@ def original_activations(n_layers: int) -> list[str]:
     return ["sigmoid"] * (n_layers - 1) + ["identity"]
 
 
-def forward(
-    parameters: Sequence[Parameters], X: Array, *, activations: Sequence[str] | None = None
-) -> ForwardPass:
+def forward(parameters: Sequence[Parameters], X: Array, *, activations: Sequence[str] | None = None) -> ForwardPass:
     """Forward pass through every layer.
 
     Parameters
