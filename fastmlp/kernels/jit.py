@@ -31,6 +31,7 @@ from types import FunctionType
 from typing import Any
 
 import numba
+import numpy as np
 from numba.core import config
 from numba.core.caching import IndexDataCacheFile
 
@@ -119,6 +120,9 @@ class Kernel:
 
     def __call__(self, *arguments: Any, n_threads: int = 1) -> Any:
         """Run with at most ``n_threads`` threads."""
+        if config.DISABLE_JIT:
+            with np.errstate(all="ignore"):  # registers do not warn
+                return self.serial(*arguments)
         if n_threads <= 1 or not _may_launch():
             return self.serial(*arguments)
         return _launch(self.parallel, n_threads, arguments)
@@ -171,7 +175,7 @@ def _may_launch() -> bool:
     GNU OpenMP kills a forked child at its first parallel region; Numba's own layers survive a fork, but one rule for
     all is easier to trust, and a forked worker is one of several anyway.
     """
-    return not (config.DISABLE_JIT or config.BOUNDSCHECK or _launching.forked_after_launch)
+    return not (config.BOUNDSCHECK or _launching.forked_after_launch)
 
 
 def _launch(parallel: Any, n_threads: int, arguments: tuple[Any, ...]) -> Any:
