@@ -6,6 +6,7 @@ The sentence names the argument, what came and what was expected. Nothing here c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,12 +57,10 @@ def numbers(name: str, value: object, dtype: np.dtype) -> Array:
         return np.require(given, dtype, ["C", "A"])
 
 
-def samples(name: str, value: object, features: int, dtype: np.dtype) -> Array:
+def samples(name: str, value: Any, features: int, dtype: np.dtype) -> Array:
     """Return ``X`` as rows of ``features`` numbers. That they are finite is found while they are used."""
-    if type(value) is np.ndarray and value.dtype == dtype and value.ndim == 2:
-        flags = value.flags
-        if value.shape[1] == features and value.shape[0] > 0 and flags.c_contiguous and flags.aligned:
-            return value
+    if _is_right_already(value, features, dtype):
+        return value
     array = numbers(name, value, dtype)
     expected = f"{name} must have shape (n_samples, {features}), a sample being a row; got {array.shape}"
     if array.ndim == 1 and array.size == features:
@@ -74,6 +73,14 @@ def samples(name: str, value: object, features: int, dtype: np.dtype) -> Array:
         hint = f". The axes look swapped: pass {name}.T" if array.shape[0] == features else ""
         raise ValueError(expected + hint)
     return array
+
+
+def _is_right_already(value: Any, columns: int, dtype: np.dtype) -> bool:
+    """Whether an array needs neither conversion nor words. Most do not, and a training step may take microseconds."""
+    if type(value) is not np.ndarray or value.dtype != dtype or value.ndim != 2:
+        return False
+    flags = value.flags
+    return value.shape[1] == columns and value.shape[0] > 0 and flags.c_contiguous and flags.aligned
 
 
 class Targets:
@@ -93,8 +100,11 @@ class Targets:
 _NO_LABELS = np.empty(0, np.int64)
 
 
-def targets(name: str, value: object, outputs: int, loss: str, n_samples: int, dtype: np.dtype) -> Targets:
+def targets(name: str, value: Any, outputs: int, loss: str, n_samples: int, dtype: np.dtype) -> Targets:
     """Return ``Y``, as fits the loss: rows of numbers, or one class index per sample."""
+    if loss == "squared_error" and _is_right_already(value, outputs, dtype):
+        _same_count(name, value.shape[0], n_samples)
+        return Targets(value, _NO_LABELS)
     if loss == "softmax_cross_entropy" and _rank(value) == 1:
         labels = _class_indices(name, value, outputs)
         _same_count(name, labels.shape[0], n_samples)
