@@ -97,7 +97,13 @@ class Targets:
         return self.values.reshape(-1, outputs)
 
 
-_NO_LABELS = np.empty(0, np.int64)
+def _read_only(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    view = labels.view()
+    view.flags.writeable = False
+    return view
+
+
+_NO_LABELS = _read_only(np.empty(0, np.int64))
 
 
 def targets(name: str, value: Any, outputs: int, loss: str, n_samples: int, dtype: np.dtype) -> Targets:
@@ -150,7 +156,7 @@ def _class_indices(name: str, value: object, outputs: int) -> NDArray[np.int64]:
     if given.size and not (given.min() >= 0 and given.max() < outputs):
         wrong = given.min() if given.min() < 0 else given.max()
         raise ValueError(f"{name} must hold class indices from 0 to {outputs - 1}; got {wrong}")
-    return np.ascontiguousarray(given, np.int64)
+    return _read_only(np.ascontiguousarray(given, np.int64))
 
 
 def _fits_loss(name: str, array: Array, loss: str) -> None:

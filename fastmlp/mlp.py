@@ -256,7 +256,7 @@ class MLP:
         """
         X = checks.samples("X", X, self._sizes[0], self._dtype)
         output = np.empty((X.shape[0], self._sizes[-1]), self._dtype)
-        flat, flat_output = X.reshape(-1), output.reshape(-1)
+        flat, flat_output = _flat(X), output.reshape(-1)
         workspace = self._borrow(min(X.shape[0], _ROWS_AT_ONCE))
         try:
             for first in range(0, X.shape[0], _ROWS_AT_ONCE):
@@ -289,9 +289,7 @@ class MLP:
     def _forward(self, X: Array) -> None:
         count = X.shape[0]
         workspace = self._borrow(count)
-        status = network.forward(
-            *self._of(workspace), X.reshape(-1), _NO_ORDER, 0, count, n_threads=self._threads(count)
-        )
+        status = network.forward(*self._of(workspace), _flat(X), _NO_ORDER, 0, count, n_threads=self._threads(count))
         if status != network.FINITE:
             self._free.append(workspace)
             self._raise_for(status, X=X)
@@ -343,7 +341,7 @@ class MLP:
     def _backward(self, workspace: Workspace, count: int, targets: checks.Targets) -> Gradients:
         vector = np.empty_like(self._vector)
         status, _ = network.backward(
-            *self._of(workspace), targets.values.reshape(-1), targets.labels, _NO_ORDER, 0, count, vector,
+            *self._of(workspace), _flat(targets.values), targets.labels, _NO_ORDER, 0, count, vector,
             n_threads=self._threads(count),
         )  # fmt: skip
         self._raise_for(status, Y=targets.values)
@@ -379,8 +377,8 @@ class MLP:
         workspace, count = self._borrow(X.shape[0]), X.shape[0]
         try:
             status, total, _ = network.train(
-                workspace.plan, self._vector, vector, vector, workspace.arena, workspace.report, X.reshape(-1),
-                targets.values.reshape(-1), targets.labels, _NO_ORDER, count, count, 0, 1, optimizers.NO_UPDATE,
+                workspace.plan, self._vector, vector, vector, workspace.arena, workspace.report, _flat(X),
+                _flat(targets.values), targets.labels, _NO_ORDER, count, count, 0, 1, optimizers.NO_UPDATE,
                 _NO_SETTINGS, 1, n_threads=self._threads(count),
             )  # fmt: skip
         finally:
@@ -400,7 +398,7 @@ class MLP:
             for first in range(0, X.shape[0], _ROWS_AT_ONCE):
                 count = min(_ROWS_AT_ONCE, X.shape[0] - first)
                 status, loss = network.loss_value(
-                    *self._of(workspace), X.reshape(-1), targets.values.reshape(-1), targets.labels, _NO_ORDER, first,
+                    *self._of(workspace), _flat(X), _flat(targets.values), targets.labels, _NO_ORDER, first,
                     count, n_threads=self._threads(count),
                 )  # fmt: skip
                 self._raise_for(status, X=X, Y=targets.values)
@@ -496,7 +494,7 @@ class MLP:
         try:
             status, total, taken = network.train(
                 workspace.plan, self._vector, self._gradient, self._memory, workspace.arena, workspace.report,
-                X.reshape(-1), targets.values.reshape(-1), targets.labels, order, X.shape[0], batch_size, first,
+                _flat(X), _flat(targets.values), targets.labels, order, X.shape[0], batch_size, first,
                 n_steps, optimizer.code, optimizer.array(), self._steps + 1, n_threads=self._threads(batch_size),
             )  # fmt: skip
         finally:
@@ -801,6 +799,13 @@ def _generator(rng: Any) -> tuple[Any, np.random.Generator]:
         expected = "None, a seed (a whole number of at least 0) or a numpy.random.Generator"
         raise TypeError(f"rng must be {expected}; got {rng!r}")
     return int(rng), np.random.default_rng(int(rng))
+
+
+def _flat(data: Array) -> Array:
+    """The user's data as kernels take it: flat, and read-only, for which (and for nothing else) they are compiled."""
+    flat = data.reshape(-1)
+    flat.flags.writeable = False
+    return flat
 
 
 def _read_only(vector: Array) -> Array:

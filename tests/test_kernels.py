@@ -12,7 +12,17 @@ from fastmlp.oracle import network as oracle
 from fastmlp.oracle import optimizers as rules
 
 ROWS, BLOCK = simd.ROWS, simd.block(np.empty(0, np.float32))
+
+
+def flat(data):
+    """Data as ``MLP`` gives them to a kernel: flat, and not to be written."""
+    view = data.reshape(-1)
+    view.flags.writeable = False
+    return view
+
+
 NO_ORDER = np.empty(0, np.int64)
+NO_LABELS = flat(np.empty(0, np.int64))
 RATE = (0.1, 0, 0, 0)  # plain gradient descent
 
 # layer sizes and samples: distinct, square, 1, around the tile's rows, its block, and a tile of samples
@@ -85,7 +95,7 @@ class Network:
         """Run the training kernel."""
         return kernels.train(
             self.workspace.plan, self.vector, self.gradient, self.memory, self.workspace.arena, self.workspace.report,
-            self.data.reshape(-1), self.targets.reshape(-1), self.labels, order, self.samples,
+            flat(self.data), flat(self.targets), flat(self.labels), order, self.samples,
             batch_size or self.samples, 0, n_steps, optimizer, np.array(settings, float), 1, n_threads=n_threads,
         )  # fmt: skip
 
@@ -114,10 +124,8 @@ def test_forward_then_backward_is_the_training_step(sizes, samples, dtype, rng):
     network = Network(sizes, samples, CASES[0], dtype, rng)
     _, total, _ = network.train()
     gradient = np.full_like(network.gradient, np.nan)
-    assert kernels.forward(*network.first, network.data.reshape(-1), NO_ORDER, 0, samples) == kernels.FINITE
-    status, loss = kernels.backward(
-        *network.first, network.targets.reshape(-1), NO_ORDER, NO_ORDER, 0, samples, gradient
-    )
+    assert kernels.forward(*network.first, flat(network.data), NO_ORDER, 0, samples) == kernels.FINITE
+    status, loss = kernels.backward(*network.first, flat(network.targets), NO_LABELS, NO_ORDER, 0, samples, gradient)
     assert status == kernels.FINITE
     assert loss * samples == total
     np.testing.assert_array_equal(gradient, network.gradient)
@@ -129,11 +137,11 @@ def test_prediction_loss_and_activations(sizes, samples, case, dtype, rng):
     network = Network(sizes, samples, case, dtype, rng)
     loss, _, forward_pass = network.expected()
     output = np.full((samples, sizes[-1]), np.nan, dtype)
-    kernels.predict(*network.first, network.data.reshape(-1), NO_ORDER, 0, samples, output.reshape(-1))
+    kernels.predict(*network.first, flat(network.data), NO_ORDER, 0, samples, output.reshape(-1))
     expected = forward_pass.activations[-1].T
     np.testing.assert_allclose(output, expected, rtol=0, atol=tolerance(network, expected))
     status, found = kernels.loss_value(
-        *network.first, network.data.reshape(-1), network.targets.reshape(-1), NO_ORDER, NO_ORDER, 0, samples
+        *network.first, flat(network.data), flat(network.targets), NO_LABELS, NO_ORDER, 0, samples
     )
     assert status == kernels.FINITE
     assert found == pytest.approx(loss, abs=tolerance(network, np.array(loss)))

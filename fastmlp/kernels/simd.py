@@ -228,6 +228,11 @@ def _is_buffer(A: Any) -> bool:
     return isinstance(A, types.Array) and A.ndim == 1 and A.layout == "C" and isinstance(A.dtype, types.Float)
 
 
+def _takes(A: Any, value: Any) -> bool:
+    """Whether a vector or a tile may be stored into an array: one that may be written, of the same precision."""
+    return _is_buffer(A) and A.mutable and isinstance(value, Vector | Tile) and value.dtype == A.dtype
+
+
 def _vector_among(*arguments: Any) -> Vector | None:
     """The vector type of the arguments, if there is one and the others are of that type too, or numbers."""
     vectors = {a for a in arguments if isinstance(a, Vector)}
@@ -266,7 +271,7 @@ def store(A: np.ndarray, a: int, v: np.ndarray) -> None:
     A[a : a + lanes(A)] = v
 
 
-@_machine_form(store, lambda A, a, v: types.void if _is_buffer(A) and isinstance(v, Vector) else None)
+@_machine_form(store, lambda A, a, v: types.void if _takes(A, v) else None)
 def _(m: _Machine) -> Any:
     m.store(0, m.index(1), m.arguments[2])
     return m.nothing()
@@ -274,7 +279,7 @@ def _(m: _Machine) -> Any:
 
 def load_first(A: np.ndarray, a: int, count: int) -> np.ndarray:
     """Return the vector of the first ``count`` elements from ``A[a]`` on, and zeros after them."""
-    count = min(count, lanes(A))
+    count = max(min(count, lanes(A)), 0)
     v = np.zeros(lanes(A), A.dtype)
     _check(A, a, count)
     v[:count] = A[a : a + count]
@@ -307,7 +312,7 @@ def store_first(A: np.ndarray, a: int, v: np.ndarray, count: int) -> None:
         A[a : a + count] = v[:count]
 
 
-@_machine_form(store_first, lambda A, a, v, count: types.void if _is_buffer(A) and isinstance(v, Vector) else None)
+@_machine_form(store_first, lambda A, a, v, count: types.void if _takes(A, v) else None)
 def _(m: _Machine) -> Any:
     m.store_first(0, m.index(1), m.arguments[2], m.index(3))
     return m.nothing()
@@ -643,14 +648,14 @@ def _(m: _Machine) -> Any:
 
 def store_tile(t: np.ndarray, C: np.ndarray, c: int, stride: int, rows: int, columns: int) -> None:
     """``C[c + r * stride + k] = t[r, k]`` for the first ``rows`` rows and ``columns`` columns."""
-    rows, columns = min(rows, ROWS), min(columns, block(C))
+    rows, columns = min(rows, ROWS), max(min(columns, block(C)), 0)
     for r in range(rows):
         _check(C, c + r * stride, columns)
         C[c + r * stride : c + r * stride + columns] = t[r, :columns]
 
 
 def _store_tile_typing(t: Any, C: Any, c: Any, stride: Any, rows: Any, columns: Any) -> Any:
-    return types.void if isinstance(t, Tile) and _is_buffer(C) and C.dtype == t.dtype else None
+    return types.void if _takes(C, t) else None
 
 
 @_machine_form(store_tile, _store_tile_typing)
@@ -686,7 +691,7 @@ def transpose(
 
 
 def _transpose_typing(A: Any, a: Any, a_stride: Any, a_rows: Any, B: Any, b: Any, b_stride: Any, b_rows: Any) -> Any:
-    return types.void if _is_buffer(A) and _is_buffer(B) and A.dtype == B.dtype else None
+    return types.void if _is_buffer(A) and _is_buffer(B) and A.dtype == B.dtype and B.mutable else None
 
 
 @_machine_form(transpose, _transpose_typing)
