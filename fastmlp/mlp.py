@@ -425,10 +425,9 @@ class MLP:
         chosen = settings.as_optimizer(optimizer, None)
         vector = self._checked_vector("gradients", gradients)
         with self._lock:
-            self._use(chosen)
-            network.update(self._vector, vector, self._memory, chosen.code, chosen.array(), self._steps + 1)
-            self._steps += 1
-            self._pass_is_current = False
+            memory, steps = self._memory_for(chosen)
+            network.update(self._vector, vector, memory, chosen.code, chosen.array(), steps + 1)
+            self._keep(chosen, memory, steps + 1)
 
     def train_step(
         self,
@@ -489,28 +488,31 @@ class MLP:
         optimizer: settings.Optimizer,
     ) -> tuple[float, int]:
         """Take steps over minibatches: the sum of their losses times their samples, and how many were taken."""
-        self._use(optimizer)
+        memory, steps = self._memory_for(optimizer)
         workspace = self._borrow(batch_size)
         try:
             status, total, taken = network.train(
-                workspace.plan, self._vector, self._gradient, self._memory, workspace.arena, workspace.report,
+                workspace.plan, self._vector, self._gradient, memory, workspace.arena, workspace.report,
                 _flat(X), _flat(targets.values), targets.labels, order, X.shape[0], batch_size, first,
-                n_steps, optimizer.code, optimizer.array(), self._steps + 1, n_threads=self._threads(batch_size),
+                n_steps, optimizer.code, optimizer.array(), steps + 1, n_threads=self._threads(batch_size),
             )  # fmt: skip
         finally:
             self._free.append(workspace)
-        self._steps += taken
         if taken:
-            self._pass_is_current = False
+            self._keep(optimizer, memory, steps + taken)
         self._raise_for(status, X=X, Y=targets.values)
         return total, taken
 
-    def _use(self, optimizer: settings.Optimizer) -> None:
-        """Take up an optimizer: its memory is kept from call to call as long as its kind is the same."""
-        if optimizer.code != self._optimizer_code:
-            self._memory[:] = 0
-            self._steps = 0
-            self._optimizer_code = optimizer.code
+    def _memory_for(self, optimizer: settings.Optimizer) -> tuple[Array, int]:
+        """Memory of an optimizer and its number of steps: the model's, as long as the optimizer's kind is the same."""
+        if optimizer.code == self._optimizer_code:
+            return self._memory, self._steps
+        return np.zeros_like(self._memory), 0
+
+    def _keep(self, optimizer: settings.Optimizer, memory: Array, steps: int) -> None:
+        """Steps have been taken: keep what the optimizer remembers. A refused step keeps nothing."""
+        self._memory, self._steps, self._optimizer_code = memory, steps, optimizer.code
+        self._pass_is_current = False
 
     def fit(
         self,

@@ -22,6 +22,7 @@ digest, and whatever cannot be read or written means: compile again. ``FASTMLP_C
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -50,19 +51,13 @@ _PACKAGE_DIGEST = _package_digest()
 
 
 class _CacheFile(IndexDataCacheFile):
-    """Numba's cache file, in which everything that is damaged, unreadable or unwritable is a miss."""
+    """Numba's cache file, in which everything that is damaged or unreadable is a miss."""
 
     def load(self, key: Any) -> Any:
         try:
             return super().load(key)
         except Exception:  # whatever the damage is: compile again
             return None
-
-    def save(self, key: Any, data: Any) -> None:
-        try:
-            super().save(key, data)
-        except OSError:  # a full or read-only disk: go on without the cache
-            return
 
     def _load_index(self) -> Any:
         try:
@@ -87,6 +82,16 @@ def _loads(payload: bytes) -> Any:
     return pickle.loads(payload)  # noqa: S301
 
 
+def _if_possible(save: Callable[..., None]) -> Callable[..., None]:
+    """Save, or go on without: the disk may be full, or the folder gone since it was looked at."""
+
+    def save_if_possible(*arguments: Any) -> None:
+        with contextlib.suppress(OSError):
+            save(*arguments)
+
+    return save_if_possible
+
+
 def _with_safe_cache(function: Callable[..., Any], options: dict[str, Any]) -> Any:
     """Compile with a cache that no damage and no missing right can break."""
     if os.environ.get("FASTMLP_CACHE") == "0" or config.DISABLE_JIT:
@@ -99,6 +104,7 @@ def _with_safe_cache(function: Callable[..., Any], options: dict[str, Any]) -> A
     stamp = (plain._source_stamp, _PACKAGE_DIGEST, repr(sorted(options.items())), bool(config.BOUNDSCHECK))
     base = dispatcher._cache._impl.filename_base
     dispatcher._cache._cache_file = _CacheFile(plain._cache_path, base, stamp)
+    dispatcher._cache.save_overload = _if_possible(dispatcher._cache.save_overload)
     return dispatcher
 
 

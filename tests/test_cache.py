@@ -1,0 +1,170 @@
+"""The cache of compiled code: never stale, never a crash.
+
+A toy package with fastmlp's own ``jit.py`` and a caller and a callee in two files stands in for the real one, whose
+compilation takes seconds.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import CHECKED, INTERPRETED
+from fastmlp.kernels import jit
+
+pytestmark = pytest.mark.skipif(INTERPRETED or CHECKED, reason="only the ordinary compiled code is cached")
+
+CALLEE = "from toy.jit import tile_function\n\n\n@tile_function\ndef factor():\n    return {factor}\n"
+CALLER = """
+from numba import prange
+from toy.callee import factor
+from toy.jit import kernel
+
+
+@kernel
+def scale(A, i):
+    for k in prange(A.size):
+        A[k] = A[k] * factor()
+    return A[i]
+"""
+PROGRAM = """
+import sys
+import numpy as np
+from toy.caller import scale
+A = np.arange(5.0)
+value = scale(A, {index}, n_threads={threads})
+stats = scale.serial.stats
+print(value, sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+"""
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """Make the toy package, in a folder beside its cache."""
+    package = tmp_path / "code" / "toy"
+    package.mkdir(parents=True)
+    shutil.copy(jit.__file__, package / "jit.py")
+    (package / "__init__.py").touch()
+    (package / "callee.py").write_text(CALLEE.format(factor=10))
+    (package / "caller.py").write_text(CALLER)
+    return package
+
+
+def run(toy, cache="cache", index=2, threads=1, **environment):
+    """Run the program in a new process: the value, and how often the cache was hit and missed."""
+    result = start(toy, cache, index, threads, **environment)
+    output, errors = result.communicate(timeout=120)
+    assert result.returncode == 0, errors
+    value, hits, misses = output.split()
+    return float(value), int(hits), int(misses)
+
+
+def start(toy, cache="cache", index=2, threads=1, **environment):
+    """Start the program in a new process."""
+    folder = toy.parent.parent / cache
+    changed = {**os.environ, "PYTHONPATH": str(toy.parent), "NUMBA_CACHE_DIR": str(folder), **environment}
+    program = PROGRAM.format(index=index, threads=threads)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", program], env=changed, **pipes)
+
+
+def entries(toy, ending):
+    """Files of the cache."""
+    return sorted((toy.parent.parent / "cache").rglob(f"*.{ending}"))
+
+
+def test_what_was_compiled_is_found_again(toy):
+    assert run(toy) == (20, 0, 1)
+    assert run(toy) == (20, 1, 0)
+
+
+def test_an_edited_callee_in_another_file_is_seen(toy):
+    assert run(toy)[0] == 20
+    (toy / "callee.py").write_text(CALLEE.format(factor=15))
+    assert run(toy) == (30, 0, 1)
+
+
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+@pytest.mark.parametrize("damage", ["empty", "truncated", "flipped", "replaced"])
+def test_a_damaged_entry_is_compiled_again(toy, ending, damage):
+    run(toy)
+    files = entries(toy, ending)
+    assert files
+    for file in files:
+        content = bytearray(file.read_bytes())
+        if damage == "flipped":
+            for place in range(0, len(content), max(1, len(content) // 50)):
+                content[place] ^= 0x10
+        file.write_bytes(
+            {"empty": b"", "truncated": content[: len(content) // 2], "replaced": b"x" * 500}.get(damage, content)
+        )
+    assert run(toy)[0] == 20
+    assert run(toy) == (20, 1, 0)  # and it has been mended
+
+
+def test_no_folder_that_can_be_written_to_means_no_cache(toy):
+    """The cache's folder cannot be made: a file is in its place, here and at home. The package itself is read-only."""
+    (toy.parent.parent / "cache").write_text("a file")
+    shutil.rmtree(toy / "__pycache__", ignore_errors=True)
+    (toy / "__pycache__").write_text("a file")
+    assert run(toy, HOME=str(toy / "__pycache__"), XDG_CACHE_HOME=str(toy / "__pycache__" / "x"))[0] == 20
+
+
+def test_a_folder_that_is_lost_later_means_no_cache(toy):
+    program = """
+import shutil, sys
+import numpy as np
+from toy.caller import scale
+folder = sys.argv[1]
+shutil.rmtree(folder)
+open(folder, "w").close()
+print(scale(np.arange(5.0), 2))
+"""
+    folder = toy.parent.parent / "cache"
+    environment = {**os.environ, "PYTHONPATH": str(toy.parent), "NUMBA_CACHE_DIR": str(folder)}
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], env=environment, check=False, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) == 20
+
+
+def test_the_cache_can_be_switched_off(toy):
+    assert run(toy, FASTMLP_CACHE="0")[0] == 20
+    assert entries(toy, "nbi") == []
+
+
+def test_the_checked_build_does_not_take_unchecked_code(toy):
+    run(toy)
+    result = start(toy, index=7, NUMBA_BOUNDSCHECK="1")
+    errors = result.communicate(timeout=120)[1]
+    assert result.returncode != 0
+    assert "IndexError" in errors
+
+
+def test_serial_and_parallel_code_do_not_share_an_entry(toy):
+    run(toy)
+    assert run(toy, threads=2)[0] == 20
+    assert len({file.stem.split("-")[0] for file in entries(toy, "nbi")}) == 2
+    assert run(toy) == (20, 1, 0)
+
+
+def test_processes_that_start_at_once_on_a_cold_cache(toy):
+    processes = [start(toy) for _ in range(3)]
+    for process in processes:
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        assert float(output.split()[0]) == 20
+    assert run(toy)[1] == 1
+
+
+def test_numba_still_has_what_the_defences_hold_on_to():
+    """If Numba moves these, the cache goes on without defences: better to hear of it here."""
+    serial = jit.kernel(lambda A: A).serial
+    assert isinstance(serial._cache._cache_file, jit._CacheFile)
+    stamp = serial._cache._cache_file._source_stamp
+    assert jit._PACKAGE_DIGEST in stamp
+    assert Path(serial._cache._cache_file._cache_path).exists()
