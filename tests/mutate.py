@@ -68,7 +68,19 @@ _UNUSED = "one more that nothing reads"
 _TUNING = "a size chosen for speed; the results are the same for any"
 _SLOPE_OF_A = "every slope there is uses A alone; to be taken off this list when one uses Z"
 
+_ANY_NEGATIVE = "NumPy takes any negative size for the one to be worked out"
+
 EQUIVALENT: dict[tuple[str, str, str, str], str] = {
+    (
+        "kernels/layout.py", "to_sample_blocks",
+        "return np.ascontiguousarray(padded.reshape(features, -1, n_lanes).transpose(1, 0, 2))",
+        "return np.ascontiguousarray(padded.reshape(features, -2, n_lanes).transpose(1, 0, 2))",
+    ): _ANY_NEGATIVE,
+    (
+        "kernels/layout.py", "from_sample_blocks",
+        "return np.ascontiguousarray(blocks.transpose(1, 0, 2).reshape(blocks.shape[1], -1)[:, :samples])",
+        "return np.ascontiguousarray(blocks.transpose(1, 0, 2).reshape(blocks.shape[1], -2)[:, :samples])",
+    ): _ANY_NEGATIVE,
     ("kernels/layer.py", "affine", "rows = min(ROWS, outputs - j)", "rows = outputs - j"): _NO_ROW_BEYOND,
     ("kernels/layer.py", "affine_backward", "rows = min(ROWS, inputs - i)", "rows = inputs - i"): _NO_ROW_BEYOND,
     (
