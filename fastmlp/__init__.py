@@ -11,9 +11,12 @@ Where to read on:
 from fastmlp.mlp import MLP, Gradients
 from fastmlp.oracle.network import Parameters
 from fastmlp.settings import SGD, Adam
+from fastmlp.startup import warm_up
 from fastmlp.training import History
 from fastmlp.verify import GradientMismatch, Report
 
 __version__ = "0.1.0"
 
-__all__ = ["MLP", "SGD", "Adam", "GradientMismatch", "Gradients", "History", "Parameters", "Report", "__version__"]
+__all__ = [
+    "MLP", "SGD", "Adam", "GradientMismatch", "Gradients", "History", "Parameters", "Report", "__version__", "warm_up",
+]  # fmt: skip

@@ -14,8 +14,11 @@ what                elements             layout              note
                                                              apart where the loss is a function of ``Z``
 ``DZ``              outputs × N, each    sample-blocked      the gradient of ``Z``
 ``TARGETS``         outputs × N          sample-blocked      of the last layer
+``TARGETS_BY_FEATURES``  O × N           feature-blocked     the same, on their way; ``O``: outputs in whole blocks
 ``SHARES``          N                    by sample           each sample's share in the mean
 ``SAMPLE_LOSSES``   N                    by sample           ``L[n]``
+``PARTIALS``        0, or parameters     by tile of samples  each tile's own gradient, in a network with few weights
+                    × tiles
 ==================  ===================  ==================  =====================================================
 
 So the arena takes about ``N × (2 × inputs + 3 × hidden units + 3 or 4 × outputs)`` elements, and nothing in it grows
@@ -25,13 +28,17 @@ with the data set.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels import activations, losses, network, simd
+from fastmlp.kernels import activations, crew, losses, network, simd
 
-_ALIGNMENT = 64  # bytes: a cache line
+_ALIGNMENT = 128  # bytes: a cache line, and the one that is fetched with it
+
+_PARAMETERS_PER_UNIT = 16
+"""Parameters, for each input and output of a layer, up to which gradients are summed tile by tile, as measured."""
 
 
 class Workspace:
@@ -42,7 +49,9 @@ class Workspace:
     arena: NDArray[np.floating]
     """Everything that a step works on."""
     report: NDArray[np.float64]
-    """One row per tile of samples: its loss, and whether its ``X`` and ``Y`` are finite."""
+    """One row per block of samples: its loss, and whether its ``X`` and ``Y`` are finite; and a row for the run."""
+    crew: NDArray[np.int64]
+    """Counters by which the threads of a training run share out its tasks."""
 
     def __init__(
         self,
@@ -53,15 +62,17 @@ class Workspace:
         capacity: int,
     ) -> None:
         block = simd.VECTORS * (simd.VECTOR_BYTES // dtype.itemsize)
-        self.capacity = round_up(capacity, block * network.TILE_BLOCKS)
+        self.capacity = round_up(capacity, block)
         self._block = block
         self._used = 0
-        self.plan = np.zeros((len(layer_sizes), network.PLAN_COLUMNS), np.int64)
+        plan = aligned(len(layer_sizes) * network.PLAN_COLUMNS, np.dtype(np.int64))
+        self.plan = plan.reshape(-1, network.PLAN_COLUMNS)
         of_pre_activations = losses.CODES[loss_name] != losses.SQUARED_ERROR
         self._place_layers(layer_sizes, activation_names, of_pre_activations)
         self._place_batch(layer_sizes[-1], losses.CODES[loss_name])
         self.arena = aligned(self._used, dtype)
-        self.report = np.zeros((self.capacity // (block * network.TILE_BLOCKS), 3))
+        self.report = aligned((self.capacity // block + 1) * 3, np.dtype(np.float64)).reshape(-1, 3)
+        self.crew = aligned(crew.SIZE, np.dtype(np.int64))
 
     def _place_layers(self, layer_sizes: Sequence[int], names: Sequence[str], of_pre_activations: bool) -> None:
         parameters, last = 0, len(layer_sizes) - 2
@@ -83,13 +94,31 @@ class Workspace:
         row = self.plan[-1]
         row[network.LOSS], row[network.PADDED_SAMPLES] = loss, self.capacity
         row[network.TARGETS] = self._take(outputs)
+        row[network.TARGETS_BY_FEATURES] = self._take(round_up(outputs, self._block))
+        row[network.THREADS] = self._n_threads = 1
+        self._place_partials()
         row[network.SHARES], row[network.SAMPLE_LOSSES] = self._take(1), self._take(1)
+
+    def _place_partials(self) -> None:
+        """Take room for a gradient of each tile, where there are few weights for the network's width."""
+        inputs, outputs = self.plan[:-1, network.INPUTS], self.plan[:-1, network.OUTPUTS]
+        n_parameters = int(((inputs + 1) * outputs).sum())
+        if n_parameters > _PARAMETERS_PER_UNIT * int((inputs + outputs).sum()):
+            return
+        tiles = -(-self.capacity // (self._block * network.TILE_BLOCKS))
+        self.plan[-1, network.BY_SAMPLES], self.plan[-1, network.PARTIALS] = 1, self._used
+        self._used += tiles * n_parameters
 
     def _take(self, features: int) -> int:
         """Take room for ``features`` of every sample; return where it begins."""
         place = self._used
         self._used += features * self.capacity
         return place
+
+    def divide(self, n_threads: int) -> None:
+        """Make the plan ready for so many threads."""
+        if self._n_threads != n_threads:
+            self._n_threads = self.plan[-1, network.THREADS] = n_threads
 
     def view(self, place: int, features: int, samples: int) -> NDArray[np.floating]:
         """What stands sample-blocked at a place of the arena, as an array ``[n // B, i, n % B]``."""
@@ -98,10 +127,10 @@ class Workspace:
         return self.arena[place : place + size].reshape(blocks, features, self._block)
 
 
-def aligned(size: int, dtype: np.dtype) -> NDArray[np.floating]:
-    """Zeros that begin at a cache line."""
+def aligned(size: int, dtype: np.dtype) -> NDArray[Any]:
+    """Zeros on cache lines of their own: no thread writes on a line that others read all the time."""
     extra = _ALIGNMENT // dtype.itemsize
-    room = np.zeros(size + extra, dtype)
+    room = np.zeros(size + 2 * extra, dtype)
     skip = (-room.ctypes.data % _ALIGNMENT) // dtype.itemsize
     return room[skip : skip + size]
 

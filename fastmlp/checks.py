@@ -77,14 +77,16 @@ def samples(name: str, value: Any, features: int, dtype: np.dtype) -> Array:
 
 def _is_right_already(value: Any, columns: int, dtype: np.dtype) -> bool:
     """Whether an array needs neither conversion nor words. Most do not, and a training step may take microseconds."""
-    if type(value) is not np.ndarray or value.dtype != dtype or value.ndim != 2:
+    if type(value) is not np.ndarray or value.dtype is not dtype or value.ndim != 2:
         return False
-    flags = value.flags
-    return value.shape[1] == columns and value.shape[0] > 0 and flags.c_contiguous and flags.aligned
+    shape, flags = value.shape, value.flags
+    return shape[1] == columns and shape[0] > 0 and flags.c_contiguous and flags.aligned
 
 
 class Targets:
     """Targets as the kernels take them: numbers, or class indices, the other one being empty."""
+
+    __slots__ = ("labels", "values")
 
     def __init__(self, values: Array, labels: NDArray[np.int64]) -> None:
         self.values = values

@@ -7,16 +7,17 @@ a *column*.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastmlp import checks, settings, training
+from fastmlp import checks, settings, threads, training
 from fastmlp import verify as proof
 from fastmlp.buffers import Workspace, aligned
-from fastmlp.kernels import jit, layout, network, optimizers, simd
+from fastmlp.kernels import jit, layout, network, optimizers
 from fastmlp.oracle.activations import ACTIVATIONS
 from fastmlp.oracle.losses import LOSSES
 from fastmlp.oracle.network import Parameters, initialize
@@ -31,6 +32,9 @@ _ROWS_AT_ONCE = 1024
 
 _PARALLEL_FROM = 2_000_000
 """Operations (float32; half as many in float64) from which a second thread pays for its launch, as measured."""
+
+_MEASURE_FROM = 1_000_000
+"""Operations of a training step from which the best number of threads is found by measuring."""
 
 
 class Gradients(list[Parameters]):
@@ -161,6 +165,7 @@ class MLP:
         self._steps = 0  # of the optimizer whose memory this is
         self._optimizer_code = optimizers.NO_UPDATE
         self._lock = threading.RLock()
+        self._paces: dict[int, threads.Pace] = {}  # by batch size
         self._free: list[Workspace] = []  # list.append and list.pop are atomic
         self._pass: tuple[Workspace, int] | None = None  # the last forward pass and its number of samples
         self._pass_is_current = False
@@ -261,8 +266,9 @@ class MLP:
         try:
             for first in range(0, X.shape[0], _ROWS_AT_ONCE):
                 count = min(_ROWS_AT_ONCE, X.shape[0] - first)
+                n_threads = self._threads(count)
                 status = network.predict(
-                    *self._of(workspace), flat, _NO_ORDER, first, count, flat_output, n_threads=self._threads(count)
+                    *self._of(workspace, n_threads), flat, _NO_ORDER, first, count, flat_output, n_threads=n_threads
                 )
                 self._raise_for(status, X=X)
         finally:
@@ -289,7 +295,8 @@ class MLP:
     def _forward(self, X: Array) -> None:
         count = X.shape[0]
         workspace = self._borrow(count)
-        status = network.forward(*self._of(workspace), _flat(X), _NO_ORDER, 0, count, n_threads=self._threads(count))
+        n_threads = self._threads(count)
+        status = network.forward(*self._of(workspace, n_threads), _flat(X), _NO_ORDER, 0, count, n_threads=n_threads)
         if status != network.FINITE:
             self._free.append(workspace)
             self._raise_for(status, X=X)
@@ -340,9 +347,10 @@ class MLP:
 
     def _backward(self, workspace: Workspace, count: int, targets: checks.Targets) -> Gradients:
         vector = np.empty_like(self._vector)
+        n_threads = self._threads(count)
         status, _ = network.backward(
-            *self._of(workspace), _flat(targets.values), targets.labels, _NO_ORDER, 0, count, vector,
-            n_threads=self._threads(count),
+            *self._of(workspace, n_threads), _flat(targets.values), targets.labels, _NO_ORDER, 0, count, vector,
+            n_threads=n_threads,
         )  # fmt: skip
         self._raise_for(status, Y=targets.values)
         gradients = Gradients(self._pairs(vector), vector)
@@ -376,10 +384,11 @@ class MLP:
         vector = np.full_like(self._vector, np.nan)  # what remains if the loss is not finite
         workspace, count = self._borrow(X.shape[0]), X.shape[0]
         try:
+            n_threads = self._threads(count)
             status, total, _ = network.train(
-                workspace.plan, self._vector, vector, vector, workspace.arena, workspace.report, _flat(X),
+                workspace.crew, *self._of(workspace, n_threads), vector, vector, _flat(X),
                 _flat(targets.values), targets.labels, _NO_ORDER, count, count, 0, 1, optimizers.NO_UPDATE,
-                _NO_SETTINGS, 1, n_threads=self._threads(count),
+                _NO_SETTINGS, 1, n_threads=n_threads,
             )  # fmt: skip
         finally:
             self._free.append(workspace)
@@ -397,9 +406,10 @@ class MLP:
         try:
             for first in range(0, X.shape[0], _ROWS_AT_ONCE):
                 count = min(_ROWS_AT_ONCE, X.shape[0] - first)
+                n_threads = self._threads(count)
                 status, loss = network.loss_value(
-                    *self._of(workspace), _flat(X), _flat(targets.values), targets.labels, _NO_ORDER, first,
-                    count, n_threads=self._threads(count),
+                    *self._of(workspace, n_threads), _flat(X), _flat(targets.values), targets.labels, _NO_ORDER,
+                    first, count, n_threads=n_threads,
                 )  # fmt: skip
                 self._raise_for(status, X=X, Y=targets.values)
                 total += loss * count
@@ -426,7 +436,7 @@ class MLP:
         vector = self._checked_vector("gradients", gradients)
         with self._lock:
             memory, steps = self._memory_for(chosen)
-            network.update(self._vector, vector, memory, chosen.code, chosen.array(), steps + 1)
+            network.update(self._vector, vector, memory, chosen.code, chosen.array, steps + 1)
             self._keep(chosen, memory, steps + 1)
 
     def train_step(
@@ -489,19 +499,33 @@ class MLP:
     ) -> tuple[float, int]:
         """Take steps over minibatches: the sum of their losses times their samples, and how many were taken."""
         memory, steps = self._memory_for(optimizer)
+        flat, values, n_rows = _flat(X), _flat(targets.values), X.shape[0]
+        total, done, status = 0.0, 0, network.FINITE
         workspace = self._borrow(batch_size)
         try:
-            status, total, taken = network.train(
-                workspace.plan, self._vector, self._gradient, memory, workspace.arena, workspace.report,
-                _flat(X), _flat(targets.values), targets.labels, order, X.shape[0], batch_size, first,
-                n_steps, optimizer.code, optimizer.array(), steps + 1, n_threads=self._threads(batch_size),
-            )  # fmt: skip
+            while done < n_steps and status == network.FINITE:
+                pace = self._pace(batch_size)
+                n_threads, wanted = pace.n_threads, n_steps - done
+                start = time.perf_counter()
+                if len(pace.candidates) > 1:
+                    wanted = min(wanted, pace.units_left)
+                workspace.divide(n_threads)
+                status, loss, taken = network.train(
+                    workspace.crew, workspace.plan, self._vector, workspace.arena, workspace.report, self._gradient,
+                    memory, flat, values, targets.labels, order, n_rows, batch_size, first + done * batch_size,
+                    wanted, optimizer.code, optimizer.array, steps + done + 1, n_threads=n_threads,
+                )  # fmt: skip
+                total += loss
+                done += taken
+                if len(pace.candidates) > 1:
+                    pace.tell(time.perf_counter() - start, wanted)
         finally:
             self._free.append(workspace)
-        if taken:
-            self._keep(optimizer, memory, steps + taken)
-        self._raise_for(status, X=X, Y=targets.values)
-        return total, taken
+        if done:
+            self._keep(optimizer, memory, steps + done)
+        if status != network.FINITE:
+            self._raise_for(status, X=X, Y=targets.values)
+        return total, done
 
     def _memory_for(self, optimizer: settings.Optimizer) -> tuple[Array, int]:
         """Memory of an optimizer and its number of steps: the model's, as long as the optimizer's kind is the same."""
@@ -673,30 +697,43 @@ class MLP:
     def _targets(self, Y: ArrayLike, n_samples: int) -> checks.Targets:
         return checks.targets("Y", Y, self._sizes[-1], self._loss, n_samples, self._dtype)
 
-    def _of(self, workspace: Workspace) -> tuple[Any, ...]:
-        """What every kernel takes first."""
+    def _of(self, workspace: Workspace, n_threads: int) -> tuple[Any, ...]:
+        """What every kernel takes first, made ready for so many threads."""
+        workspace.divide(n_threads)
         return workspace.plan, self._vector, workspace.arena, workspace.report
 
     def _borrow(self, n_samples: int) -> Workspace:
         """A workspace that nobody else uses, large enough and not much too large."""
-        for _ in range(len(self._free)):
+        while self._free:
             try:
                 workspace = self._free.pop()
             except IndexError:  # another thread was faster
                 break
-            if n_samples <= workspace.capacity <= max(8 * n_samples, _ROWS_AT_ONCE):
+            if n_samples <= workspace.capacity and (
+                workspace.capacity <= _ROWS_AT_ONCE or workspace.capacity <= 8 * n_samples
+            ):
                 return workspace
         return Workspace(self._sizes, self._activations, self._loss, self._dtype, n_samples)
 
     def _threads(self, n_samples: int) -> int:
-        """Threads for a batch: few operations, or a single tile of samples, are done sooner by one."""
-        available = jit.max_threads()
+        """Threads for a batch, from the size of the work: few operations are done sooner by one."""
         if self.config["n_threads"] is not None:
-            return min(self.config["n_threads"], available)
-        operations = 6 * self._multiplications * n_samples * self._dtype.itemsize // 4
-        tile = network.TILE_BLOCKS * simd.VECTORS * simd.VECTOR_BYTES // self._dtype.itemsize
-        pays = operations > _PARALLEL_FROM * (1 if n_samples > tile else 10)
-        return available if pays else 1
+            return min(self.config["n_threads"], jit.max_threads())
+        return jit.max_threads() if self._operations(n_samples) > _PARALLEL_FROM else 1
+
+    def _operations(self, n_samples: int) -> int:
+        """Operations of a training step, counted as if they were float32."""
+        return 6 * self._multiplications * n_samples * self._dtype.itemsize // 4
+
+    def _pace(self, batch_size: int) -> threads.Pace:
+        """What is known of the speed of training steps with such batches."""
+        pace = self._paces.get(batch_size)
+        if pace is None:
+            first = self._threads(batch_size)
+            measure = self.config["n_threads"] is None and self._operations(batch_size) > _MEASURE_FROM
+            numbers = threads.candidates(first, jit.max_threads()) if measure else (first,)
+            pace = self._paces[batch_size] = threads.Pace(numbers)
+        return pace
 
     def _raise_for(self, status: int, **arrays: Array) -> None:
         """Tell what a kernel found in the data, in the words of the door. A loss that is infinite is no such thing."""
@@ -806,7 +843,7 @@ def _generator(rng: Any) -> tuple[Any, np.random.Generator]:
 def _flat(data: Array) -> Array:
     """The user's data as kernels take it: flat, and read-only, for which (and for nothing else) they are compiled."""
     flat = data.reshape(-1)
-    flat.flags.writeable = False
+    flat.setflags(write=False)
     return flat
 
 

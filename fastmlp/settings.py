@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,11 +54,12 @@ class SGD:
         check_number("learning_rate", self.learning_rate, low=0, low_allowed=False)
         check_number("momentum", self.momentum, low=0, high=1)
 
-    @property
+    @cached_property
     def code(self) -> int:
         """The integer by which compiled code knows this rule."""
-        return kernel.SGD
+        return kernel.SGD if self.momentum else kernel.PLAIN_SGD
 
+    @cached_property
     def array(self) -> NDArray[np.float64]:
         """The settings as compiled code reads them."""
         return np.array([self.learning_rate, self.momentum, 0.0, 0.0])
@@ -98,11 +100,12 @@ class Adam:
         check_number("beta2", self.beta2, low=0, high=1)
         check_number("epsilon", self.epsilon, low=0, low_allowed=False)
 
-    @property
+    @cached_property
     def code(self) -> int:
         """The integer by which compiled code knows this rule."""
         return kernel.ADAM
 
+    @cached_property
     def array(self) -> NDArray[np.float64]:
         """The settings as compiled code reads them."""
         return np.array([self.learning_rate, self.beta1, self.beta2, self.epsilon])
@@ -113,11 +116,19 @@ Optimizer = SGD | Adam
 OPTIMIZERS: dict[str, type[SGD | Adam]] = {"sgd": SGD, "adam": Adam}
 
 
+@lru_cache(maxsize=16)
+def _by_name(optimizer: str, learning_rate: float) -> Optimizer:
+    """Remembered, because a training step may take microseconds."""
+    return OPTIMIZERS[optimizer](learning_rate=learning_rate)
+
+
 def as_optimizer(optimizer: object, learning_rate: float | None) -> Optimizer:
     """From a name and a rate, or an object with its settings, make the optimizer."""
     if isinstance(optimizer, str):
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {', '.join(sorted(OPTIMIZERS))}; got {optimizer!r}")
+        if type(learning_rate) is float:
+            return _by_name(optimizer, learning_rate)
         kind = OPTIMIZERS[optimizer]
         return kind() if learning_rate is None else kind(learning_rate=learning_rate)
     if isinstance(optimizer, SGD | Adam):

@@ -6,12 +6,18 @@ The suite runs in three modes: compiled; with ``NUMBA_DISABLE_JIT=1`` on the int
 
 import os
 
+import numba
 import numpy as np
 import pytest
 from numba.core import config
 
 INTERPRETED = bool(config.DISABLE_JIT)
 CHECKED = bool(config.BOUNDSCHECK)
+
+
+def compiled(function):
+    """Compile a small program of a test: tile functions become part of it, and cannot be called from Python."""
+    return numba.njit(error_model="numpy")(function)  # noqa: TID251 (a kernel would be cached and have a twin)
 
 
 def pytest_report_header():

@@ -94,8 +94,8 @@ def find_index_lines(source: str, module: str = "") -> list[IndexLine]:
     lines = []
     for number, comment, alone in _comments(source):
         if alone and _LOOKS_LIKE_AN_INDEX_LINE.match(comment):
-            function = _innermost(tree, number, ast.FunctionDef)
-            class_name = _innermost(tree, number, ast.ClassDef)
+            function = _outermost(tree, number, ast.FunctionDef)
+            class_name = _outermost(tree, number, ast.ClassDef)
             lines.append(IndexLine(module, class_name, function, number, comment.lstrip("#").strip()))
     return lines
 
@@ -118,13 +118,17 @@ def _comments(source: str) -> Iterator[tuple[int, str, bool]]:
             yield number, token.string, not token.line[:column].strip()
 
 
-def _innermost(tree: ast.Module, line_number: int, kind: type[ast.FunctionDef | ast.ClassDef]) -> str:
-    """Return the name of the innermost function or class around a line, or nothing."""
-    name, begins = "", 0
-    for node in ast.walk(tree):
-        if isinstance(node, kind) and begins < node.lineno <= line_number <= (node.end_lineno or 0):
-            name, begins = node.name, node.lineno
-    return name
+def _outermost(tree: ast.Module, line_number: int, kind: type[ast.FunctionDef | ast.ClassDef]) -> str:
+    """Return the name of the outermost function or class around a line, or nothing.
+
+    A formula in a function within a function is that of the outer one: the strips of ``kernels/layer.py``.
+    """
+    around = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, kind) and node.lineno <= line_number <= (node.end_lineno or 0)
+    ]
+    return min(around, key=lambda node: node.lineno).name if around else ""
 
 
 # ------------------------------------------------------------------------------------------------------------------

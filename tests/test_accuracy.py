@@ -27,9 +27,8 @@ import mpmath
 import numpy as np
 import pytest
 
-from conftest import INTERPRETED
+from conftest import INTERPRETED, compiled
 from fastmlp.kernels import activations, elementary, simd
-from fastmlp.kernels.jit import tile_function
 from fastmlp.kernels.simd import lanes, load, store
 from fastmlp.oracle import activations as oracle
 
@@ -98,7 +97,7 @@ CASES = {
 def over_arrays(function):
     """Compile a loop that applies an elementwise kernel."""
 
-    @tile_function
+    @compiled
     def run(X, out):
         for k in range(0, X.size, lanes(X)):
             store(out, k, function(load(X, k)))

@@ -566,8 +566,8 @@ def test_index_lines_are_found() -> None:
     assert found == [
         (5, "", "", "A[j,n] = above any function"),
         (10, "Layer", "forward", "Z[j,n] = Σ_i W[j,i] X[i,n]"),
-        (15, "Layer", "inner", "loss = (Σ_n L[n]) / N"),
-        (18, "Layer", "inner", "W[j, i] = a broken one,"),
+        (15, "Layer", "backward", "loss = (Σ_n L[n]) / N"),
+        (18, "Layer", "backward", "W[j, i] = a broken one,"),
     ]
 
 

@@ -39,6 +39,8 @@ SHAPES = [
 if not INTERPRETED:
     SHAPES += [([64, 33, 10], 130), ([7, 100, 50, 3], 300)]
 
+WIDE_AND_NARROW = [[3, 4, 4, 2], [80, 90, 70]]
+
 CASES = [
     ("squared_error", "sigmoid", "identity"),
     ("squared_error", "tanh", "sigmoid"),
@@ -93,11 +95,25 @@ class Network:
 
     def train(self, n_threads=1, batch_size=None, n_steps=1, optimizer=codes.NO_UPDATE, settings=RATE, order=NO_ORDER):
         """Run the training kernel."""
+        self.workspace.divide(n_threads)
         return kernels.train(
-            self.workspace.plan, self.vector, self.gradient, self.memory, self.workspace.arena, self.workspace.report,
-            flat(self.data), flat(self.targets), flat(self.labels), order, self.samples,
-            batch_size or self.samples, 0, n_steps, optimizer, np.array(settings, float), 1, n_threads=n_threads,
+            self.workspace.crew, *self.first, self.gradient, self.memory, flat(self.data), flat(self.targets),
+            flat(self.labels), order, self.samples, batch_size or self.samples, 0, n_steps, optimizer,
+            np.array(settings, float), 1, n_threads=n_threads,
         )  # fmt: skip
+
+
+def sum_by_weights(network):
+    """Let the gradients be summed strip by strip of the weights, in a network whose plan says otherwise."""
+    network.workspace.plan[-1, kernels.BY_SAMPLES] = 0
+
+
+def test_small_networks_are_summed_by_samples_and_wide_ones_by_weights(dtype, rng):
+    """Both ways are met by the shapes above."""
+    ways = {
+        Network(sizes, 1, CASES[0], dtype, rng).workspace.plan[-1, kernels.BY_SAMPLES] for sizes in WIDE_AND_NARROW
+    }
+    assert ways == {0, 1}
 
 
 def tolerance(network, expected):
@@ -164,15 +180,56 @@ def test_whole_numbers_give_exact_sums(sizes, samples, dtype, rng):
     np.testing.assert_array_equal(network.gradient, gradient)
 
 
+@pytest.mark.parametrize("way", ["as planned", "by weights"])
 @pytest.mark.parametrize(("sizes", "samples"), SHAPES, ids=str)
-def test_same_bits_at_one_and_two_threads(sizes, samples, dtype, rng):
-    results = []
-    for n_threads in (1, 2):
+def test_same_bits_at_any_number_of_threads(sizes, samples, way, dtype, rng):
+    """Many steps, the last one of each epoch smaller, so that threads meet each other in every phase."""
+    results, n_steps = [], 1 if INTERPRETED else 9
+    batch_size = max(1, samples * 2 // 3)
+    for n_threads in (1, 2, 3, 1):
         network = Network(sizes, samples, CASES[1], dtype, np.random.default_rng(7))
-        network.train(n_threads=n_threads, n_steps=1, optimizer=codes.ADAM, settings=(0.1, 0.9, 0.99, 1e-8))
-        results.append((network.vector.copy(), network.gradient.copy(), network.memory.copy()))
-    for one, two in zip(*results, strict=True):
-        np.testing.assert_array_equal(one, two)
+        if way == "by weights":
+            sum_by_weights(network)
+        order = np.random.default_rng(3).integers(0, samples, n_steps * batch_size - batch_size // 3)
+        settings, total = np.array((0.1, 0.9, 0.99, 1e-8)), 0.0
+        network.workspace.divide(n_threads)
+        status, total, taken = kernels.train(
+            network.workspace.crew, *network.first, network.gradient, network.memory, flat(network.data),
+            flat(network.targets), NO_LABELS, order, order.size, batch_size, 0, n_steps, codes.ADAM, settings, 1,
+            n_threads=n_threads,
+        )  # fmt: skip
+        assert (status, taken) == (kernels.FINITE, n_steps)
+        results.append((network.vector.copy(), network.gradient.copy(), network.memory.copy(), np.array(total)))
+    for one, *others in zip(*results, strict=True):
+        for other in others:
+            np.testing.assert_array_equal(other, one)
+
+
+@pytest.mark.parametrize(("sizes", "samples"), SHAPES, ids=str)
+def test_both_ways_of_summing_give_the_gradient(sizes, samples, dtype, rng):
+    """Exactly, in whole numbers; else they differ by rounding alone."""
+    network = Network(sizes, samples, CASES[0], dtype, rng)
+    network.train()
+    planned = network.gradient.copy()
+    sum_by_weights(network)
+    network.gradient[:] = np.nan
+    network.train()
+    np.testing.assert_allclose(network.gradient, planned, rtol=0, atol=tolerance(network, planned))
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_what_the_arena_held_before_does_not_count(n_threads, dtype, rng):
+    """A smaller batch after a larger one, and after NaN in every element: padding is written, never trusted."""
+    samples = 2 * BLOCK + 3
+    network = Network([5, ROWS + 2, 3], samples, CASES[0], dtype, rng)
+    network.train(n_threads)
+    expected = network.gradient.copy()
+    network.workspace.arena[:] = np.nan
+    network.workspace.report[:] = np.nan
+    network.workspace.crew[:] = 99
+    network.gradient[:] = np.nan
+    network.train(n_threads)
+    np.testing.assert_array_equal(network.gradient, expected)
 
 
 def test_class_indices_are_one_hot_columns(dtype, rng):
@@ -252,10 +309,12 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(dtype, rng):
     np.testing.assert_array_equal(network.vector, before)
 
 
-def test_buffers_do_not_overlap_and_hold_the_stated_size(dtype):
-    """Places of the plan are disjoint and fill the arena; the size is what the docstring says."""
-    sizes, samples = [5, 7, 3, 2], 70
-    workspace = Workspace(sizes, ["tanh", "tanh", "softmax"], "softmax_cross_entropy", dtype, samples)
+@pytest.mark.parametrize("case", [CASES[0], CASES[4]], ids="-".join)
+@pytest.mark.parametrize("sizes", [[5, 7, 3, 2], [80, 90, 70]], ids=str)
+def test_buffers_do_not_overlap_and_hold_the_stated_size(sizes, case, dtype, rng):
+    """Places of the plan are disjoint and fill the arena; the size is what the docstring of ``buffers.py`` says."""
+    samples = 70
+    workspace = Network(sizes, samples, case, dtype, rng).workspace
     N, block = workspace.capacity, simd.block(np.empty(0, dtype))
     plan, taken = workspace.plan, []
     taken.append((plan[0, kernels.X], sizes[0] * N))
@@ -263,10 +322,20 @@ def test_buffers_do_not_overlap_and_hold_the_stated_size(dtype):
         taken.append((plan[layer, kernels.X_FEATURES], -(-i // block) * block * N))
         columns = {plan[layer, kernels.A], plan[layer, kernels.Z], plan[layer, kernels.DZ]}
         taken += [(column, j * N) for column in columns]
-    taken += [(plan[-1, kernels.TARGETS], 2 * N), (plan[-1, kernels.SHARES], N), (plan[-1, kernels.SAMPLE_LOSSES], N)]
+    outputs, n_parameters = sizes[-1], sum((i + 1) * j for i, j in zip(sizes[:-1], sizes[1:], strict=True))
+    taken += [
+        (plan[-1, kernels.TARGETS], outputs * N),
+        (plan[-1, kernels.TARGETS_BY_FEATURES], -(-outputs // block) * block * N),
+        (plan[-1, kernels.SHARES], N),
+        (plan[-1, kernels.SAMPLE_LOSSES], N),
+    ]
+    if plan[-1, kernels.BY_SAMPLES]:
+        tiles = -(-N // (kernels.TILE_BLOCKS * block))
+        taken.append((plan[-1, kernels.PARTIALS], tiles * n_parameters))
     taken.sort()
     ends = [place + size for place, size in taken]
     assert [place for place, _ in taken] == [0, *ends[:-1]]
     assert workspace.arena.size == ends[-1]
-    assert samples <= N < samples + kernels.TILE_BLOCKS * block
-    assert workspace.arena.ctypes.data % 64 == 0
+    assert samples <= N < samples + block
+    for array in (workspace.arena, workspace.plan, workspace.report, workspace.crew):
+        assert array.ctypes.data % 128 == 0

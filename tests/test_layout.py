@@ -7,13 +7,12 @@ being left alone, and everything outside of what may be written is compared with
 import numpy as np
 import pytest
 
+from conftest import compiled
 from fastmlp.kernels import layout, network, simd
-from fastmlp.kernels.jit import tile_function
 from fastmlp.kernels.layout import (
     feature_blocks_of,
     gather_labels,
     gather_rows,
-    gather_targets,
     row_of,
     sample_blocks_of,
     scatter_rows,
@@ -94,7 +93,7 @@ def test_blocks_of_a_view_with_gaps(dtype, rng):
 # the way of a batch: rows, feature blocks, sample blocks, feature blocks again, sample blocks again, rows
 
 
-@tile_function
+@compiled
 def there_and_back(
     X, features, order, first, samples, p0, p1, size, F, f, padded, S, s, F_again, S_again, rows, first_row
 ):
@@ -107,11 +106,10 @@ def there_and_back(
     return check
 
 
-@tile_function
-def targets_of(Y, labels, outputs, order, first, samples, p0, p1, S, one_hot, s):
-    """Targets and labels of blocks ``p0`` to ``p1``. Returns the check of the targets."""
+@compiled
+def labels_of(labels, outputs, order, first, samples, p0, p1, one_hot, s):
+    """Labels of blocks ``p0`` to ``p1``."""
     gather_labels(labels, outputs, order, first, samples, p0, p1, one_hot, s)
-    return gather_targets(Y, outputs, order, first, samples, p0, p1, S, s)
 
 
 class Batch:
@@ -202,7 +200,7 @@ def test_there_and_back_again(features, samples, ordered, dtype, rng):
 
 @by_all_sizes
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "in a row"])
-def test_targets_and_one_hot_labels(features, samples, ordered, dtype, rng):
+def test_one_hot_labels(features, samples, ordered, dtype, rng):
     batch = Batch(size_of(features, dtype), size_of(samples, dtype), ordered, dtype, rng)
     outputs, last = batch.features, batch.n_blocks
     labels = rng.integers(0, outputs, len(batch.data))
@@ -210,13 +208,8 @@ def test_targets_and_one_hot_labels(features, samples, ordered, dtype, rng):
     classes[labels[batch.rows], np.arange(batch.samples)] = 1
     for p0, p1 in {(0, last), (0, 1), (last - 1, last), (last, last + 1)}:
         n0, n1 = p0 * batch.size, p1 * batch.size
-        S, one_hot = batch.sample_buffer(), batch.sample_buffer()
-        check = targets_of(
-            batch.data.reshape(-1), labels, outputs, batch.order, batch.first, batch.samples, p0, p1,
-            S, one_hot, batch.place_of_samples,
-        )  # fmt: skip
-        assert check == 0
-        batch.check_sample_blocks(S, n0, n1)
+        one_hot = batch.sample_buffer()
+        labels_of(labels, outputs, batch.order, batch.first, batch.samples, p0, p1, one_hot, batch.place_of_samples)
         expected = batch.sample_buffer()
         expected[batch.sample_places()[:, n0:n1]] = classes[:, n0:n1]
         np.testing.assert_array_equal(one_hot, expected)
@@ -238,7 +231,7 @@ def test_row_of_an_order(rows):
     assert [picked_row(order, n) for n in range(len(expected))] == expected
 
 
-@tile_function
+@compiled
 def picked_row(order, n):
     """One row of an order."""
     return row_of(order, n)
@@ -248,7 +241,7 @@ def picked_row(order, n):
 # what is not finite
 
 
-@tile_function
+@compiled
 def gathered(X, features, order, first, samples, n0, n1, F, f, padded):
     """Gather rows only."""
     return gather_rows(X, features, order, first, samples, n0, n1, F, f, padded)
@@ -263,23 +256,13 @@ def rows_of(batch, F, n0, n1):
         )  # fmt: skip
 
 
-def targets_in(batch, S, p0, p1):
-    """Gather the targets of blocks ``p0`` to ``p1`` of a batch."""
-    labels = np.zeros(len(batch.data), np.int64)
-    with np.errstate(invalid="ignore"):
-        return targets_of(
-            batch.data.reshape(-1), labels, batch.features, batch.order, batch.first, batch.samples, p0, p1,
-            S, batch.sample_buffer(), batch.place_of_samples,
-        )  # fmt: skip
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "in a row"])
 def test_what_is_not_finite_is_reported_from_any_position(value, ordered, dtype, rng):
     """From every row and feature of the batch, and only by the part of the batch that has it."""
     size = 2 * lanes_of(dtype)
     batch = Batch(size + 1, size + 2, ordered, dtype, rng)
-    F, S = batch.feature_buffer(), batch.sample_buffer()
+    F = batch.feature_buffer()
     for row in np.unique(batch.rows):
         has_it = np.flatnonzero(batch.rows == row)
         for i in range(batch.features):
@@ -291,10 +274,9 @@ def test_what_is_not_finite_is_reported_from_any_position(value, ordered, dtype,
             assert rows_of(batch, F, has_it[-1] + 1, batch.padded) == 0
             for p in range(3):
                 expected = ((has_it >= p * size) & (has_it < (p + 1) * size)).any()
-                assert np.isnan(targets_in(batch, S, p, p + 1)) == expected
+                assert np.isnan(rows_of(batch, F, p * size, (p + 1) * size)) == expected
             batch.data[row, i] = kept
     assert rows_of(batch, F, 0, batch.padded) == 0
-    assert targets_in(batch, S, 0, 3) == 0
 
 
 def test_two_that_cancel_are_reported_too(dtype, rng):
@@ -302,4 +284,3 @@ def test_two_that_cancel_are_reported_too(dtype, rng):
     batch = Batch(lanes_of(dtype) * 3, 4, False, dtype, rng)
     batch.data[batch.rows[1], [0, lanes_of(dtype)]] = np.inf, -np.inf
     assert np.isnan(rows_of(batch, batch.feature_buffer(), 0, 4))
-    assert np.isnan(targets_in(batch, batch.sample_buffer(), 0, 1))

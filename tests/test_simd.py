@@ -16,36 +16,45 @@ import operator
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from numba.core import types
 from numba.core.errors import TypingError
 from numba.core.imputils import builtin_registry
 
-from conftest import CHECKED, INTERPRETED
+from conftest import CHECKED, INTERPRETED, compiled
 from fastmlp.kernels import simd
-from fastmlp.kernels.jit import tile_function
 from fastmlp.kernels.simd import (
     ROWS,
     VECTOR_BYTES,
+    add_to_counter,
     block,
     column,
     exponent,
     fill,
+    give_way,
     lanes,
     load,
     load_first,
+    load_tile,
     nearest,
+    pause,
     polynomial,
     power_of_two,
     rank1,
+    read_counter,
+    set_counter,
     store,
+    store_columns,
     store_first,
     store_tile,
     sum_lanes,
+    times_power_of_two,
     transpose,
     where,
     zeros,
@@ -174,7 +183,7 @@ def run(A, B, C, x, y, i, out):
 """
     scope = dict(PUBLIC)
     exec(source, scope)  # noqa: S102
-    return tile_function(scope["run"])
+    return compiled(scope["run"])
 
 
 PROGRAMS = {name: program_of(globals()[name]) for name in ("EXACT", "MOVING", "MULTIPLY_ADD")}
@@ -303,7 +312,7 @@ COEFFICIENTS = {
 three, one, tenths = (polynomial(single, double) for single, double in COEFFICIENTS.values())
 
 
-@tile_function
+@compiled
 def evaluate_polynomials(X, out):
     """All three polynomials of X, one after the other."""
     for k in range(0, X.size, lanes(X)):
@@ -337,7 +346,7 @@ def test_polynomial_is_horners_rule_with_the_coefficients_of_the_precision(whole
 # sums over lanes; and exponents, powers of two and whole numbers over all of their range
 
 
-@tile_function
+@compiled
 def sums_of_lanes(X, out):
     """The sum of each vector of X."""
     for k in range(0, X.size, lanes(X)):
@@ -378,21 +387,21 @@ def test_sum_of_lanes_lets_no_lane_hide_what_is_not_finite(value, dtype):
         np.testing.assert_array_equal(found, value)
 
 
-@tile_function
+@compiled
 def exponents(X, out):
     """``exponent`` of every element."""
     for k in range(0, X.size, lanes(X)):
         store(out, k, exponent(load(X, k)))
 
 
-@tile_function
+@compiled
 def powers_of_two(X, out):
     """``power_of_two`` of every element."""
     for k in range(0, X.size, lanes(X)):
         store(out, k, power_of_two(load(X, k)))
 
 
-@tile_function
+@compiled
 def nearest_whole_numbers(X, out):
     """``nearest`` of every element."""
     for k in range(0, X.size, lanes(X)):
@@ -433,6 +442,34 @@ def test_power_of_two_over_the_range_of_normal_numbers(dtype):
         same_bits(found, expected)
 
 
+@compiled
+def products_with_powers_of_two(X, N, out):
+    """``times_power_of_two`` of every pair of elements."""
+    for k in range(0, X.size, lanes(X)):
+        store(out, k, times_power_of_two(load(X, k), load(N, k)))
+
+
+@covers("times_power_of_two")
+def test_times_power_of_two_reaches_from_subnormal_numbers_to_infinity(dtype, rng):
+    """Two factors round once, where the product is subnormal: the exact product in more digits is rounded once too."""
+    limits = np.finfo(dtype)
+    powers = np.arange(2 * limits.minexp + 2, 2 * limits.maxexp - 2)
+    x = rng.uniform(0.5, 1.5, powers.size)
+    X, N = of_whole_vectors([x, powers], dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        expected = np.array([np.ldexp(a, int(n)) for a, n in zip(X, N, strict=True)], dtype)
+    assert (np.abs(expected) < limits.tiny).any()
+    assert np.isinf(expected).any()
+    for run in both(products_with_powers_of_two):
+        found = np.full_like(X, np.nan)
+        with np.errstate(over="ignore", under="ignore"):
+            run(X, N, found)
+        normal = np.abs(expected) >= limits.tiny
+        same_bits(found[normal], expected[normal])
+        # the first factor may round, and then the second: never by more than the last digit there is
+        assert (np.abs(found[~normal] - expected[~normal]) <= limits.smallest_subnormal).all()
+
+
 @covers("exponent")
 def test_exponent_over_the_range_of_normal_numbers(dtype):
     """Every exponent there is, with fractions at both ends and at both sides of the seam, which is √½ rounded."""
@@ -458,7 +495,7 @@ def test_exponent_over_the_range_of_normal_numbers(dtype):
 # sizes
 
 
-@tile_function
+@compiled
 def sizes_of(A):
     """Lanes and block of an array."""
     return lanes(A), block(A)
@@ -480,7 +517,7 @@ def test_lanes_and_block(dtype):
 # An offset has the small letter of its array. ``V`` holds what is stored, ``T`` and ``U`` of what a tile is made.
 
 
-@tile_function
+@compiled
 def run_load(A, a, out):
     """Return what was loaded."""
     store(out, 0, load(A, a))
@@ -491,7 +528,7 @@ def define_load(A, a, out):
         out[k] = A[a + k]
 
 
-@tile_function
+@compiled
 def run_store(A, a, V):
     """Store a vector."""
     store(A, a, load(V, 0))
@@ -502,7 +539,7 @@ def define_store(A, a, V):
         A[a + k] = V[k]
 
 
-@tile_function
+@compiled
 def run_load_first(A, a, count, out):
     """Return what was loaded."""
     store(out, 0, load_first(A, a, count))
@@ -513,7 +550,7 @@ def define_load_first(A, a, count, out):
         out[k] = A[a + k] if k < count else 0
 
 
-@tile_function
+@compiled
 def run_store_first(A, a, V, count):
     """Store a part of a vector."""
     store_first(A, a, load(V, 0), count)
@@ -524,52 +561,78 @@ def define_store_first(A, a, V, count):
         A[a + k] = V[k]
 
 
-@tile_function
-def run_column(A, a, rows, out):
-    """Return a whole tile."""
-    store_tile(column(A, a, rows), out, 0, block(out), ROWS, block(out))
+def tile_programs(rows):
+    """Programs for tiles of so many rows, which is fixed when they are compiled; each with its definition."""
+
+    @compiled
+    def run_column(A, a, out):
+        store_tile(column(A, a, rows), out, 0, block(out))
+
+    def define_column(A, a, out):
+        for r, k in itertools.product(range(rows), range(n_block(A.dtype))):
+            out[r * n_block(A.dtype) + k] = A[a + r]
+
+    @compiled
+    def run_load_tile(A, a, stride, columns, out):
+        store_tile(load_tile(A, a, stride, columns, rows), out, 0, block(out))
+
+    def define_load_tile(A, a, stride, columns, out):
+        for r, k in itertools.product(range(rows), range(n_block(A.dtype))):
+            out[r * n_block(A.dtype) + k] = A[a + r * stride + k] if k < columns else 0
+
+    @compiled
+    def run_rank1(T, A, a, stride, B, b, out):
+        # two steps of a sum of products, the second one with a tile that differs in every element
+        t = rank1(column(T, 0, rows), A, a, stride, B, b)
+        t = rank1(t, A, a, stride, B, b)
+        store_tile(t, out, 0, block(out))
+
+    def define_rank1(T, A, a, stride, B, b, out):
+        for r, k in itertools.product(range(rows), range(n_block(A.dtype))):
+            product = A[a + r * stride] * B[b + k]
+            out[r * n_block(A.dtype) + k] = T[r] + product + product
+
+    @compiled
+    def run_store_tile(T, U, C, c, stride):
+        # the tile T[r] + U[k]
+        store_tile(rank1(column(T, 0, rows), one_element(T), 0, 0, U, 0), C, c, stride)
+
+    def define_store_tile(T, U, C, c, stride):
+        define_store_columns(T, U, C, c, stride, n_block(C.dtype))
+
+    @compiled
+    def run_store_columns(T, U, C, c, stride, columns):
+        store_columns(rank1(column(T, 0, rows), one_element(T), 0, 0, U, 0), C, c, stride, columns)
+
+    def define_store_columns(T, U, C, c, stride, columns):
+        for r, k in itertools.product(range(rows), range(min(columns, n_block(C.dtype)))):
+            C[c + r * stride + k] = T[r] + U[k]
+
+    # rows that follow each other, that leave gaps, that overlap, and that go backward
+    def strides(L):
+        return {"stride": [2 * L, 2 * L + 3, 1, -2 * L - 1]}
+
+    def columns(L):
+        return {"columns": [-1, *beyond(2 * L)]}
+
+    return {
+        f"column {rows}": (run_column, define_column, lambda _: {}, "out"),
+        f"load_tile {rows}": (run_load_tile, define_load_tile, lambda L: strides(L) | columns(L), "out"),
+        f"rank1 {rows}": (run_rank1, define_rank1, lambda L: {"stride": [0, 1, 2, 2 * L + 1, -3]}, "out"),
+        f"store_tile {rows}": (run_store_tile, define_store_tile, strides, "C"),
+        f"store_columns {rows}": (run_store_columns, define_store_columns, lambda L: strides(L) | columns(L), "C"),
+    }
 
 
-def define_column(A, a, rows, out):
-    for r, k in itertools.product(range(ROWS), range(n_block(A.dtype))):
-        out[r * n_block(A.dtype) + k] = A[a + min(r, rows - 1)]
+@compiled
+def one_element(T):
+    """Return an array of a single one."""
+    one = np.empty(1, T.dtype)
+    one[0] = 1
+    return one
 
 
-@tile_function
-def run_rank1(T, A, a, stride, rows, B, b, out):
-    """Two steps of a sum of products, the second one with a tile that differs in every element."""
-    t = rank1(column(T, 0, ROWS), A, a, stride, rows, B, b)
-    t = rank1(t, A, a, stride, rows, B, b)
-    store_tile(t, out, 0, block(out), ROWS, block(out))
-
-
-def define_rank1(T, A, a, stride, rows, B, b, out):
-    for r, k in itertools.product(range(ROWS), range(n_block(A.dtype))):
-        product = A[a + min(r, rows - 1) * stride] * B[b + k]
-        out[r * n_block(A.dtype) + k] = T[r] + product + product
-
-
-@tile_function
-def run_store_tile(T, U, C, c, stride, rows, columns):
-    """Store a part of the tile ``T[r] + U[k]``."""
-    t = rank1(column(T, 0, ROWS), fill_one(T), 0, 0, 1, U, 0)
-    store_tile(t, C, c, stride, rows, columns)
-
-
-@tile_function
-def fill_one(T):
-    """An array of a single one."""
-    one_element = np.empty(1, T.dtype)
-    one_element[0] = 1
-    return one_element
-
-
-def define_store_tile(T, U, C, c, stride, rows, columns):
-    for r, k in itertools.product(range(min(rows, ROWS)), range(min(columns, n_block(C.dtype)))):
-        C[c + r * stride + k] = T[r] + U[k]
-
-
-@tile_function
+@compiled
 def run_transpose(A, a, a_stride, a_rows, B, b, b_stride, b_rows):
     """Transpose a square."""
     transpose(A, a, a_stride, a_rows, B, b, b_stride, b_rows)
@@ -594,20 +657,6 @@ MEMORY = {
     "store": (run_store, define_store, lambda _: {}, "A"),
     "load_first": (run_load_first, define_load_first, lambda L: {"count": beyond(L)}, "out"),
     "store_first": (run_store_first, define_store_first, lambda L: {"count": [-2, -1, *beyond(L)]}, "A"),
-    "column": (run_column, define_column, lambda _: {"rows": beyond(ROWS, 1)}, "out"),
-    "rank1": (
-        run_rank1,
-        define_rank1,
-        lambda L: {"stride": [0, 1, 2, 2 * L + 1, -3], "rows": beyond(ROWS, 1)},
-        "out",
-    ),
-    "store_tile": (
-        run_store_tile,
-        define_store_tile,
-        # rows that follow each other, that leave gaps, that overlap, and that go backward
-        lambda L: {"stride": [2 * L, 2 * L + 3, 1, -2 * L - 1], "rows": beyond(ROWS), "columns": beyond(2 * L)},
-        "C",
-    ),
     "transpose": (
         run_transpose,
         define_transpose,
@@ -620,7 +669,9 @@ MEMORY = {
         "B",
     ),
 }
-covers(*MEMORY)
+for _rows in range(1, ROWS + 1):
+    MEMORY |= tile_programs(_rows)
+covers(*(name.split()[0] for name in MEMORY))
 
 CANARY = -77.0
 MARGIN = 128
@@ -714,21 +765,21 @@ def test_what_is_read_and_written(name, dtype, rng):
                 same_bits(copy, expected, f"{letter} after {name} {numbers}")
 
 
-def test_zero_tile_and_filled_vectors_do_not_read_their_array(dtype):
+@covers("zeros", "fill")
+@pytest.mark.parametrize("rows", range(1, ROWS + 1))
+def test_zero_tile_and_filled_vectors_do_not_read_their_array(rows, dtype):
     """They take no more than the dtype of it, which may be empty."""
-    for run in both(run_zeros):
-        tile, vector = np.full(ROWS * n_block(dtype), np.nan, dtype), np.full(n_lanes(dtype), np.nan, dtype)
+
+    @compiled
+    def program(A, tile, vector):
+        store_tile(zeros(A, rows), tile, 0, block(tile))
+        store(vector, 0, fill(A, 2.5))
+
+    for run in both(program):
+        tile, vector = np.full(rows * n_block(dtype), np.nan, dtype), np.full(n_lanes(dtype), np.nan, dtype)
         run(np.empty(0, dtype), tile, vector)
         same_bits(tile, np.zeros_like(tile))
         same_bits(vector, np.full_like(vector, 2.5))
-
-
-@covers("zeros", "fill")
-@tile_function
-def run_zeros(A, tile, vector):
-    """A zero tile and a filled vector."""
-    store_tile(zeros(A), tile, 0, block(tile), ROWS, block(tile))
-    store(vector, 0, fill(A, 2.5))
 
 
 @pytest.mark.parametrize("apart", [0, 1, 3, -2])
@@ -755,13 +806,67 @@ def test_a_whole_product_of_matrices(dtype, rng):
         np.testing.assert_array_equal(C, A.T @ B)
 
 
-@tile_function
+@compiled
 def run_product(A, B, terms, C):
     """``C[r,k] = Σ_t A[t,r] B[t,k]``."""
-    tile = zeros(C)
+    tile = zeros(C, ROWS)
     for t in range(terms):
-        tile = rank1(tile, A, t * ROWS, 1, ROWS, B, t * block(B))
-    store_tile(tile, C, 0, block(C), ROWS, block(C))
+        tile = rank1(tile, A, t * ROWS, 1, B, t * block(B))
+    store_tile(tile, C, 0, block(C))
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# counters that threads share
+
+
+@compiled
+def count_along(A, times):
+    """Add 1 so many times, and 2 to a counter of one's own; return the sum of what stood there before."""
+    seen = 0
+    for _ in range(times):
+        seen += add_to_counter(A, 1, 1)
+        pause()
+    give_way()
+    set_counter(A, 3, read_counter(A, 1) * 2)
+    return seen
+
+
+@covers("add_to_counter", "read_counter", "set_counter", "pause", "give_way")
+def test_counters(rng):
+    for run in both(count_along):
+        A = np.array([7, 10, 7, 7], np.int64)
+        assert run(A, 3) == 10 + 11 + 12
+        assert A.tolist() == [7, 13, 7, 26]
+
+
+@pytest.mark.skipif(INTERPRETED, reason="Python adds in more than one piece")
+def test_no_count_of_any_thread_is_lost():
+    times, n_threads = 20_000, 4
+
+    @numba.njit(nogil=True)  # noqa: TID251 (as a user's own thread would run it)
+    def count(A, times):
+        return count_along(A, times)
+
+    A = np.zeros(4, np.int64)
+    count(A, 0)
+    with ThreadPoolExecutor(n_threads) as pool:
+        seen = list(pool.map(lambda _: count(A, times), range(n_threads)))
+    total = n_threads * times
+    assert A[1] == total
+    assert sum(seen) == total * (total - 1) // 2  # every number was seen once
+
+
+@pytest.mark.parametrize("place", [-1, 2])
+def test_counters_are_checked_too(place):
+    if not CHECKED or INTERPRETED:
+        pytest.skip("only the checked build checks them")
+
+    @compiled
+    def read(A, a):
+        return read_counter(A, a)
+
+    with pytest.raises(IndexError):
+        read(np.zeros(2, np.int64), place)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -855,16 +960,21 @@ def test_every_operation_that_addresses_memory_has_bounds_to_test():
     addressing = set()
     for name, function in PUBLIC.items():
         parameters = inspect.signature(function).parameters
+        if name.endswith("_counter"):
+            continue  # they have tests of their own
         addressing |= {(name, p) for p in parameters if len(p) == 1 and p.isupper() and p.lower() in parameters}
     tested = {
-        (name, p) for name in MEMORY for p in parameters_of(name) if p.isupper() and p.lower() in parameters_of(name)
+        (name.split()[0], p)
+        for name in MEMORY
+        for p in parameters_of(name)
+        if p.isupper() and p.lower() in parameters_of(name)
     }
     assert tested == addressing
 
 
 def test_every_program_calls_the_operation_that_it_is_named_after():
     for name, (program, *_) in MEMORY.items():
-        assert name in both(program)[1].__code__.co_names
+        assert name.split()[0] in both(program)[1].__code__.co_names
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -883,10 +993,12 @@ REFUSED = {
     "a matrix": (lambda A, B: store(B, 0, load(A, 0)), np.zeros((8, 8)), DOUBLE),
     "an array with gaps": (lambda A, B: store(B, 0, load(A, 0)), DOUBLE[::2], DOUBLE),
     "a square of two precisions": (lambda A, B: transpose(A, 0, 8, 8, B, 0, 8, 8), DOUBLE, SINGLE),
-    "a product of two precisions": (lambda A, B: rank1(zeros(A), A, 0, 1, 1, B, 0), DOUBLE, SINGLE),
-    "a tile of another precision": (lambda A, B: store_tile(zeros(A), B, 0, 1, 1, 1), DOUBLE, SINGLE),
+    "a product of two precisions": (lambda A, B: rank1(zeros(A, 1), A, 0, 1, B, 0), DOUBLE, SINGLE),
+    "a tile of another precision": (lambda A, B: store_tile(zeros(A, 1), B, 0, 1), DOUBLE, SINGLE),
     "a stored vector of another precision": (lambda A, B: store(B, 0, load(A, 0)), DOUBLE, SINGLE),
     "a stored part of a vector of another precision": (lambda A, B: store_first(B, 0, load(A, 0), 1), DOUBLE, SINGLE),
+    "a tile whose rows are not known": (lambda A, B: store_tile(zeros(A, int(A[0])), A, 0, 1), DOUBLE, DOUBLE),
+    "a counter that is not a whole number": (lambda A, B: add_to_counter(A, 0, 1), DOUBLE, DOUBLE),
     "storing into a read-only array": (lambda A, B: store(B, 0, load(A, 0)), DOUBLE, READ_ONLY),
 }
 
@@ -896,4 +1008,4 @@ REFUSED = {
 def test_what_has_no_machine_form_is_refused(what):
     program, A, B = REFUSED[what]
     with pytest.raises(TypingError):
-        tile_function(program)(A, B)
+        compiled(program)(A, B)

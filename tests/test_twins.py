@@ -11,8 +11,9 @@ import inspect
 import numpy as np
 import pytest
 
+from conftest import compiled
 from fastmlp.kernels import activations, layout, losses, optimizers, simd
-from fastmlp.kernels.jit import Kernel, tile_function
+from fastmlp.kernels.jit import Kernel
 from fastmlp.oracle.activations import ACTIVATIONS
 
 FILES = ["activations", "layer", "losses", "network", "optimizers"]
@@ -20,12 +21,15 @@ FILES = ["activations", "layer", "losses", "network", "optimizers"]
 # the machinery around the formulas: not a formula of its own, so it has no twin
 MACHINERY = {
     "activations": {"activate_strip", "slope_strip"},
-    "layer": {"affine_strip", "input_gradient_strip", "weight_gradient_strip", "bias_gradient_strip"},
+    "layer": {
+        "for_every_height", "n_strips", "strip_start",
+        "affine_strip", "input_gradient_strip", "weight_gradient_strip", "bias_gradient_strip",
+    },
     "losses": {
         "squared_error_block", "binary_cross_entropy_block", "softmax_block", "softmax_cross_entropy_block",
         "loss_block",
     },
-    "optimizers": {"update_range"},
+    "optimizers": {"rates_of", "update_range"},
     "network": {"predict", "train", "update"},
 }  # fmt: skip
 
@@ -207,7 +211,7 @@ def run(data, numbers, results, size):
 """
     scope = {"function": function, "lanes": simd.lanes, "load": simd.load, "store": simd.store}
     exec(source, scope)  # noqa: S102
-    return tile_function(scope["run"])
+    return compiled(scope["run"])
 
 
 @pytest.mark.parametrize(("file", "name", "kernel", "oracle"), ELEMENT_PAIRS, ids=lambda value: str(value)[:20])

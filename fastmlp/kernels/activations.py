@@ -6,8 +6,8 @@ code, and its line in :func:`activate_strip` and in :func:`slope_strip`.
 
 from __future__ import annotations
 
-from fastmlp.kernels.elementary import exp, expm1
-from fastmlp.kernels.jit import tile_function
+from fastmlp.kernels.elementary import exp_of_negative, expm1
+from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.simd import absolute, fill_like, lanes, load, maximum, store, where
 
 IDENTITY, SIGMOID, TANH, RELU, SOFTMAX = range(5)
@@ -31,7 +31,7 @@ def identity_slope(z, a):
 @tile_function
 def sigmoid(z):
     """``1 / (1 + exp(-z))``, written with ``exp(-|z|)``, which cannot overflow."""
-    e = exp(-absolute(z))
+    e = exp_of_negative(-absolute(z))
     return where(z < 0, e, 1.0) / (1 + e)
 
 
@@ -67,7 +67,7 @@ def relu_slope(z, a):
     return where(a > 0, fill_like(a, 1.0), 0.0)
 
 
-@tile_function
+@inlined_function
 def activate_strip(code, Z, z, A, a, count):
     """Apply an activation to ``count`` elements, a whole number of vectors: ``A = f(Z)``, which may be in place."""
     # A[j,n] = f(Z[j,n])
@@ -86,7 +86,7 @@ def activate_strip(code, Z, z, A, a, count):
             store(A, a + k, identity(load(Z, z + k)))
 
 
-@tile_function
+@inlined_function
 def slope_strip(code, Z, z, A, a, dA, dZ, d, count):
     """Multiply ``count`` elements by the slope; ``dA`` and ``dZ`` stand at the same place, and may be the same."""
     # dZ[j,n] = dA[j,n] f'(Z[j,n])

@@ -8,7 +8,17 @@ functions, in units in the last place (ULP), are measured by ``tests/test_accura
 from __future__ import annotations
 
 from fastmlp.kernels.jit import tile_function
-from fastmlp.kernels.simd import by_precision, exponent, fma, maximum, minimum, nearest, polynomial, power_of_two
+from fastmlp.kernels.simd import (
+    by_precision,
+    exponent,
+    fma,
+    maximum,
+    minimum,
+    nearest,
+    polynomial,
+    power_of_two,
+    times_power_of_two,
+)
 
 _LOG2_E = 1.4426950408889634
 
@@ -41,16 +51,19 @@ def _reduced(x, n):
 
 
 @tile_function
-def exp(x):
-    """``exp(x)``: 0 and inf beyond the range, subnormal results rounded like others, NaN stays NaN."""
-    x = minimum(maximum(x, by_precision(x, -105.0, -747.0)), by_precision(x, 89.0, 710.0))
+def exp_of_negative(x):
+    """``exp(x)`` for ``x <= 0``: 0 beyond the range, subnormal results rounded like others, NaN stays NaN."""
+    x = maximum(x, by_precision(x, -105.0, -747.0))
     n = nearest(x * _LOG2_E)
     f = _reduced(x, n)
     # exp(f) = 1 + (f + f² tail), the small terms first
-    e = 1 + fma(f * f, _exp_tail(f), f)
-    # 2^n in two factors: the result may be subnormal, a factor may not
-    half = nearest(n * 0.5)
-    return e * power_of_two(half) * power_of_two(n - half)
+    return times_power_of_two(1 + fma(f * f, _exp_tail(f), f), n)
+
+
+@tile_function
+def exp(x):
+    """``exp(x)``: 0 and inf beyond the range, subnormal results rounded like others, NaN stays NaN."""
+    return exp_of_negative(minimum(x, by_precision(x, 89.0, 710.0)))  # nothing in it needs x to be negative
 
 
 @tile_function

@@ -1,8 +1,8 @@
 """One layer, over tiles held in registers: the twins of :mod:`fastmlp.oracle.layer`.
 
-Each formula is computed for one *strip* at a time: :data:`~fastmlp.kernels.simd.ROWS` rows of its left side, one block
-wide. The strip is a register tile; the loop under the formula runs over the letter that is summed, and each turn adds
-one rank-1 product to the tile: a column of the first operand times a row of the second. The layouts of
+Each formula is computed for one *strip* at a time: up to :data:`~fastmlp.kernels.simd.ROWS` rows of its left side, one
+block wide. The strip is a register tile; the loop under the formula runs over the letter that is summed, and each turn
+adds one rank-1 product to the tile: a column of the first operand times a row of the second. The layouts of
 :mod:`fastmlp.kernels.layout` make that row contiguous.
 
 The strip functions are all that the training step in :mod:`fastmlp.kernels.network` is made of. The kernels at the end
@@ -11,72 +11,145 @@ run them over whole arrays, one layer and one formula at a time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 from numba import prange
 
 from fastmlp.kernels.activations import activate_strip, slope_strip
-from fastmlp.kernels.jit import kernel, tile_function
-from fastmlp.kernels.simd import ROWS, block, column, fill, lanes, load, rank1, store_tile, sum_lanes, zeros
+from fastmlp.kernels.jit import inlined_function, kernel
+from fastmlp.kernels.simd import (
+    ROWS,
+    block,
+    column,
+    fill,
+    lanes,
+    load,
+    load_tile,
+    rank1,
+    store_columns,
+    store_tile,
+    sum_lanes,
+)
 
 
-@tile_function
-def affine_strip(weights, w, biases, b, inputs, rows, X, x, Z, z):
+def for_every_height(make: Callable[[int], Any]) -> Any:
+    """Compile a strip for each number of rows that a tile may have; called, it takes that number first."""
+    return _for_height(make, ROWS)
+
+
+def _for_height(make: Callable[[int], Any], height: int) -> Any:
+    this = make(height)
+    if height == 1:
+
+        @inlined_function
+        def strip(rows, *arguments):
+            this(*arguments)
+
+    else:
+        lower = _for_height(make, height - 1)
+
+        @inlined_function
+        def strip(rows, *arguments):
+            if rows == height:
+                this(*arguments)
+            else:
+                lower(rows, *arguments)
+
+    return strip
+
+
+@inlined_function
+def n_strips(outputs):
+    """Strips into which this many rows are cut: as few as can be."""
+    return (outputs + ROWS - 1) // ROWS
+
+
+@inlined_function
+def strip_start(outputs, strip):
+    """The first row of a strip. Strips are equally high, or differ by one row: a low one is hardly any faster."""
+    strips = n_strips(outputs)
+    return strip * (outputs // strips) + min(strip, outputs % strips)
+
+
+@for_every_height
+def affine_strip(rows):
     """Matmul plus bias, for ``rows`` outputs ``j`` and one block of samples ``n``.
 
     ``w`` is where the strip's first row of ``W`` stands in ``weights``, ``b`` where its first bias stands in
     ``biases``; ``x`` is where the block stands in ``X``, ``z`` where the strip stands in ``Z``, both sample-blocked.
     """
-    # Z[j,n] = Σ_i W[j,i] X[i,n] + b[j]
-    t = column(biases, b, rows)
-    for i in range(inputs):
-        t = rank1(t, weights, w + i, inputs, rows, X, x + i * block(X))
-    store_tile(t, Z, z, block(Z), rows, block(Z))
+
+    @inlined_function
+    def strip(weights, w, biases, b, inputs, X, x, Z, z):
+        # Z[j,n] = Σ_i W[j,i] X[i,n] + b[j]
+        t = column(biases, b, rows)
+        for i in range(inputs):
+            t = rank1(t, weights, w + i, inputs, X, x + i * block(X))
+        store_tile(t, Z, z, block(Z))
+
+    return strip
 
 
-@tile_function
-def input_gradient_strip(weights, w, inputs, outputs, rows, dZ, d, dX, x):
+@for_every_height
+def input_gradient_strip(rows):
     """Gradient of the layer's input, for ``rows`` inputs ``i`` and one block of samples ``n``.
 
     ``w`` is where column ``i`` of ``W`` begins in ``weights``; ``d`` is where the block stands in ``dZ``, and ``x``
-    where the strip stands in ``dX``, both sample-blocked.
+    where the strip stands in ``dX``, both sample-blocked. The sum runs over outputs from ``first`` to before ``last``
+    and, unless ``first`` is 0, goes on from what stands in ``dX``.
     """
-    # dX[i,n] = Σ_j W[j,i] dZ[j,n]
-    t = zeros(dX)
-    for j in range(outputs):
-        t = rank1(t, weights, w + j * inputs, 1, rows, dZ, d + j * block(dZ))
-    store_tile(t, dX, x, block(dX), rows, block(dX))
+
+    @inlined_function
+    def strip(weights, w, inputs, first, last, dZ, d, dX, x):
+        # dX[i,n] = Σ_j W[j,i] dZ[j,n]
+        t = load_tile(dX, x, block(dX), block(dX) if first > 0 else 0, rows)
+        for j in range(first, last):
+            t = rank1(t, weights, w + j * inputs, 1, dZ, d + j * block(dZ))
+        store_tile(t, dX, x, block(dX))
+
+    return strip
 
 
-@tile_function
-def weight_gradient_strip(dZ, d, outputs, rows, blocks, X, x, padded, inputs, gradient, w):
-    """Gradient of the weights, for ``rows`` outputs ``j`` and all inputs ``i``, summed over ``blocks`` of samples.
+@for_every_height
+def weight_gradient_strip(rows):
+    """Gradient of the weights, for ``rows`` outputs ``j`` and one block of inputs ``i``, ``columns`` of them.
 
-    ``d`` is where row ``j`` of the first block stands in ``dZ`` (sample-blocked), ``x`` where ``X`` begins
-    (feature-blocked, ``padded`` samples long), ``w`` where row ``j`` of ``dW`` stands in ``gradient``.
+    ``d`` is where row ``j`` of the first block stands in ``dZ`` (sample-blocked), ``x`` where the block of inputs
+    stands in ``X`` (feature-blocked), ``w`` where the strip stands in ``gradient``. The sum runs over blocks of
+    samples from ``first`` to before ``last``; with ``add`` it goes on from what stands in ``gradient``.
     """
-    # dW[j,i] = Σ_n dZ[j,n] X[i,n]
-    whole_block = block(X)
-    for i in range(0, inputs, whole_block):
-        t = zeros(X)
-        row_of_X = x + (i // whole_block) * padded * whole_block
-        for p in range(blocks):
+
+    @inlined_function
+    def strip(dZ, d, outputs, first, last, add, X, x, columns, gradient, w, inputs):
+        # dW[j,i] = Σ_n dZ[j,n] X[i,n]
+        whole_block = block(X)
+        t = load_tile(gradient, w, inputs, columns if add else 0, rows)
+        for p in range(first, last):
             column_of_dZ = d + p * outputs * whole_block
+            row_of_X = x + p * whole_block * whole_block
             for n in range(whole_block):
-                place = row_of_X + (p * whole_block + n) * whole_block
-                t = rank1(t, dZ, column_of_dZ + n, whole_block, rows, X, place)
-        store_tile(t, gradient, w + i, inputs, rows, inputs - i)
+                t = rank1(t, dZ, column_of_dZ + n, whole_block, X, row_of_X + n * whole_block)
+        store_columns(t, gradient, w, inputs, columns)
+
+    return strip
 
 
-@tile_function
-def bias_gradient_strip(dZ, d, outputs, rows, blocks, gradient, b):
-    """Gradient of the biases, for ``rows`` outputs ``j``, summed over ``blocks`` of samples. Places as above."""
+@inlined_function
+def bias_gradient_strip(rows, dZ, d, outputs, first, last, add, gradient, b):
+    """Gradient of the biases, for ``rows`` outputs ``j``, over blocks of samples as above; ``b`` is its place."""
     # db[j] = Σ_n dZ[j,n]
     whole_block = block(dZ)
     for r in range(rows):
         total = fill(dZ, 0.0)
-        for p in range(blocks):
+        for p in range(first, last):
             for k in range(0, whole_block, lanes(dZ)):
                 total = total + load(dZ, d + (p * outputs + r) * whole_block + k)
-        gradient[b + r] = sum_lanes(total)
+        if add:
+            gradient[b + r] += sum_lanes(total)
+        else:
+            gradient[b + r] = sum_lanes(total)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -100,10 +173,11 @@ def affine(W, b, X, Z):
     outputs = W.shape[0]
     weights, x, z = W.reshape(W.size), X.reshape(X.size), Z.reshape(Z.size)
     for p in prange(blocks):
-        for j in range(0, outputs, ROWS):
-            rows = min(ROWS, outputs - j)
+        for strip in range(n_strips(outputs)):
+            j = strip_start(outputs, strip)
+            rows = strip_start(outputs, strip + 1) - j
             to = (p * outputs + j) * whole_block
-            affine_strip(weights, j * inputs, b, j, inputs, rows, x, p * inputs * whole_block, z, to)
+            affine_strip(rows, weights, j * inputs, b, j, inputs, x, p * inputs * whole_block, z, to)
 
 
 @kernel
@@ -129,17 +203,23 @@ def affine_backward(W, X, dZ, dX, dW, db):
     weights, x, d = W.reshape(W.size), X.reshape(X.size), dZ.reshape(dZ.size)
     d_inputs, d_weights = dX.reshape(dX.size), dW.reshape(dW.size)
     for p in prange(blocks):
-        for i in range(0, inputs, ROWS):
-            rows = min(ROWS, inputs - i)
+        for strip in range(n_strips(inputs)):
+            i = strip_start(inputs, strip)
+            rows = strip_start(inputs, strip + 1) - i
             to = (p * inputs + i) * whole_block
-            input_gradient_strip(weights, i, inputs, outputs, rows, d, p * outputs * whole_block, d_inputs, to)
-    for strip in prange((outputs + ROWS - 1) // ROWS):
-        j = strip * ROWS
-        rows = min(ROWS, outputs - j)
-        weight_gradient_strip(
-            d, j * whole_block, outputs, rows, blocks, x, 0, X.shape[1], inputs, d_weights, j * inputs
-        )
-        bias_gradient_strip(d, j * whole_block, outputs, rows, blocks, db, j)
+            input_gradient_strip(rows, weights, i, inputs, 0, outputs, d, p * outputs * whole_block, d_inputs, to)
+    for task in prange(n_strips(outputs)):
+        strip = np.int64(
+            task
+        )  # Numba counts a parallel loop in unsigned numbers, to which it does not add signed ones
+        j = strip_start(outputs, strip)
+        rows = strip_start(outputs, strip + 1) - j
+        for i in range(0, inputs, whole_block):
+            weight_gradient_strip(
+                rows, d, j * whole_block, outputs, 0, blocks, False, x, i * X.shape[1], inputs - i, d_weights,
+                j * inputs + i, inputs,
+            )  # fmt: skip
+        bias_gradient_strip(rows, d, j * whole_block, outputs, 0, blocks, False, db, j)
 
 
 @kernel

@@ -95,19 +95,6 @@ def feature_blocks_of(S, s, features, padded, p0, p1, F, f):
 
 
 @tile_function
-def gather_targets(Y, outputs, order, first, samples, p0, p1, S, s):
-    """Rows of the user's targets to sample blocks ``p0`` to ``p1``. Returns 0 if every value is finite, else NaN."""
-    whole_block = block(S)
-    check = 0.0
-    for n in range(p0 * whole_block, p1 * whole_block):
-        for j in range(outputs):
-            y = Y[row_of(order, first + n) * outputs + j] if n < samples else 0.0
-            check += y - y
-            S[s + ((n // whole_block) * outputs + j) * whole_block + n % whole_block] = y
-    return check
-
-
-@tile_function
 def gather_labels(labels, outputs, order, first, samples, p0, p1, S, s):
     """Class indices to one-hot sample blocks ``p0`` to ``p1``."""
     whole_block = block(S)

@@ -3,7 +3,11 @@
 *Over samples.* Each thread takes tiles of samples through all layers, forward and back, in its own cache: it writes
 the activations and the gradients ``dZ`` of its samples.
 
-*Over weights.* Each thread takes strips of rows of ``W``, sums over all samples in a fixed order, and updates them.
+*Over weights.* Each thread takes tiles of ``W``, sums over all samples in a fixed order, and updates them.
+
+In a network with few weights for its width, the gradients of a tile of samples are cheaper summed while the tile is
+in the cache than fetched from it by all threads later. There the first region also writes each tile's own sum, a
+*partial* gradient, and the second adds the partials in the order of the tiles.
 
 Everything that a step works on lies in one array, the *arena*; the *plan* says where: see :mod:`fastmlp.buffers`.
 The formulas are in :mod:`fastmlp.kernels.layer`.
@@ -14,35 +18,59 @@ from __future__ import annotations
 from numba import prange
 
 from fastmlp.kernels.activations import SOFTMAX, activate_strip, slope_strip
-from fastmlp.kernels.jit import kernel, tile_function
-from fastmlp.kernels.layer import affine_strip, bias_gradient_strip, input_gradient_strip, weight_gradient_strip
-from fastmlp.kernels.layout import (
-    feature_blocks_of,
-    gather_labels,
-    gather_rows,
-    gather_targets,
-    sample_blocks_of,
-    scatter_rows,
+from fastmlp.kernels.crew import claim, finish, open_phase, wait_for_next
+from fastmlp.kernels.jit import inlined_function, kernel, tile_function
+from fastmlp.kernels.layer import (
+    affine_strip,
+    bias_gradient_strip,
+    input_gradient_strip,
+    n_strips,
+    strip_start,
+    weight_gradient_strip,
 )
+from fastmlp.kernels.layout import feature_blocks_of, gather_labels, gather_rows, sample_blocks_of, scatter_rows
 from fastmlp.kernels.losses import SQUARED_ERROR, loss_block, softmax_block
-from fastmlp.kernels.optimizers import NO_UPDATE, update_range
-from fastmlp.kernels.simd import ROWS, block, lanes, load, store
+from fastmlp.kernels.optimizers import NO_RATES, NO_UPDATE, rates_of, update_range
+from fastmlp.kernels.simd import block, fill, lanes, load, load_first, store, store_first, sum_lanes, where
 
 # One row of the plan per layer. Sizes and codes, then places: of W and b in the parameters, of the rest in the arena.
 INPUTS, OUTPUTS, ACTIVATION, WEIGHTS, BIASES, X_FEATURES, X, Z, A, DZ = range(10)
 PLAN_COLUMNS = 10
 
 # The last row of the plan holds what belongs to the whole batch.
-LOSS, PADDED_SAMPLES, TARGETS, SHARES, SAMPLE_LOSSES = range(5)
+LOSS, PADDED_SAMPLES, TARGETS, TARGETS_BY_FEATURES, SHARES, SAMPLE_LOSSES, THREADS, BY_SAMPLES, PARTIALS = range(9)
 
 TILE_BLOCKS = 4
-"""Blocks of samples in a tile: a tile's activations stay in the first- or second-level cache through all layers."""
+"""Most blocks of samples in a tile: a tile's activations stay in the first- or second-level cache in all layers. In a
+network whose gradients are summed tile by tile all tiles are so large, whatever the number of threads."""
 
-STRIP_GROUPS = 16
-"""Parts into which the strips of weights are dealt out in turn: narrow and wide layers are spread over the threads."""
+TILES_PER_THREAD = 2
+"""Tiles of samples for each thread, as long as there are blocks: whoever is quick takes one more."""
+
+PARTS_PER_THREAD = 4
+"""Parts into which the weights are divided, for each thread."""
+
+PARTIALS_AT_ONCE = 20_000
+"""Elements of partial gradients that are worth a thread's while."""
+
+OUTPUTS_AT_ONCE = 64
+"""Rows of ``W`` from which ``dX`` is summed in one go: so many of a large ``W`` stay in the second-level cache."""
+
+STRIPS_AT_ONCE = 8
+"""Strips of ``dW`` that take turns at a block of inputs, which comes from memory once for all of them."""
+
+BLOCKS_AT_ONCE = 32
+"""Blocks of samples over which ``dW`` is summed in one go: so many samples of a block of inputs stay in the cache."""
+
+UPDATE_GROUPS = 16
+"""Parts into which the parameters are divided where they are updated by themselves."""
 
 FINITE, X_NOT_FINITE, Y_NOT_FINITE, LOSS_NOT_FINITE = range(4)
 """The statuses that come back."""
+
+BLOCK_LOSS, X_CHECK, Y_CHECK = range(3)
+"""Columns of the report, which has a row for each block of samples: its loss; and, of a tile's first block, whether a
+value of the tile is not finite. Its last row is for the training run: status, sum of losses, steps taken."""
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -52,9 +80,8 @@ FINITE, X_NOT_FINITE, Y_NOT_FINITE, LOSS_NOT_FINITE = range(4)
 @tile_function
 def _read_samples(plan, arena, data, order, first, samples, p0, p1):
     """Gather a tile of the batch: ``X`` of the first layer, in both layouts. Returns 0, or NaN if any value is."""
-    features, places = plan[0, X_FEATURES], plan[-1]
-    size, padded = block(arena), places[PADDED_SAMPLES]
-    inputs = plan[0, INPUTS]
+    inputs, features = plan[0, INPUTS], plan[0, X_FEATURES]
+    size, padded = block(arena), plan[-1, PADDED_SAMPLES]
     check = gather_rows(data, inputs, order, first, samples, p0 * size, p1 * size, arena, features, padded)
     sample_blocks_of(arena, features, inputs, padded, p0, p1, arena, plan[0, X])
     return check
@@ -64,10 +91,14 @@ def _read_samples(plan, arena, data, order, first, samples, p0, p1):
 def _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1):
     """Gather a tile's targets; labels, if there are any, as one-hot columns. Returns 0, or NaN if any value is."""
     outputs, to = plan[-2, OUTPUTS], plan[-1, TARGETS]
+    size, padded = block(arena), plan[-1, PADDED_SAMPLES]
     if labels.size > 0:
         gather_labels(labels, outputs, order, first, samples, p0, p1, arena, to)
         return 0.0
-    return gather_targets(targets, outputs, order, first, samples, p0, p1, arena, to)
+    features = plan[-1, TARGETS_BY_FEATURES]
+    check = gather_rows(targets, outputs, order, first, samples, p0 * size, p1 * size, arena, features, padded)
+    sample_blocks_of(arena, features, outputs, padded, p0, p1, arena, to)
+    return float(check)
 
 
 @tile_function
@@ -85,14 +116,15 @@ def _forward_tile(plan, parameters, arena, p0, p1):
     n_layers = plan.shape[0] - 1
     for layer in range(n_layers):
         inputs, outputs, code = plan[layer, INPUTS], plan[layer, OUTPUTS], plan[layer, ACTIVATION]
-        for j in range(0, outputs, ROWS):
-            rows = min(ROWS, outputs - j)
+        for strip in range(n_strips(outputs)):
+            j = strip_start(outputs, strip)
+            rows = strip_start(outputs, strip + 1) - j
             w, b = plan[layer, WEIGHTS] + j * inputs, plan[layer, BIASES] + j
             for p in range(p0, p1):
                 x, here = plan[layer, X] + p * inputs * size, (p * outputs + j) * size
                 z, a = plan[layer, Z] + here, plan[layer, A] + here
                 # Z = affine(W, b, X);  A = activate(Z)
-                affine_strip(parameters, w, parameters, b, inputs, rows, arena, x, arena, z)
+                affine_strip(rows, parameters, w, parameters, b, inputs, arena, x, arena, z)
                 activate_strip(code, arena, z, arena, a, rows * size)
         if layer + 1 < n_layers:
             feature_blocks_of(
@@ -106,12 +138,11 @@ def _forward_tile(plan, parameters, arena, p0, p1):
 
 
 @tile_function
-def _loss_tile(plan, arena, p0, p1):
-    """Loss of a tile's samples, each times its share, and the gradient ``dZ`` of the last layer."""
+def _loss_tile(plan, arena, report, p0, p1):
+    """Loss of each block of a tile, each sample's times its share; and the gradient ``dZ`` of the last layer."""
     # loss = Σ_n L[n] / N
     size, last = block(arena), plan.shape[0] - 2
     outputs, code = plan[last, OUTPUTS], plan[-1, LOSS]
-    total = 0.0
     for p in range(p0, p1):
         here = p * outputs * size
         z, a, d = plan[last, Z] + here, plan[last, A] + here, plan[last, DZ] + here
@@ -119,14 +150,13 @@ def _loss_tile(plan, arena, p0, p1):
         loss_block(code, outputs, arena, z, arena, a, arena, plan[-1, TARGETS] + here, arena, losses, d)
         if code == SQUARED_ERROR:  # the one loss that is a function of A: the slope is still to come
             slope_strip(plan[last, ACTIVATION], arena, z, arena, a, arena, arena, d, outputs * size)
+        total = fill(arena, 0.0)
         for k in range(0, size, lanes(arena)):
             share = load(arena, shares + k)
             for j in range(outputs):
                 store(arena, d + j * size + k, load(arena, d + j * size + k) * share)
-        for n in range(size):
-            if arena[shares + n] > 0:
-                total += float(arena[losses + n]) * float(arena[shares + n])
-    return total
+            total = total + where(share > 0, load(arena, losses + k) * share, 0.0)
+        report[p, BLOCK_LOSS] = sum_lanes(total)
 
 
 @tile_function
@@ -135,46 +165,137 @@ def _backward_tile(plan, parameters, arena, p0, p1):
     size = block(arena)
     for layer in range(plan.shape[0] - 2, 0, -1):
         inputs, outputs, below = plan[layer, INPUTS], plan[layer, OUTPUTS], layer - 1
-        for i in range(0, inputs, ROWS):
-            rows = min(ROWS, inputs - i)
-            for p in range(p0, p1):
-                d, here = plan[layer, DZ] + p * outputs * size, (p * inputs + i) * size
-                z, a, x = plan[below, Z] + here, plan[below, A] + here, plan[below, DZ] + here
-                # the forward lines were:  A = activate(Z)  of the layer below, which enters this one as X
-                input_gradient_strip(parameters, plan[layer, WEIGHTS] + i, inputs, outputs, rows, arena, d, arena, x)
-                slope_strip(plan[below, ACTIVATION], arena, z, arena, a, arena, arena, x, rows * size)
+        for first in range(0, outputs, OUTPUTS_AT_ONCE):
+            last = min(first + OUTPUTS_AT_ONCE, outputs)
+            for strip in range(n_strips(inputs)):
+                i = strip_start(inputs, strip)
+                rows = strip_start(inputs, strip + 1) - i
+                w = plan[layer, WEIGHTS] + i
+                for p in range(p0, p1):
+                    d, here = plan[layer, DZ] + p * outputs * size, (p * inputs + i) * size
+                    z, a, x = plan[below, Z] + here, plan[below, A] + here, plan[below, DZ] + here
+                    # the forward lines were:  A = activate(Z)  of the layer below, which enters this one as X
+                    input_gradient_strip(rows, parameters, w, inputs, first, last, arena, d, arena, x)
+                    if last == outputs:
+                        slope_strip(plan[below, ACTIVATION], arena, z, arena, a, arena, arena, x, rows * size)
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# over weights: one strip, that is up to ROWS rows of one layer's W
+# over weights: one tile of one layer's W, that is a strip of rows j and a block of inputs i
 
 
 @tile_function
-def _count_strips(plan):
+def _input_blocks(arena, inputs):
+    return (inputs + block(arena) - 1) // block(arena)
+
+
+@tile_function
+def _count_weight_tiles(plan, arena):
+    """Tiles of all layers."""
     total = 0
     for layer in range(plan.shape[0] - 1):
-        total += (plan[layer, OUTPUTS] + ROWS - 1) // ROWS
+        total += n_strips(plan[layer, OUTPUTS]) * _input_blocks(arena, plan[layer, INPUTS])
     return total
 
 
+@inlined_function
+def _weight_tile(layer, strip, i, first, last, add, plan, arena, gradient, g):
+    """Gradient of one tile of weights, and with the first tile of a strip that of its biases.
+
+    The gradient of the whole network begins at ``g`` in ``gradient``. The sum runs over blocks of samples from
+    ``first`` to before ``last``; with ``add`` it goes on. Returns where the tile's weights and its biases begin, its
+    rows and its columns.
+    """
+    inputs, outputs, size = plan[layer, INPUTS], plan[layer, OUTPUTS], block(arena)
+    j = strip_start(outputs, strip)
+    rows = strip_start(outputs, strip + 1) - j
+    columns = min(inputs - i, size)
+    d, x = plan[layer, DZ] + j * size, plan[layer, X_FEATURES] + i * plan[-1, PADDED_SAMPLES]
+    w, b = plan[layer, WEIGHTS] + j * inputs + i, plan[layer, BIASES] + j
+    weight_gradient_strip(rows, arena, d, outputs, first, last, add, arena, x, columns, gradient, g + w, inputs)
+    if i == 0:
+        bias_gradient_strip(rows, arena, d, outputs, first, last, add, gradient, g + b)
+    return w, b, rows, columns
+
+
+@inlined_function
+def _update_tile(w, b, rows, columns, inputs, is_first, optimizer, rates, parameters, gradient, memory):
+    """Update what :func:`_weight_tile` returned; the biases with the first tile of a strip."""
+    for r in range(rows):
+        update_range(optimizer, rates, parameters, gradient, memory, w + r * inputs, w + r * inputs + columns)
+    if is_first:
+        update_range(optimizer, rates, parameters, gradient, memory, b, b + rows)
+
+
 @tile_function
-def _weight_strip(strip, plan, arena, blocks, parameters, gradient, optimizer, settings, step, memory):
-    """Gradient of one strip of weights and its biases, and their update while they are at hand."""
-    layer = 0
-    while strip >= (plan[layer, OUTPUTS] + ROWS - 1) // ROWS:
-        strip -= (plan[layer, OUTPUTS] + ROWS - 1) // ROWS
-        layer += 1
-    inputs, outputs, j = plan[layer, INPUTS], plan[layer, OUTPUTS], strip * ROWS
-    rows = min(ROWS, outputs - j)
-    d = plan[layer, DZ] + j * block(arena)
-    w, b = plan[layer, WEIGHTS] + j * inputs, plan[layer, BIASES] + j
-    weight_gradient_strip(
-        arena, d, outputs, rows, blocks, arena, plan[layer, X_FEATURES], plan[-1, PADDED_SAMPLES], inputs, gradient, w
-    )
-    bias_gradient_strip(arena, d, outputs, rows, blocks, gradient, b)
+def _weight_tiles(start, stop, plan, arena, blocks, parameters, gradient, optimizer, rates, memory):
+    """Tiles ``start`` to ``stop`` of all layers' weights.
+
+    They are counted in groups of strips; in a group, block of inputs after block of inputs; there, strip after strip.
+    """
+    for first in range(0, blocks, BLOCKS_AT_ONCE):
+        last = min(first + BLOCKS_AT_ONCE, blocks)
+        tile = 0  # the first one of a group
+        for layer in range(plan.shape[0] - 1):
+            strips, input_blocks = n_strips(plan[layer, OUTPUTS]), _input_blocks(arena, plan[layer, INPUTS])
+            for s0 in range(0, strips, STRIPS_AT_ONCE):
+                group = min(STRIPS_AT_ONCE, strips - s0)
+                for k in range(max(start - tile, 0), min(stop - tile, group * input_blocks)):
+                    strip, i = s0 + k % group, k // group * block(arena)
+                    w, b, rows, columns = _weight_tile(
+                        layer, strip, i, first, last, first > 0, plan, arena, gradient, 0
+                    )
+                    if last == blocks and optimizer != NO_UPDATE:
+                        inputs = plan[layer, INPUTS]
+                        _update_tile(
+                            w, b, rows, columns, inputs, i == 0, optimizer, rates, parameters, gradient, memory
+                        )
+                tile += group * input_blocks
+
+
+@tile_function
+def _partial_gradient(tile, plan, arena, n_parameters, p0, p1):
+    """All gradients, summed over one tile of samples only, which is in the cache."""
+    for layer in range(plan.shape[0] - 1):
+        for i in range(0, plan[layer, INPUTS], block(arena)):
+            for strip in range(n_strips(plan[layer, OUTPUTS])):
+                to = plan[-1, PARTIALS] + tile * n_parameters
+                _weight_tile(layer, strip, i, p0, p1, False, plan, arena, arena, to)
+
+
+@tile_function
+def _add_partials(start, stop, tiles, plan, arena, parameters, gradient, optimizer, rates, memory):
+    """Gradients of the parameters from ``start`` to ``stop``, from the tiles' partial ones, and their update."""
+    step = lanes(arena)
+    for k in range(start, stop, step):
+        total = load_first(arena, plan[-1, PARTIALS] + k, stop - k)
+        for tile in range(1, tiles):
+            total = total + load_first(arena, plan[-1, PARTIALS] + tile * parameters.size + k, stop - k)
+        store_first(gradient, k, total, stop - k)
     if optimizer != NO_UPDATE:
-        update_range(optimizer, settings, step, parameters, gradient, memory, w, w + rows * inputs)
-        update_range(optimizer, settings, step, parameters, gradient, memory, b, b + rows)
+        update_range(optimizer, rates, parameters, gradient, memory, start, stop)
+
+
+@tile_function
+def _n_parts(plan, arena, samples, n_parameters):
+    """Parts of the weights: one for one thread; for more, several each."""
+    threads = plan[-1, THREADS]
+    if plan[-1, BY_SAMPLES]:
+        return min(threads, 1 + n_parameters * _n_tiles(plan, arena, samples) // PARTIALS_AT_ONCE)
+    return min(PARTS_PER_THREAD * threads, _count_weight_tiles(plan, arena)) if threads > 1 else 1
+
+
+@tile_function
+def _weight_part(part, parts, samples, plan, arena, parameters, gradient, optimizer, rates, memory):
+    """One of ``parts`` equal parts of all weights."""
+    if plan[-1, BY_SAMPLES]:
+        size, tiles = parameters.size, _n_tiles(plan, arena, samples)
+        start, stop = part * size // parts, (part + 1) * size // parts
+        _add_partials(start, stop, tiles, plan, arena, parameters, gradient, optimizer, rates, memory)
+    else:
+        tiles, blocks = _count_weight_tiles(plan, arena), _n_blocks(arena, samples)
+        start, stop = part * tiles // parts, (part + 1) * tiles // parts
+        _weight_tiles(start, stop, plan, arena, blocks, parameters, gradient, optimizer, rates, memory)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -187,27 +308,38 @@ def _n_blocks(arena, samples):
 
 
 @tile_function
-def _n_tiles(arena, samples):
-    return (_n_blocks(arena, samples) + TILE_BLOCKS - 1) // TILE_BLOCKS
+def _tile_blocks(plan, arena, samples):
+    """Blocks in a tile: small tiles if there are few, so that every thread gets some."""
+    if plan[-1, BY_SAMPLES]:
+        return TILE_BLOCKS
+    return max(1, min(TILE_BLOCKS, _n_blocks(arena, samples) // (TILES_PER_THREAD * plan[-1, THREADS])))
 
 
 @tile_function
-def _status(report, tiles):
-    """The first thing found wrong by any tile, and the sum of the tiles' losses, in tile order."""
-    total = 0.0
-    for tile in range(tiles):
-        if report[tile, 1] != 0:
-            return X_NOT_FINITE, 0.0
-        if report[tile, 2] != 0:
-            return Y_NOT_FINITE, 0.0
-        total += report[tile, 0]
-    return (FINITE if total - total == 0 else LOSS_NOT_FINITE), total
+def _n_tiles(plan, arena, samples):
+    tile_blocks = _tile_blocks(plan, arena, samples)
+    return (_n_blocks(arena, samples) + tile_blocks - 1) // tile_blocks
 
 
 @tile_function
-def _blocks_of_tile(arena, samples, tile):
+def _blocks_of_tile(plan, arena, samples, tile):
     """The blocks of a tile, from the first to before the last."""
-    return tile * TILE_BLOCKS, min((tile + 1) * TILE_BLOCKS, _n_blocks(arena, samples))
+    tile_blocks = _tile_blocks(plan, arena, samples)
+    return tile * tile_blocks, min((tile + 1) * tile_blocks, _n_blocks(arena, samples))
+
+
+@tile_function
+def _status(plan, arena, samples, report):
+    """The first thing found wrong in any tile, and the sum of the blocks' losses, in their order."""
+    total = 0.0
+    for p in range(0, _n_blocks(arena, samples), _tile_blocks(plan, arena, samples)):
+        if report[p, X_CHECK] != 0:
+            return X_NOT_FINITE, 0.0
+        if report[p, Y_CHECK] != 0:
+            return Y_NOT_FINITE, 0.0
+    for p in range(_n_blocks(arena, samples)):
+        total += report[p, BLOCK_LOSS]
+    return (FINITE if total - total == 0 else LOSS_NOT_FINITE), total
 
 
 @kernel
@@ -217,64 +349,130 @@ def forward(plan, parameters, arena, report, data, order, first, samples):
     The batch is ``samples`` rows of ``data``: those that ``order`` names from its entry ``first`` on, or, if ``order``
     is empty, the rows from ``first`` on.
     """
-    tiles = _n_tiles(arena, samples)
-    for tile in prange(tiles):
-        p0, p1 = _blocks_of_tile(arena, samples, tile)
-        report[tile, 0], report[tile, 2] = 0.0, 0.0
-        report[tile, 1] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
+    for tile in prange(_n_tiles(plan, arena, samples)):
+        p0, p1 = _blocks_of_tile(plan, arena, samples, tile)
+        report[p0:p1, BLOCK_LOSS], report[p0, Y_CHECK] = 0.0, 0.0
+        report[p0, X_CHECK] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
         _forward_tile(plan, parameters, arena, p0, p1)
-    return _status(report, tiles)[0]
+    return _status(plan, arena, samples, report)[0]
 
 
 @kernel
 def predict(plan, parameters, arena, report, data, order, first, samples, output):
     """Forward pass of a batch, as in :func:`forward`; its result as rows of ``output`` from ``first`` on."""
-    tiles = _n_tiles(arena, samples)
-    for tile in prange(tiles):
-        p0, p1 = _blocks_of_tile(arena, samples, tile)
-        report[tile, 0], report[tile, 2] = 0.0, 0.0
-        report[tile, 1] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
+    for tile in prange(_n_tiles(plan, arena, samples)):
+        p0, p1 = _blocks_of_tile(plan, arena, samples, tile)
+        report[p0:p1, BLOCK_LOSS], report[p0, Y_CHECK] = 0.0, 0.0
+        report[p0, X_CHECK] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
         _forward_tile(plan, parameters, arena, p0, p1)
         scatter_rows(arena, plan[-2, A], plan[-2, OUTPUTS], samples, p0, p1, output, first)
-    return _status(report, tiles)[0]
+    return _status(plan, arena, samples, report)[0]
 
 
 @kernel
 def loss_value(plan, parameters, arena, report, data, targets, labels, order, first, samples):
     """Loss of a batch, as in :func:`forward`. Returns the status and the loss."""
-    tiles = _n_tiles(arena, samples)
-    for tile in prange(tiles):
-        p0, p1 = _blocks_of_tile(arena, samples, tile)
-        report[tile, 1] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
-        report[tile, 2] = _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1)
+    for tile in prange(_n_tiles(plan, arena, samples)):
+        p0, p1 = _blocks_of_tile(plan, arena, samples, tile)
+        report[p0, X_CHECK] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
+        report[p0, Y_CHECK] = _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1)
         _share_out(plan, arena, samples, p0, p1)
         _forward_tile(plan, parameters, arena, p0, p1)
-        report[tile, 0] = _loss_tile(plan, arena, p0, p1)
-    return _status(report, tiles)
+        _loss_tile(plan, arena, report, p0, p1)
+    return _status(plan, arena, samples, report)
 
 
 @kernel
 def backward(plan, parameters, arena, report, targets, labels, order, first, samples, gradient):
     """Backward pass of the batch that :func:`forward` left in the arena. Returns the status and the loss."""
-    tiles = _n_tiles(arena, samples)
-    for tile in prange(tiles):
-        p0, p1 = _blocks_of_tile(arena, samples, tile)
-        report[tile, 1] = 0.0
-        report[tile, 2] = _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1)
+    for tile in prange(_n_tiles(plan, arena, samples)):
+        p0, p1 = _blocks_of_tile(plan, arena, samples, tile)
+        report[p0, X_CHECK] = 0.0
+        report[p0, Y_CHECK] = _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1)
         _share_out(plan, arena, samples, p0, p1)
-        report[tile, 0] = _loss_tile(plan, arena, p0, p1)
+        _loss_tile(plan, arena, report, p0, p1)
         _backward_tile(plan, parameters, arena, p0, p1)
-    strips = _count_strips(plan)
-    blocks = _n_blocks(arena, samples)
-    for group in prange(STRIP_GROUPS):
-        for strip in range(group, strips, STRIP_GROUPS):
-            _weight_strip(strip, plan, arena, blocks, parameters, gradient, NO_UPDATE, gradient, 1, gradient)
-    return _status(report, tiles)
+        if plan[-1, BY_SAMPLES]:
+            _partial_gradient(tile, plan, arena, parameters.size, p0, p1)
+    parts = _n_parts(plan, arena, samples, parameters.size)
+    for part in prange(parts):
+        _weight_part(part, parts, samples, plan, arena, parameters, gradient, NO_UPDATE, NO_RATES, gradient)
+    return _status(plan, arena, samples, report)
+
+
+@tile_function
+def _training_tile(
+    tile, plan, parameters, arena, report, data, targets, labels, order, first, samples,
+):  # fmt: skip
+    """A tile of samples: read, forward, loss, backward."""
+    p0, p1 = _blocks_of_tile(plan, arena, samples, tile)
+    report[p0, X_CHECK] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
+    report[p0, Y_CHECK] = _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1)
+    _share_out(plan, arena, samples, p0, p1)
+    _forward_tile(plan, parameters, arena, p0, p1)
+    _loss_tile(plan, arena, report, p0, p1)
+    _backward_tile(plan, parameters, arena, p0, p1)
+    if plan[-1, BY_SAMPLES]:
+        _partial_gradient(tile, plan, arena, parameters.size, p0, p1)
+
+
+@tile_function
+def _begin(crew, report):
+    for k in range(report.shape[1]):
+        report[-1, k] = 0.0
+    open_phase(crew, 0)
+
+
+@tile_function
+def _judge(plan, arena, samples, report):
+    """Add up the losses of a step's blocks in the report's last row; returns whether the step may be taken."""
+    status, loss = _status(plan, arena, samples, report)
+    report[-1, 0] = status
+    if status != FINITE:
+        report[-1, 1] = loss * samples
+        return False
+    report[-1, 1] += loss * samples
+    return True
+
+
+@tile_function
+def _train_along(
+    crew, plan, parameters, arena, report, gradient, memory, data, targets, labels, order, n_rows, batch_size, first,
+    n_steps, optimizer, settings, step,
+):  # fmt: skip
+    """What each thread does: claim a task of the present phase, until there are no more phases.
+
+    Phase ``2 k`` is step ``k`` over samples, phase ``2 k + 1`` over weights.
+    """
+    while True:
+        phase, task = claim(crew)
+        k = phase // 2
+        if k >= n_steps:
+            return
+        start = first + k * batch_size
+        samples = min(batch_size, n_rows - start)
+        over_samples = phase % 2 == 0
+        tasks = _n_tiles(plan, arena, samples) if over_samples else _n_parts(plan, arena, samples, parameters.size)
+        if task >= tasks:
+            wait_for_next(crew, phase)
+        elif over_samples:
+            _training_tile(
+                task, plan, parameters, arena, report, data, targets, labels, order, start, samples,
+            )  # fmt: skip
+            if finish(crew, tasks):
+                good = _judge(plan, arena, samples, report)
+                open_phase(crew, phase + 1 if good else 2 * n_steps)
+        else:
+            rates = rates_of(optimizer, settings, step + k)
+            _weight_part(task, tasks, samples, plan, arena, parameters, gradient, optimizer, rates, memory)
+            if finish(crew, tasks):
+                report[-1, 2] += 1
+                open_phase(crew, phase + 1)
 
 
 @kernel
 def train(
-    plan, parameters, gradient, memory, arena, report, data, targets, labels, order, n_rows, batch_size, first,
+    crew, plan, parameters, arena, report, gradient, memory, data, targets, labels, order, n_rows, batch_size, first,
     n_steps, optimizer, settings, step,
 ):  # fmt: skip
     """Take ``n_steps`` training steps over minibatches of ``n_rows`` rows, from row ``first`` of ``order`` on.
@@ -282,34 +480,20 @@ def train(
     Returns the status, the sum of the steps' losses times their samples, and the number of steps taken. A step whose
     data or loss is not finite changes nothing and is the last one; its loss is what comes back.
     """
-    total = 0.0
-    for k in range(n_steps):
-        start = first + k * batch_size
-        samples = min(batch_size, n_rows - start)
-        tiles, blocks = _n_tiles(arena, samples), _n_blocks(arena, samples)
-        for tile in prange(tiles):
-            p0, p1 = _blocks_of_tile(arena, samples, tile)
-            report[tile, 1] = _read_samples(plan, arena, data, order, start, samples, p0, p1)
-            report[tile, 2] = _read_targets(plan, arena, targets, labels, order, start, samples, p0, p1)
-            _share_out(plan, arena, samples, p0, p1)
-            _forward_tile(plan, parameters, arena, p0, p1)
-            report[tile, 0] = _loss_tile(plan, arena, p0, p1)
-            _backward_tile(plan, parameters, arena, p0, p1)
-        status, loss = _status(report, tiles)
-        if status != FINITE:
-            return status, loss * samples, k
-        total += loss * samples
-        strips = _count_strips(plan)
-        for group in prange(STRIP_GROUPS):
-            for strip in range(group, strips, STRIP_GROUPS):
-                _weight_strip(strip, plan, arena, blocks, parameters, gradient, optimizer, settings, step + k, memory)
-    return FINITE, total, n_steps
+    _begin(crew, report)
+    for _ in prange(plan[-1, THREADS]):
+        _train_along(
+            crew, plan, parameters, arena, report, gradient, memory, data, targets, labels, order, n_rows, batch_size,
+            first, n_steps, optimizer, settings, step,
+        )  # fmt: skip
+    return int(report[-1, 0]), report[-1, 1], int(report[-1, 2])
 
 
 @kernel
 def update(parameters, gradient, memory, optimizer, settings, step):
     """Update every parameter from any gradient."""
     size = parameters.size
-    for group in prange(STRIP_GROUPS):
-        start, stop = group * size // STRIP_GROUPS, (group + 1) * size // STRIP_GROUPS
-        update_range(optimizer, settings, step, parameters, gradient, memory, start, stop)
+    rates = rates_of(optimizer, settings, step)
+    for group in prange(UPDATE_GROUPS):
+        start, stop = group * size // UPDATE_GROUPS, (group + 1) * size // UPDATE_GROUPS
+        update_range(optimizer, rates, parameters, gradient, memory, start, stop)

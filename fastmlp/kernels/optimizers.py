@@ -9,10 +9,12 @@ from __future__ import annotations
 from fastmlp.kernels.jit import tile_function
 from fastmlp.kernels.simd import lanes, load_first, square_root, store_first
 
-NO_UPDATE, SGD, ADAM = range(3)
+NO_UPDATE, PLAIN_SGD, SGD, ADAM = range(4)
+"""The integers by which compiled code knows an optimizer. ``NO_UPDATE`` leaves the parameters alone; ``PLAIN_SGD`` is
+SGD without momentum, which has nothing to remember and spares the memory's traffic."""
 
 CODES = {"sgd": SGD, "adam": ADAM}
-"""The integer by which compiled code knows an optimizer; ``NO_UPDATE`` leaves the parameters alone."""
+"""The update rules by name."""
 
 LEARNING_RATE, FIRST_DECAY, SECOND_DECAY, EPSILON = range(4)
 """Where a setting stands in the array of settings. The first decay is SGD's momentum, or Adam's ``beta1``."""
@@ -47,29 +49,44 @@ def adam(
     return parameter - learning_rate * step, first_moment, second_moment
 
 
+NO_RATES = (0.0, 0.0, 0.0, 0.0, 1.0, 1.0)
+"""What goes with ``NO_UPDATE``."""
+
+
 @tile_function
-def update_range(optimizer, settings, step, parameters, gradient, memory, start, stop):
-    """Update the parameters from ``start`` to ``stop``, at step ``step`` (the first is 1).
+def rates_of(optimizer, settings, step):
+    """Settings as numbers, and the two corrections of Adam at step ``step`` (the first is 1)."""
+    first_decay, second_decay = float(settings[FIRST_DECAY]), float(settings[SECOND_DECAY])
+    first_correction, second_correction = 1.0, 1.0
+    if optimizer == ADAM:
+        first_correction, second_correction = 1 - first_decay**step, 1 - second_decay**step
+    learning_rate, epsilon = float(settings[LEARNING_RATE]), float(settings[EPSILON])
+    return learning_rate, first_decay, second_decay, epsilon, first_correction, second_correction
+
+
+@tile_function
+def update_range(optimizer, rates, parameters, gradient, memory, start, stop):
+    """Update the parameters from ``start`` to ``stop``.
 
     ``memory`` holds the velocity or first moment of every parameter, then the second moment of every parameter.
     """
-    learning_rate = float(settings[LEARNING_RATE])
-    first_decay, second_decay = float(settings[FIRST_DECAY]), float(settings[SECOND_DECAY])
-    epsilon = float(settings[EPSILON])
-    first_correction, second_correction = 1 - first_decay**step, 1 - second_decay**step
+    learning_rate, first_decay, second_decay, epsilon, first_correction, second_correction = rates
     second_half = memory.size // 2
     for k in range(start, stop, lanes(parameters)):
         left = stop - k
         parameter, g = load_first(parameters, k, left), load_first(gradient, k, left)
-        m = load_first(memory, k, left)
-        if optimizer == SGD:
+        if optimizer == PLAIN_SGD:  # the velocity is the gradient
+            parameter = parameter - learning_rate * g
+        elif optimizer == SGD:
+            m = load_first(memory, k, left)
             parameter, m = sgd(parameter, g, m, learning_rate, first_decay)
+            store_first(memory, k, m, left)
         else:
-            v = load_first(memory, second_half + k, left)
+            m, v = load_first(memory, k, left), load_first(memory, second_half + k, left)
             parameter, m, v = adam(
                 parameter, g, m, v, learning_rate, first_decay, second_decay, epsilon,
                 first_correction, second_correction,
             )  # fmt: skip
+            store_first(memory, k, m, left)
             store_first(memory, second_half + k, v, left)
         store_first(parameters, k, parameter, left)
-        store_first(memory, k, m, left)

@@ -1,11 +1,12 @@
-"""Vector registers and register tiles as Numba values. The only file that knows LLVM.
+"""Vector registers, register tiles and shared counters in Numba. The only file that knows LLVM.
 
 Every operation here is an ordinary Python function on NumPy arrays, its *interpreted twin*, followed by its *machine
 form*, which Numba puts in its place inside compiled code. With ``NUMBA_DISABLE_JIT=1`` the interpreted twins run.
 
 * A **vector** holds :func:`lanes` elements: one register. Arithmetic on it is written as on numbers.
 * A **block** is two vectors long: :func:`block` elements.
-* A **tile** is :data:`ROWS` rows of one block each, held in registers while a sum is formed.
+* A **tile** is some rows of one block each, at most :data:`ROWS`, held in registers while a sum is formed. How many
+  rows it has is part of its type: no row is computed in vain.
 
 Memory is addressed by array and element offset, never by raw pointer, so that the checked build
 (``NUMBA_BOUNDSCHECK=1``) checks every load and store.
@@ -14,6 +15,7 @@ Memory is addressed by array and element offset, never by raw pointer, so that t
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -52,8 +54,9 @@ VECTOR_BYTES = _vector_bytes(_FEATURES)
 HAS_FMA = bool(_FEATURES.get("fma") or _FEATURES.get("avx512f") or _is_arm())
 """Whether multiply-add is one instruction. Where it is not, ``llvm.fma`` would become a library call."""
 
-ROWS = 12 if _FEATURES.get("avx512f") or _is_arm() else 6
-"""Rows of a tile. 6 rows of 2 vectors, 2 operands and a broadcast fill 15 of 16 registers; 12 rows, 27 of 32."""
+ROWS = 8 if _FEATURES.get("avx512f") or _is_arm() else 6
+"""Rows of the highest tile. 6 rows of 2 vectors, 2 operands and a broadcast fill 15 of 16 registers; 8 rows hide the
+latency of a multiply-add where there are 32."""
 
 VECTORS = 2  # of one row of a tile; with one, loads and not multiply-adds would be the limit
 
@@ -90,12 +93,13 @@ class Mask(types.Type):
 
 
 class Tile(types.Type):
-    """``ROWS`` rows of ``VECTORS`` vectors: an LLVM array of vectors, which LLVM keeps in registers."""
+    """Rows of ``VECTORS`` vectors: an LLVM array of vectors, which LLVM keeps in registers."""
 
-    def __init__(self, dtype: types.Float) -> None:
+    def __init__(self, dtype: types.Float, rows: int) -> None:
         self.dtype = dtype
+        self.rows = rows
         self.vector = Vector(dtype)
-        super().__init__(f"Tile({dtype}, {ROWS}, {VECTORS}, {self.vector.lanes})")
+        super().__init__(f"Tile({dtype}, {rows}, {VECTORS}, {self.vector.lanes})")
 
 
 def _element(dtype: types.Float) -> ir.Type:
@@ -104,6 +108,10 @@ def _element(dtype: types.Float) -> ir.Type:
 
 def _llvm_vector(vector: Vector) -> ir.VectorType:
     return ir.VectorType(_element(vector.dtype), vector.lanes)
+
+
+def _llvm_tile(tile: Tile) -> ir.ArrayType:
+    return ir.ArrayType(_llvm_vector(tile.vector), tile.rows * VECTORS)
 
 
 @register_model(Vector)
@@ -121,7 +129,7 @@ class _MaskModel(models.PrimitiveModel):
 @register_model(Tile)
 class _TileModel(models.PrimitiveModel):
     def __init__(self, manager: Any, fe_type: Tile) -> None:
-        super().__init__(manager, fe_type, ir.ArrayType(_llvm_vector(fe_type.vector), ROWS * VECTORS))
+        super().__init__(manager, fe_type, _llvm_tile(fe_type))
 
 
 class _Machine:
@@ -181,18 +189,48 @@ class _Machine:
         pointer = self.builder.bitcast(pointer, value.type.as_pointer())
         self.builder.store(value, pointer, align=self.types[position].dtype.bitwidth // 8)
 
+    def first(self, position: int, index: Any, count: Any, vector: ir.VectorType) -> tuple[Any, Any]:
+        """Address of a vector of which only the first ``count`` lanes may be touched, and their mask."""
+        if self.context.enable_boundscheck:
+            with self.builder.if_then(self.builder.icmp_signed(">", count, ir.Constant(count.type, 0))):
+                most = ir.Constant(count.type, vector.count)
+                touched = self.builder.select(self.builder.icmp_signed("<", count, most), count, most)
+                self.pointer(position, index, 1)
+                self.pointer(position, self.offset(self.builder.add(index, touched), -1), 1)
+        array = self.context.make_array(self.types[position])(self.context, self.builder, self.arguments[position])
+        pointer = self.builder.bitcast(self.builder.gep(array.data, [index]), vector.as_pointer())
+        bits = ir.IntType(64 if isinstance(vector.element, ir.DoubleType) else 32)
+        lane_numbers = ir.Constant(ir.VectorType(bits, vector.count), list(range(vector.count)))
+        most = ir.Constant(count.type, vector.count)
+        kept = self.builder.select(self.builder.icmp_signed("<", count, most), count, most)
+        kept = self.builder.trunc(kept, bits) if bits.width < count.type.width else kept
+        return pointer, self.builder.icmp_signed("<", lane_numbers, self.splat(kept, lane_numbers.type))
+
+    def masked(self, name: str, result: ir.Type, vector: ir.VectorType, *values: Any) -> Any:
+        """LLVM's masked load or store."""
+        function_type = ir.FunctionType(result, [value.type for value in values])
+        bits = 32 if isinstance(vector.element, ir.FloatType) else 64
+        full_name = f"llvm.masked.{name}.v{vector.count}f{bits}.p0"
+        function = cgutils.get_or_insert_function(self.builder.module, function_type, full_name)
+        return self.builder.call(function, values)
+
+    def load_first(self, position: int, index: Any, count: Any, vector: ir.VectorType) -> Any:
+        """Load the first ``count`` lanes (any count: none if it is not positive, all if it is large), else zeros."""
+        pointer, mask = self.first(position, index, count, vector)
+        align = ir.Constant(ir.IntType(32), self.types[position].dtype.bitwidth // 8)
+        return self.masked("load", vector, vector, pointer, align, mask, ir.Constant(vector, None))
+
     def store_first(self, position: int, index: Any, value: Any, count: Any) -> None:
         """Store the first ``count`` lanes (any count: none if it is not positive, all if it is large)."""
-        lanes = value.type.count
-        whole = self.builder.icmp_signed(">=", count, ir.Constant(count.type, lanes))
+        # a masked store of a whole vector would do, but costs a dozen cycles and more on AMD
+        whole = self.builder.icmp_signed(">=", count, ir.Constant(count.type, value.type.count))
         with self.builder.if_else(whole) as (then, otherwise):
             with then:
                 self.store(position, index, value)
             with otherwise:
-                for lane in range(lanes - 1):
-                    with self.builder.if_then(self.builder.icmp_signed(">", count, ir.Constant(count.type, lane))):
-                        element = self.builder.extract_element(value, ir.Constant(ir.IntType(32), lane))
-                        self.builder.store(element, self.pointer(position, self.offset(index, lane), 1))
+                pointer, mask = self.first(position, index, count, value.type)
+                align = ir.Constant(ir.IntType(32), self.types[position].dtype.bitwidth // 8)
+                self.masked("store", ir.VoidType(), value.type, value, pointer, align, mask)
 
     def intrinsic(self, name: str, *values: Any) -> Any:
         """LLVM's elementwise function of this name."""
@@ -288,20 +326,7 @@ def load_first(A: np.ndarray, a: int, count: int) -> np.ndarray:
 
 @_machine_form(load_first, lambda A, a, count: Vector(A.dtype) if _is_buffer(A) else None)
 def _(m: _Machine) -> Any:
-    vector, index, count = _llvm_vector(m.result), m.index(1), m.index(2)
-    whole = m.builder.icmp_signed(">=", count, ir.Constant(count.type, vector.count))
-    room = cgutils.alloca_once(m.builder, vector)
-    with m.builder.if_else(whole) as (then, otherwise):
-        with then:
-            m.builder.store(m.load(0, index), room)
-        with otherwise:
-            m.builder.store(ir.Constant(vector, None), room)
-            for lane in range(vector.count - 1):
-                with m.builder.if_then(m.builder.icmp_signed(">", count, ir.Constant(count.type, lane))):
-                    element = m.load_element(0, m.offset(index, lane))
-                    filled = m.builder.insert_element(m.builder.load(room), element, ir.Constant(ir.IntType(32), lane))
-                    m.builder.store(filled, room)
-    return m.builder.load(room)
+    return m.load_first(0, m.index(1), m.index(2), _llvm_vector(m.result))
 
 
 def store_first(A: np.ndarray, a: int, v: np.ndarray, count: int) -> None:
@@ -567,6 +592,27 @@ def _(m: _Machine) -> Any:
     return m.builder.bitcast(exponent, f.floats)
 
 
+def times_power_of_two(x: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """``x 2^n`` of whole numbers ``n``, in two factors: the result may be subnormal, a factor may not."""
+    half = np.floor(n / 2)
+    return x * power_of_two(half) * power_of_two(n - half)
+
+
+@_machine_form(times_power_of_two, lambda x, n: x if isinstance(x, Vector) and x == n else None)
+def _(m: _Machine) -> Any:
+    f = _Format(m.result)
+    shift = f.integer(f.fraction_bits)
+    bits = m.builder.bitcast(m.builder.fadd(m.arguments[1], f.number(f.magic)), f.integers)
+    # the two biased exponents together, which is not negative; then each
+    both = m.builder.add(bits, f.integer(2 * f.bias - f.magic_bits))
+    first = m.builder.lshr(both, f.integer(1))
+    second = m.builder.sub(both, first)
+    product = m.arguments[0]
+    for factor in (first, second):
+        product = m.builder.fmul(product, m.builder.bitcast(m.builder.shl(factor, shift), f.floats))
+    return product
+
+
 def exponent(x: np.ndarray) -> np.ndarray:
     """The whole number ``e`` with ``√½ <= x / 2^e < √2``, of normal positive numbers."""
     fraction, e = np.frexp(x)
@@ -586,90 +632,118 @@ def _(m: _Machine) -> Any:
 # the register tile
 
 
-def zeros(A: np.ndarray) -> np.ndarray:
+def _tile_typing(A: Any, rows: Any) -> Tile | None:
+    """The type of a tile: ``rows`` must be a constant where it is compiled."""
+    return Tile(A.dtype, rows.literal_value) if _is_buffer(A) and isinstance(rows, types.IntegerLiteral) else None
+
+
+def zeros(A: np.ndarray, rows: int) -> np.ndarray:
     """Return a tile of ``A``'s dtype, all zero."""
-    return np.zeros((ROWS, block(A)), A.dtype)
+    return np.zeros((rows, block(A)), A.dtype)
 
 
-@_machine_form(zeros, lambda A: Tile(A.dtype) if _is_buffer(A) else None)
+@_machine_form(zeros, _tile_typing)
 def _(m: _Machine) -> Any:
-    return ir.Constant(ir.ArrayType(_llvm_vector(m.result.vector), ROWS * VECTORS), None)
+    return ir.Constant(_llvm_tile(m.result), None)
 
 
 def column(A: np.ndarray, a: int, rows: int) -> np.ndarray:
-    """Return a tile with ``A[a + r]`` all along row ``r``. Rows from ``rows`` on repeat the last one."""
-    picked = np.minimum(np.arange(ROWS), rows - 1) + a
-    _check(A, int(picked[0]), int(picked[-1] - picked[0]) + 1)
-    return np.repeat(A[picked][:, np.newaxis], block(A), axis=1)
+    """Return a tile with ``A[a + r]`` all along row ``r``."""
+    _check(A, a, rows)
+    return np.repeat(A[a : a + rows, np.newaxis], block(A), axis=1)
 
 
-@_machine_form(column, lambda A, a, rows: Tile(A.dtype) if _is_buffer(A) else None)
+@_machine_form(column, lambda A, a, rows: _tile_typing(A, rows))
 def _(m: _Machine) -> Any:
-    t = ir.Constant(ir.ArrayType(_llvm_vector(m.result.vector), ROWS * VECTORS), ir.Undefined)
-    a, rows = m.index(1), m.index(2)
-    for r in range(ROWS):
-        element = m.load_element(0, m.builder.add(a, m.row(r, rows)))
-        repeated = m.splat(element, _llvm_vector(m.result.vector))
+    t, a = ir.Constant(_llvm_tile(m.result), ir.Undefined), m.index(1)
+    for r in range(m.result.rows):
+        repeated = m.splat(m.load_element(0, m.offset(a, r)), _llvm_vector(m.result.vector))
         for v in range(VECTORS):
             t = m.builder.insert_value(t, repeated, r * VECTORS + v)
     return t
 
 
-def rank1(t: np.ndarray, A: np.ndarray, a: int, stride: int, rows: int, B: np.ndarray, b: int) -> np.ndarray:
-    """``t[r, :] + A[a + r * stride] * B[b : b + block]``: one step of a sum of products.
+def load_tile(A: np.ndarray, a: int, stride: int, columns: int, rows: int) -> np.ndarray:
+    """Return a tile with ``A[a + r * stride + k]`` in row ``r`` and column ``k``; zero from ``columns`` on."""
+    t, columns = zeros(A, rows), max(min(columns, block(A)), 0)
+    for r in range(rows):
+        _check(A, a + r * stride, columns)
+        t[r, :columns] = A[a + r * stride : a + r * stride + columns]
+    return t
 
-    Rows from ``rows`` on repeat the last one: nothing beyond it is read, and :func:`store_tile` does not store them.
-    """
-    picked = np.minimum(np.arange(ROWS), rows - 1) * stride + a
+
+@_machine_form(load_tile, lambda A, a, stride, columns, rows: _tile_typing(A, rows))
+def _(m: _Machine) -> Any:
+    t, start, stride, columns = ir.Constant(_llvm_tile(m.result), ir.Undefined), m.index(1), m.index(2), m.index(3)
+    vector, lanes = _llvm_vector(m.result.vector), m.result.vector.lanes
+    for r in range(m.result.rows):
+        for v in range(VECTORS):
+            left = m.offset(columns, -v * lanes)
+            t = m.builder.insert_value(t, m.load_first(0, m.offset(start, v * lanes), left, vector), r * VECTORS + v)
+        start = m.builder.add(start, stride)
+    return t
+
+
+def rank1(t: np.ndarray, A: np.ndarray, a: int, stride: int, B: np.ndarray, b: int) -> np.ndarray:
+    """``t[r, :] + A[a + r * stride] * B[b : b + block]``: one step of a sum of products."""
+    picked = np.arange(t.shape[0]) * stride + a
     _check(A, int(picked.min()), int(picked.max() - picked.min()) + 1)
     _check(B, b, block(B))
     return t + np.multiply.outer(A[picked], B[b : b + block(B)])
 
 
-def _rank1_typing(t: Any, A: Any, a: Any, stride: Any, rows: Any, B: Any, b: Any) -> Any:
+def _rank1_typing(t: Any, A: Any, a: Any, stride: Any, B: Any, b: Any) -> Any:
     return t if isinstance(t, Tile) and _is_buffer(A) and _is_buffer(B) and A.dtype == B.dtype == t.dtype else None
 
 
 @_machine_form(rank1, _rank1_typing)
 def _(m: _Machine) -> Any:
-    t, a, stride, b = m.arguments[0], m.index(2), m.index(3), m.index(6)
-    rows, lanes = m.index(4), m.result.vector.lanes
-    row_of_B = [m.load(5, m.offset(b, v * lanes)) for v in range(VECTORS)]
-    for r in range(ROWS):
-        factor = m.load_element(1, m.builder.add(a, m.builder.mul(m.row(r, rows), stride)))
-        repeated = m.splat(factor, _llvm_vector(m.result.vector))
+    t, a, stride, b = m.arguments[0], m.index(2), m.index(3), m.index(5)
+    lanes = m.result.vector.lanes
+    row_of_B = [m.load(4, m.offset(b, v * lanes)) for v in range(VECTORS)]
+    for r in range(m.result.rows):
+        repeated = m.splat(m.load_element(1, a), _llvm_vector(m.result.vector))
         for v in range(VECTORS):
             cell = r * VECTORS + v
             t = m.builder.insert_value(
                 t, m.multiply_add(repeated, row_of_B[v], m.builder.extract_value(t, cell)), cell
             )
+        a = m.builder.add(a, stride)
     return t
 
 
-def store_tile(t: np.ndarray, C: np.ndarray, c: int, stride: int, rows: int, columns: int) -> None:
-    """``C[c + r * stride + k] = t[r, k]`` for the first ``rows`` rows and ``columns`` columns."""
-    rows, columns = min(rows, ROWS), max(min(columns, block(C)), 0)
-    for r in range(rows):
+def store_tile(t: np.ndarray, C: np.ndarray, c: int, stride: int) -> None:
+    """``C[c + r * stride + k] = t[r, k]``."""
+    store_columns(t, C, c, stride, block(C))
+
+
+@_machine_form(store_tile, lambda t, C, c, stride: types.void if _takes(C, t) else None)
+def _(m: _Machine) -> Any:
+    t, start, stride = m.arguments[0], m.index(2), m.index(3)
+    for r in range(m.types[0].rows):
+        for v in range(VECTORS):
+            m.store(1, m.offset(start, v * m.types[0].vector.lanes), m.builder.extract_value(t, r * VECTORS + v))
+        start = m.builder.add(start, stride)
+    return m.nothing()
+
+
+def store_columns(t: np.ndarray, C: np.ndarray, c: int, stride: int, columns: int) -> None:
+    """``C[c + r * stride + k] = t[r, k]`` for the first ``columns`` columns; all of them if that is more."""
+    columns = max(min(columns, block(C)), 0)
+    for r in range(t.shape[0]):
         _check(C, c + r * stride, columns)
         C[c + r * stride : c + r * stride + columns] = t[r, :columns]
 
 
-def _store_tile_typing(t: Any, C: Any, c: Any, stride: Any, rows: Any, columns: Any) -> Any:
-    return types.void if _takes(C, t) else None
-
-
-@_machine_form(store_tile, _store_tile_typing)
+@_machine_form(store_columns, lambda t, C, c, stride, columns: types.void if _takes(C, t) else None)
 def _(m: _Machine) -> Any:
-    t, c, stride, rows, columns = m.arguments[0], m.index(2), m.index(3), m.index(4), m.index(5)
+    t, start, stride, columns = m.arguments[0], m.index(2), m.index(3), m.index(4)
     lanes = m.types[0].vector.lanes
-    for r in range(ROWS):
-        row = ir.Constant(c.type, r)
-        with m.builder.if_then(m.builder.icmp_signed("<", row, rows)):
-            start = m.builder.add(c, m.builder.mul(row, stride))
-            for v in range(VECTORS):
-                left = m.offset(columns, -v * lanes)
-                value = m.builder.extract_value(t, r * VECTORS + v)
-                m.store_first(1, m.offset(start, v * lanes), value, left)
+    for r in range(m.types[0].rows):
+        for v in range(VECTORS):
+            value = m.builder.extract_value(t, r * VECTORS + v)
+            m.store_first(1, m.offset(start, v * lanes), value, m.offset(columns, -v * lanes))
+        start = m.builder.add(start, stride)
     return m.nothing()
 
 
@@ -727,3 +801,71 @@ def _turned(builder: Any, registers: list[Any]) -> list[Any]:
         registers = turned
         step *= 2
     return registers
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# counters that threads share: elements of an int64 array, read and written in one piece and in one order for all
+
+
+def _is_counters(A: Any) -> bool:
+    return isinstance(A, types.Array) and A.ndim == 1 and A.layout == "C" and A.dtype == types.int64 and A.mutable
+
+
+def add_to_counter(A: np.ndarray, a: int, value: int) -> int:
+    """``A[a] += value`` in one piece; returns what stood there before."""
+    before = int(A[a])
+    A[a] = before + value
+    return before
+
+
+@_machine_form(add_to_counter, lambda A, a, value: types.int64 if _is_counters(A) else None)
+def _(m: _Machine) -> Any:
+    return m.builder.atomic_rmw("add", m.pointer(0, m.index(1), 1), m.index(2), "seq_cst")
+
+
+def read_counter(A: np.ndarray, a: int) -> int:
+    """``A[a]``, and with it everything that its writer wrote before."""
+    return int(A[a])
+
+
+@_machine_form(read_counter, lambda A, a: types.int64 if _is_counters(A) else None)
+def _(m: _Machine) -> Any:
+    return m.builder.load_atomic(m.pointer(0, m.index(1), 1), "acquire", 8)
+
+
+def set_counter(A: np.ndarray, a: int, value: int) -> None:
+    """``A[a] = value``, after everything written before."""
+    A[a] = value
+
+
+@_machine_form(set_counter, lambda A, a, value: types.void if _is_counters(A) else None)
+def _(m: _Machine) -> Any:
+    m.builder.store_atomic(m.index(2), m.pointer(0, m.index(1), 1), "release", 8)
+    return m.nothing()
+
+
+def pause() -> None:
+    """Wait a moment, some ten to a hundred cycles, and spare the processor's other half."""
+
+
+@_machine_form(pause, lambda: types.void)
+def _(m: _Machine) -> Any:
+    if _is_arm():
+        name, values = "llvm.aarch64.hint", [ir.Constant(ir.IntType(32), 1)]
+    else:
+        name, values = "llvm.x86.sse2.pause", []
+    function_type = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+    m.builder.call(cgutils.get_or_insert_function(m.builder.module, function_type, name), values)
+    return m.nothing()
+
+
+def give_way() -> None:
+    """Let another thread that waits for this processor run."""
+
+
+@_machine_form(give_way, lambda: types.void)
+def _(m: _Machine) -> Any:
+    name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
+    function_type = ir.FunctionType(ir.IntType(32), [])
+    m.builder.call(cgutils.get_or_insert_function(m.builder.module, function_type, name), [])
+    return m.nothing()

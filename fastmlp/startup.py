@@ -1,0 +1,39 @@
+"""Compile before the first user comes: for the building of a container, or the first minute of a service."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from fastmlp.kernels import jit
+from fastmlp.mlp import MLP
+
+
+def warm_up(dtype: DTypeLike = np.float64) -> None:
+    """Compile everything that networks of one dtype need, or find it in the cache.
+
+    It takes some 30 seconds where nothing is cached, and about one where all is. Later processes that use the same
+    cache (``NUMBA_CACHE_DIR``) on the same kind of processor then start at once.
+
+    Parameters
+    ----------
+    dtype : dtype
+        float64 or float32.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is neither.
+
+    Examples
+    --------
+    >>> import fastmlp
+    >>> fastmlp.warm_up("float32")
+    """
+    for n_threads in range(1, min(jit.max_threads(), 2) + 1):
+        mlp = MLP([1, 1], dtype=dtype, rng=0, n_threads=n_threads)
+        X = np.zeros((2, 1), mlp.config["dtype"])
+        mlp.fit(X, X, epochs=1, validation=(X, X), progress=False)
+        mlp.predict(X)
+        mlp.forward(X)
+        mlp.update(mlp.backward(X), "sgd")

@@ -1,0 +1,78 @@
+"""How many threads a piece of repeated work gets: as many as were fastest lately.
+
+How many pay depends on the size of the work, and on what else the machine is doing: beside other busy processes two
+threads can be slower than one. So every number of threads is tried for some milliseconds, the best one is kept for
+half a second or more, and so on. The results of the work are the same bits with any number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+_TRIAL_SECONDS = 0.004
+"""How long a number of threads is tried: longer than a busy machine's turns, so that their mean is met."""
+
+_KEEP_SECONDS = 0.5
+"""How long the best one is kept, at least."""
+
+_KEEP_PER_TRIAL = 50
+"""How long it is kept, at least, for each second that trials took: they cost two hundredths of the time at most."""
+
+
+@dataclass
+class Pace:
+    """Measured speed of a kind of work, for each number of threads."""
+
+    candidates: tuple[int, ...]
+    """Numbers of threads that may be chosen; the first is taken before anything is measured."""
+    present: int = 0
+    """Which candidate is running."""
+    seconds_per_unit: dict[int, float] = field(default_factory=dict)
+    """What each candidate took when it ran last."""
+    _seconds: float = 0.0
+    _units: float = 0.0
+    _last: float = 0.0
+    _trials: float = 0.0
+
+    @property
+    def n_threads(self) -> int:
+        """Threads to take now."""
+        return self.candidates[self.present]
+
+    @property
+    def units_left(self) -> int:
+        """Units of work, as far as can be foreseen, until another number of threads is to be tried; at least one."""
+        return max(1, int(self._seconds_left() / self._last)) if self._last > 0 else 1
+
+    def _seconds_left(self) -> float:
+        if not self._is_kept():
+            return _TRIAL_SECONDS - self._seconds
+        return max(_KEEP_SECONDS, _KEEP_PER_TRIAL * self._trials) - self._seconds
+
+    def tell(self, seconds: float, units: float) -> None:
+        """Note how long some units of work took with :attr:`n_threads`, and choose for the next ones."""
+        self._last = seconds / units
+        self._seconds += seconds
+        self._units += units
+        if self._seconds_left() > 0:
+            return
+        kept = self._is_kept()
+        self._trials = 0.0 if kept else self._trials + self._seconds
+        self.seconds_per_unit[self.n_threads] = self._seconds / self._units
+        self._seconds = self._units = 0.0
+        if kept:  # measure the others again
+            self.seconds_per_unit = {self.n_threads: self.seconds_per_unit[self.n_threads]}
+        untried = [k for k, n in enumerate(self.candidates) if n not in self.seconds_per_unit]
+        if untried:
+            self.present = untried[0]
+        else:
+            self.present = min(range(len(self.candidates)), key=lambda k: self.seconds_per_unit[self.candidates[k]])
+
+    def _is_kept(self) -> bool:
+        return len(self.seconds_per_unit) == len(self.candidates)
+
+
+def candidates(first: int, most: int) -> tuple[int, ...]:
+    """One thread, all of them, and powers of two between; ``first`` before the others."""
+    numbers = {1, most} | {2**k for k in range(1, most.bit_length()) if 2**k < most}
+    return (first, *sorted(numbers - {first}))

@@ -1,0 +1,114 @@
+"""How many threads: the choice from invented durations, and the crew that shares out tasks without a barrier."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import pytest
+
+from conftest import INTERPRETED, compiled
+from fastmlp.kernels import crew
+from fastmlp.kernels.simd import add_to_counter
+from fastmlp.threads import Pace, candidates
+
+
+def work_for(pace, seconds, seconds_per_unit):
+    """Go on until so much invented time has passed; returns each number of threads' share of the units done."""
+    units = {}
+    passed = 0.0
+    while passed < seconds:
+        n_threads, wanted = pace.n_threads, pace.units_left
+        lasted = wanted * seconds_per_unit(n_threads, passed)
+        pace.tell(lasted, wanted)
+        units[n_threads] = units.get(n_threads, 0) + wanted
+        passed += lasted
+    return {n_threads: count / sum(units.values()) for n_threads, count in units.items()}
+
+
+@pytest.mark.parametrize("best", [1, 2, 4])
+@pytest.mark.parametrize("unit", [1e-6, 1e-3, 0.02])
+def test_the_fastest_number_of_threads_does_nearly_all_the_work(best, unit):
+    pace = Pace(candidates(2, 4))
+    shares = work_for(pace, 60, lambda n, _: unit if n == best else 1.6 * unit)
+    assert set(shares) == {1, 2, 4}
+    assert shares[best] > 0.9
+
+
+def test_a_machine_that_becomes_busy_is_noticed_within_a_second():
+    """Two threads are twice as fast as one, until other processes come; then three times as slow; then they go."""
+    pace = Pace((2, 1))
+    for of_two_threads, best in ((0.5e-4, 2), (3e-4, 1), (0.5e-4, 2)):
+
+        def unit(n_threads, _, of_two_threads=of_two_threads):
+            return 1e-4 if n_threads == 1 else of_two_threads
+
+        work_for(pace, 1.1, unit)
+        assert work_for(pace, 8, unit)[best] > 0.9
+
+
+def test_one_candidate_is_never_left():
+    pace = Pace((1,))
+    assert work_for(pace, 3, lambda n, _: 1e-3) == {1: 1.0}
+
+
+def test_trials_of_long_units_are_rare():
+    """Units of a second: each number is tried with one of them, and the best one is kept for minutes."""
+    pace = Pace((2, 1))
+    shares = work_for(pace, 1000, lambda n, _: 2.0 if n == 1 else 1.0)
+    assert shares[2] > 0.98
+    assert shares[1] > 0.005
+
+
+@pytest.mark.parametrize(
+    ("first", "most", "expected"),
+    [(1, 1, (1,)), (1, 2, (1, 2)), (2, 2, (2, 1)), (4, 6, (4, 1, 2, 6)), (8, 8, (8, 1, 2, 4))],
+)
+def test_candidates_are_one_all_and_powers_of_two(first, most, expected):
+    assert candidates(first, most) == expected
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# the crew
+
+
+@compiled
+def follow(counters, tasks_of_phase, done):
+    """What a member does: each task notes itself, and how many tasks of earlier phases are finished."""
+    while True:
+        phase, task = crew.claim(counters)
+        if phase >= tasks_of_phase.size:
+            return
+        if task >= tasks_of_phase[phase]:
+            crew.wait_for_next(counters, phase)
+        else:
+            add_to_counter(done, phase, 1)
+            for earlier in range(phase):
+                if done[earlier] != tasks_of_phase[earlier]:
+                    add_to_counter(done, tasks_of_phase.size, 1)
+            if crew.finish(counters, tasks_of_phase[phase]):
+                crew.open_phase(counters, phase + 1)
+
+
+@compiled
+def begin(counters):
+    """Open the first phase."""
+    crew.open_phase(counters, 0)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_every_task_is_done_once_and_no_phase_begins_early(n_threads, rng):
+    if INTERPRETED and n_threads > 1:
+        pytest.skip("Python counts in more than one piece")
+
+    @numba.njit(nogil=True)  # noqa: TID251 (as threads of the operating system run it)
+    def member(counters, tasks_of_phase, done):
+        follow(counters, tasks_of_phase, done)
+
+    tasks_of_phase = rng.integers(1, 9, 300)
+    counters, done = np.full(crew.SIZE, 99, np.int64), np.zeros(tasks_of_phase.size + 1, np.int64)
+    begin(counters)
+    with ThreadPoolExecutor(n_threads) as pool:  # they arrive when they like
+        for result in [pool.submit(member, counters, tasks_of_phase, done) for _ in range(n_threads)]:
+            result.result()
+    np.testing.assert_array_equal(done[:-1], tasks_of_phase)
+    assert done[-1] == 0  # nothing was begun before all of an earlier phase was done
