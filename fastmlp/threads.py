@@ -33,6 +33,7 @@ class Pace:
     _units: float = 0.0
     _last: float = 0.0
     _trials: float = 0.0
+    _is_first: bool = True
 
     @property
     def n_threads(self) -> int:
@@ -42,7 +43,7 @@ class Pace:
     @property
     def units_left(self) -> int:
         """Units of work, as far as can be foreseen, until another number of threads is to be tried; at least one."""
-        return max(1, int(self._seconds_left() / self._last)) if self._last > 0 else 1
+        return 1 if self._is_first or self._last <= 0 else max(1, int(self._seconds_left() / self._last))
 
     def _seconds_left(self) -> float:
         if not self._is_kept():
@@ -50,8 +51,14 @@ class Pace:
         return max(_KEEP_SECONDS, _KEEP_PER_TRIAL * self._trials) - self._seconds
 
     def tell(self, seconds: float, units: float) -> None:
-        """Note how long some units of work took with :attr:`n_threads`, and choose for the next ones."""
+        """Note how long some units of work took with :attr:`n_threads`, and choose for the next ones.
+
+        The first ones after a change do not count: code may have been compiled, and caches are cold.
+        """
         self._last = seconds / units
+        if self._is_first:
+            self._is_first = False
+            return
         self._seconds += seconds
         self._units += units
         if self._seconds_left() > 0:
@@ -63,10 +70,9 @@ class Pace:
         if kept:  # measure the others again
             self.seconds_per_unit = {self.n_threads: self.seconds_per_unit[self.n_threads]}
         untried = [k for k, n in enumerate(self.candidates) if n not in self.seconds_per_unit]
-        if untried:
-            self.present = untried[0]
-        else:
-            self.present = min(range(len(self.candidates)), key=lambda k: self.seconds_per_unit[self.candidates[k]])
+        fastest = min(range(len(self.candidates)), key=lambda k: self.seconds_per_unit.get(self.candidates[k], 0.0))
+        before, self.present = self.present, untried[0] if untried else fastest
+        self._is_first = self.present != before
 
     def _is_kept(self) -> bool:
         return len(self.seconds_per_unit) == len(self.candidates)

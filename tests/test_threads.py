@@ -55,8 +55,21 @@ def test_trials_of_long_units_are_rare():
     """Units of a second: each number is tried with one of them, and the best one is kept for minutes."""
     pace = Pace((2, 1))
     shares = work_for(pace, 1000, lambda n, _: 2.0 if n == 1 else 1.0)
-    assert shares[2] > 0.98
+    assert shares[2] > 0.95
     assert shares[1] > 0.005
+
+
+def test_what_is_compiled_at_first_does_not_count():
+    """The first unit with each number of threads takes ten seconds."""
+    pace, seen = Pace((2, 1)), set()
+
+    def unit(n_threads, _):
+        first = n_threads not in seen
+        seen.add(n_threads)
+        return 10.0 if first else 1e-3 / n_threads
+
+    work_for(pace, 21, unit)
+    assert work_for(pace, 5, unit)[2] > 0.9
 
 
 @pytest.mark.parametrize(
