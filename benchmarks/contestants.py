@@ -330,7 +330,8 @@ class ScikitLearn(Contestant):
         kind = MLPClassifier if case.output == "softmax" else MLPRegressor
         names = {"sigmoid": "logistic", "tanh": "tanh", "relu": "relu"}
         self.model = kind(
-            hidden_layer_sizes=case.layer_sizes[1:-1], activation=names[case.activation], solver=case.optimizer, alpha=0,
+            hidden_layer_sizes=case.layer_sizes[1:-1], activation=names[case.activation], alpha=0,
+            solver=case.optimizer,
             batch_size=min(case.batch_size, len(self.X)), learning_rate_init=case.learning_rate, momentum=0,
             nesterovs_momentum=False, max_iter=case.epochs, shuffle=case.kind == "fit", tol=0,
             n_iter_no_change=10**6, random_state=0,

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp import rows
+
 Array = NDArray[np.floating]
 
 _PROBABILITIES_SUM_WITHIN = 1e-3  # float16 or rounded decimals may come in; a forgotten softmax is far outside
@@ -43,8 +45,11 @@ def layer_sizes(value: object) -> tuple[int, ...]:
     return tuple(integer(f"layer_sizes[{index}]", size) for index, size in enumerate(sizes))
 
 
-def numbers(name: str, value: object, dtype: np.dtype) -> Array:
-    """Return a C-ordered array of real numbers of this dtype: the given one if it is that already, else a copy."""
+def numbers(name: str, value: object, dtype: np.dtype | None) -> Array:
+    """Return a C-ordered array of real numbers of this dtype: the given one if it is that already, else a copy.
+
+    Without a dtype, return the array as it is.
+    """
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(f"{name} must have a value everywhere; got a masked array with masked entries")
     try:
@@ -53,11 +58,13 @@ def numbers(name: str, value: object, dtype: np.dtype) -> Array:
         raise ValueError(f"{name} must be an array of numbers; got {type(value).__name__}: {error}") from None
     if given.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers (float, integer or bool); got dtype {given.dtype}")
+    if dtype is None:
+        return given
     with np.errstate(over="ignore", invalid="ignore"):
         return np.require(given, dtype, ["C", "A"])
 
 
-def samples(name: str, value: Any, features: int, dtype: np.dtype) -> Array:
+def samples(name: str, value: Any, features: int, dtype: np.dtype | None) -> Array:
     """Return ``X`` as rows of ``features`` numbers. That they are finite is found while they are used."""
     if _is_right_already(value, features, dtype):
         return value
@@ -75,7 +82,7 @@ def samples(name: str, value: Any, features: int, dtype: np.dtype) -> Array:
     return array
 
 
-def _is_right_already(value: Any, columns: int, dtype: np.dtype) -> bool:
+def _is_right_already(value: Any, columns: int, dtype: np.dtype | None) -> bool:
     """Whether an array needs neither conversion nor words. Most do not, and a training step may take microseconds."""
     if type(value) is not np.ndarray or value.dtype is not dtype or value.ndim != 2:
         return False
@@ -108,7 +115,7 @@ def _read_only(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 _NO_LABELS = _read_only(np.empty(0, np.int64))
 
 
-def targets(name: str, value: Any, outputs: int, loss: str, n_samples: int, dtype: np.dtype) -> Targets:
+def targets(name: str, value: Any, outputs: int, loss: str, n_samples: int, dtype: np.dtype | None) -> Targets:
     """Return ``Y``, as fits the loss: rows of numbers, or one class index per sample."""
     if loss == "squared_error" and _is_right_already(value, outputs, dtype):
         _same_count(name, value.shape[0], n_samples)
@@ -116,7 +123,7 @@ def targets(name: str, value: Any, outputs: int, loss: str, n_samples: int, dtyp
     if loss == "softmax_cross_entropy" and _rank(value) == 1:
         labels = _class_indices(name, value, outputs)
         _same_count(name, labels.shape[0], n_samples)
-        return Targets(np.empty(0, dtype), labels)
+        return Targets(np.empty(0, dtype or np.dtype(np.float64)), labels)
     array = numbers(name, value, dtype)
     if array.ndim == 1 and outputs == 1:
         array = array.reshape(-1, 1)
@@ -177,15 +184,27 @@ def _fits_loss(name: str, array: Array, loss: str) -> None:
 
 def not_finite(name: str, array: Array) -> ValueError:
     """Make the error for an array that holds NaN or infinite values, naming the first."""
-    place = tuple(int(index) for index in np.argwhere(~np.isfinite(array))[0])
-    kind = f" as {array.dtype}" if array.dtype == np.float32 else ""
-    where = f"[{', '.join(map(str, place))}]"
-    return ValueError(f"{name} must be finite; got {array[place]}{kind} at {name}{where}")
+    place = tuple(np.argwhere(~np.isfinite(array))[0])
+    return _not_finite_at(name, array[place], place)
 
 
-def finite(name: str, array: Array, rows_at_once: int = 4096) -> None:
-    """Refuse NaN and infinite values, looking at a part of the rows at a time: the array may be a large file."""
+def _not_finite_at(name: str, value: np.floating, place: tuple[int, ...]) -> ValueError:
+    kind = f" as {value.dtype}" if value.dtype == np.float32 else ""
+    where = f"[{', '.join(str(int(index)) for index in place)}]"
+    return ValueError(f"{name} must be finite; got {value}{kind} at {name}{where}")
+
+
+def finite(name: str, array: Array, dtype: np.dtype, rows_at_once: int = 4096) -> None:
+    """Refuse NaN and infinite values, and what is infinite in this dtype, a part of the rows at a time.
+
+    The array may be a large file.
+    """
+    if array.dtype.kind in "iub" and dtype.kind == "f":
+        return
+    pages = rows.MappedPages(array)
     for start in range(0, array.shape[0], rows_at_once):
-        part = array[start : start + rows_at_once]
+        part = rows.converted(array, slice(start, start + rows_at_once), dtype)
         if not np.isfinite(part).all():
-            raise not_finite(name, array)
+            row, *rest = np.argwhere(~np.isfinite(part))[0]
+            raise _not_finite_at(name, part[(row, *rest)], (start + row, *rest))
+        pages.have_read(part.shape[0], scattered=False)

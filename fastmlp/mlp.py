@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastmlp import checks, settings, threads, training
+from fastmlp import checks, rows, settings, threads, training
 from fastmlp import verify as proof
 from fastmlp.buffers import Workspace, aligned
-from fastmlp.kernels import jit, layout, network, optimizers
+from fastmlp.kernels import jit, layout, network, optimizers, simd
 from fastmlp.oracle.activations import ACTIVATIONS
 from fastmlp.oracle.losses import LOSSES
 from fastmlp.oracle.network import Parameters, initialize
@@ -28,7 +28,10 @@ _NO_ORDER = np.empty(0, np.int64)
 _NO_SETTINGS = np.zeros(optimizers.N_SETTINGS)
 
 _ROWS_AT_ONCE = 1024
-"""Samples of one call of compiled code in ``predict`` and ``loss``: their memory does not grow with the data."""
+"""Samples of one call of compiled code in ``loss``: its memory does not grow with the data."""
+
+_PREDICTED_AT_ONCE = 16_384
+"""Samples of one call in ``predict``, between which Ctrl-C is seen. Its memory does not depend on them."""
 
 _PARALLEL_FROM = 2_000_000
 """Operations (float32; half as many in float64) from which a second thread pays for its launch, as measured."""
@@ -164,6 +167,7 @@ class MLP:
         self._memory = aligned(2 * n_parameters, self._dtype)
         self._steps = 0  # of the optimizer whose memory this is
         self._optimizer_code = optimizers.NO_UPDATE
+        self._block = simd.VECTORS * (simd.VECTOR_BYTES // self._dtype.itemsize)
         self._lock = threading.RLock()
         self._paces: dict[int, threads.Pace] = {}  # by batch size
         self._free: list[Workspace] = []  # list.append and list.pop are atomic
@@ -260,17 +264,21 @@ class MLP:
             Probabilities after a sigmoid or softmax output.
         """
         X = checks.samples("X", X, self._sizes[0], self._dtype)
-        output = np.empty((X.shape[0], self._sizes[-1]), self._dtype)
+        samples = X.shape[0]
+        output = np.empty((samples, self._sizes[-1]), self._dtype)
         flat, flat_output = _flat(X), output.reshape(-1)
-        workspace = self._borrow(min(X.shape[0], _ROWS_AT_ONCE))
+        alone = samples <= network.SAMPLES_ALONE
+        n_threads = 1 if alone else self._threads(min(samples, _PREDICTED_AT_ONCE))
+        workspace = self._borrow(samples if alone else n_threads * network.TILE_BLOCKS * self._block)
+        workspace.divide(n_threads)
         try:
-            for first in range(0, X.shape[0], _ROWS_AT_ONCE):
-                count = min(_ROWS_AT_ONCE, X.shape[0] - first)
-                n_threads = self._threads(count)
-                status = network.predict(
-                    *self._of(workspace, n_threads), flat, _NO_ORDER, first, count, flat_output, n_threads=n_threads
-                )
-                self._raise_for(status, X=X)
+            for first in range(0, samples, _PREDICTED_AT_ONCE):
+                status = network.predict.on(n_threads)(
+                    workspace.plan, self._vector, workspace.arena, workspace.report, flat, first,
+                    min(_PREDICTED_AT_ONCE, samples - first), flat_output,
+                )  # fmt: skip
+                if status != network.FINITE:
+                    self._raise_for(status, X=X)
         finally:
             self._free.append(workspace)
         return output
@@ -510,10 +518,10 @@ class MLP:
                 if len(pace.candidates) > 1:
                     wanted = min(wanted, pace.units_left)
                 workspace.divide(n_threads)
-                status, loss, taken = network.train(
+                status, loss, taken = network.train.on(n_threads)(
                     workspace.crew, workspace.plan, self._vector, workspace.arena, workspace.report, self._gradient,
                     memory, flat, values, targets.labels, order, n_rows, batch_size, first + done * batch_size,
-                    wanted, optimizer.code, optimizer.array, steps + done + 1, n_threads=n_threads,
+                    wanted, optimizer.code, optimizer.array, steps + done + 1,
                 )  # fmt: skip
                 total += loss
                 done += taken
@@ -525,6 +533,35 @@ class MLP:
             self._keep(optimizer, memory, steps + done)
         if status != network.FINITE:
             self._raise_for(status, X=X, Y=targets.values)
+        return total, done
+
+    def _run_converted(
+        self,
+        X: Array,
+        targets: checks.Targets,
+        order: NDArray[np.int64],
+        first: int,
+        n_steps: int,
+        batch_size: int,
+        optimizer: settings.Optimizer,
+    ) -> tuple[float, int]:
+        """Take steps as :meth:`_run_steps` does, over data of another dtype or layout; or verified, one by one."""
+        at_once = 1 if self.config["verify"] else max(1, rows.count_at_once(X, self._dtype) // batch_size)
+        total, done = 0.0, 0
+        while done < n_steps:
+            wanted, start = min(at_once, n_steps - done), first + done * batch_size
+            part = slice(start, start + wanted * batch_size)
+            chosen = order[part] if order.size else part
+            some_X = rows.converted(X, chosen, self._dtype)
+            values = targets.values if targets.labels.size else rows.converted(targets.values, chosen, self._dtype)
+            some = checks.Targets(values, targets.labels[chosen] if targets.labels.size else targets.labels)
+            if self.config["verify"]:
+                self._checked_step(some_X, some)
+            loss, taken = self._run_steps(some_X, some, _NO_ORDER, 0, wanted, batch_size, optimizer)
+            total += loss
+            done += taken
+            if taken < wanted:
+                break
         return total, done
 
     def _memory_for(self, optimizer: settings.Optimizer) -> tuple[Array, int]:
@@ -580,10 +617,10 @@ class MLP:
             kept; so does a loss that is not finite, with the parameters from before that step. Calling ``fit`` again
             goes on from there.
         """
-        X, targets = self._data(X, Y)
-        checks.finite("X", X)
+        X, targets = self._data(X, Y, convert=False)
+        checks.finite("X", X, self._dtype)
         if targets.values.size:
-            checks.finite("Y", targets.values)
+            checks.finite("Y", targets.values, self._dtype)
         plan = training.Plan(
             n_samples=X.shape[0],
             epochs=checks.integer("epochs", epochs),
@@ -594,14 +631,22 @@ class MLP:
         chosen = settings.as_optimizer(optimizer, learning_rate)
         validation_loss = self._validation_loss(validation)
 
+        ready = rows.is_ready(X, self._dtype) and rows.is_ready(targets.values, self._dtype)
+        pages = rows.MappedPages(X, targets.values)
+
         def steps(order: NDArray[np.int64], first: int, n_steps: int) -> tuple[float, int]:
-            if self.config["verify"]:
-                rows = order[first : first + plan.batch_size] if order.size else slice(first, first + plan.batch_size)
-                part = checks.Targets(targets.values[rows] if targets.values.size else targets.values,
-                                      targets.labels[rows] if targets.labels.size else targets.labels)  # fmt: skip
-                self._checked_step(np.ascontiguousarray(X[rows]), part)
-                n_steps = 1
-            return self._run_steps(X, targets, order, first, n_steps, plan.batch_size, chosen)
+            run = self._run_steps if ready and not self.config["verify"] else self._run_converted
+            scattered, total, done = order.size > 0, 0.0, 0
+            at_once = max(1, pages.rows_at_once(scattered=scattered) // plan.batch_size)
+            while done < n_steps:
+                wanted, start = min(at_once, n_steps - done), first + done * plan.batch_size
+                loss, taken = run(X, targets, order, start, wanted, plan.batch_size, chosen)
+                pages.have_read(wanted * plan.batch_size, scattered=scattered)
+                total += loss
+                done += taken
+                if taken < wanted:
+                    break
+            return total, done
 
         with self._lock:
             return training.fit(plan, steps, self._rng, validation_loss)
@@ -615,9 +660,9 @@ class MLP:
             raise TypeError(f"validation must be a pair (X, Y); got {type(validation).__name__}") from None
         X = checks.samples("validation X", X_given, self._sizes[0], self._dtype)
         targets = checks.targets("validation Y", Y_given, self._sizes[-1], self._loss, X.shape[0], self._dtype)
-        checks.finite("validation X", X)
+        checks.finite("validation X", X, self._dtype)
         if targets.values.size:
-            checks.finite("validation Y", targets.values)
+            checks.finite("validation Y", targets.values, self._dtype)
         return lambda: self._loss_value(X, targets)
 
     def objective(self, X: ArrayLike, Y: ArrayLike) -> Callable[[ArrayLike], tuple[float, NDArray[np.float64]]]:
@@ -690,9 +735,14 @@ class MLP:
 
     # -- workspaces, threads, statuses -----------------------------------------------------------------------------
 
-    def _data(self, X: ArrayLike, Y: ArrayLike) -> tuple[Array, checks.Targets]:
-        X = checks.samples("X", X, self._sizes[0], self._dtype)
-        return X, self._targets(Y, X.shape[0])
+    def _data(self, X: ArrayLike, Y: ArrayLike, *, convert: bool = True) -> tuple[Array, checks.Targets]:
+        """Check both; without conversion, arrays keep their dtype and layout."""
+        dtype = self._dtype if convert else None
+        X = checks.samples("X", X, self._sizes[0], dtype)
+        targets = checks.targets("Y", Y, self._sizes[-1], self._loss, X.shape[0], dtype)
+        if targets.labels.size:
+            targets.values = np.empty(0, self._dtype)
+        return X, targets
 
     def _targets(self, Y: ArrayLike, n_samples: int) -> checks.Targets:
         return checks.targets("Y", Y, self._sizes[-1], self._loss, n_samples, self._dtype)

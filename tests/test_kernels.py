@@ -153,7 +153,7 @@ def test_prediction_loss_and_activations(sizes, samples, case, dtype, rng):
     network = Network(sizes, samples, case, dtype, rng)
     loss, _, forward_pass = network.expected()
     output = np.full((samples, sizes[-1]), np.nan, dtype)
-    kernels.predict(*network.first, flat(network.data), NO_ORDER, 0, samples, output.reshape(-1))
+    kernels.predict(*network.first, flat(network.data), 0, samples, output.reshape(-1))
     expected = forward_pass.activations[-1].T
     np.testing.assert_allclose(output, expected, rtol=0, atol=tolerance(network, expected))
     status, found = kernels.loss_value(
@@ -161,6 +161,49 @@ def test_prediction_loss_and_activations(sizes, samples, case, dtype, rng):
     )
     assert status == kernels.FINITE
     assert found == pytest.approx(loss, abs=tolerance(network, np.array(loss)))
+
+
+@pytest.mark.parametrize("case", [CASES[1], CASES[4]], ids="-".join)
+@pytest.mark.parametrize(
+    "sizes", [[3, 4, 2], [1, 1], [BLOCK - 1, BLOCK + 1, 2 * BLOCK + 3, BLOCK], [33, 70, 5]], ids=str
+)
+def test_one_sample_has_the_bits_that_it_has_among_others(sizes, case, dtype, rng):
+    """One by one, a few at a time, in tiles of one thread or two, whose arena holds a part of the samples only."""
+    samples = 5 * BLOCK + 3
+    network = Network(sizes, samples, case, dtype, rng)
+    tile = Workspace(sizes, network.names, case[0], dtype, 2 * kernels.TILE_BLOCKS * BLOCK)
+    outputs = []
+    for workspace, n_threads, at_once in [
+        (network.workspace, 1, samples), (tile, 1, samples), (tile, 2, samples), (tile, 2, BLOCK + 1), (tile, 1, 1),
+        (tile, 1, 2), (tile, 1, kernels.SAMPLES_ALONE + 1),
+    ]:  # fmt: skip
+        output = np.full((samples, sizes[-1]), np.nan, dtype)
+        workspace.arena[:] = np.nan
+        workspace.divide(n_threads)
+        for first in range(0, samples, at_once):
+            status = kernels.predict(
+                workspace.plan, network.vector, workspace.arena, workspace.report, flat(network.data), first,
+                min(at_once, samples - first), output.reshape(-1), n_threads=n_threads,
+            )  # fmt: skip
+            assert status == kernels.FINITE
+        outputs.append(output)
+    expected = network.expected()[2].activations[-1].T
+    np.testing.assert_allclose(outputs[0], expected, rtol=0, atol=tolerance(network, expected))
+    for output in outputs[1:]:
+        np.testing.assert_array_equal(output, outputs[0])
+
+
+@pytest.mark.parametrize("samples", [1, 2, kernels.SAMPLES_ALONE + 1, 3 * BLOCK])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_prediction_tells_what_is_not_finite(samples, value, dtype, rng):
+    network = Network([BLOCK + 1, 3, 2], samples, CASES[1], dtype, rng)
+    output = np.empty(2 * samples, dtype)
+    for feature in (0, BLOCK):
+        network.data[samples - 1, feature] = value
+        status = kernels.predict(*network.first, flat(network.data), 0, samples, output)
+        assert status == kernels.X_NOT_FINITE
+        network.data[samples - 1, feature] = 1
+    assert kernels.predict(*network.first, flat(network.data), 0, samples, output) == kernels.FINITE
 
 
 @pytest.mark.parametrize(("sizes", "samples"), SHAPES, ids=str)

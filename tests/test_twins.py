@@ -23,7 +23,7 @@ MACHINERY = {
     "activations": {"activate_strip", "slope_strip"},
     "layer": {
         "for_every_height", "n_strips", "strip_start",
-        "affine_strip", "input_gradient_strip", "weight_gradient_strip", "bias_gradient_strip",
+        "affine_sample", "affine_strip", "input_gradient_strip", "weight_gradient_strip", "bias_gradient_strip",
     },
     "losses": {
         "squared_error_block", "binary_cross_entropy_block", "softmax_block", "softmax_cross_entropy_block",

@@ -28,6 +28,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -134,8 +135,9 @@ def _if_possible(save: Callable[..., None]) -> Callable[..., None]:
 def _with_safe_cache(function: Callable[..., Any], options: dict[str, Any]) -> Any:
     """Compile with a cache that no damage and no missing right can break."""
     if os.environ.get("FASTMLP_CACHE") == "0" or config.DISABLE_JIT:
-        plain = numba.njit(**options)(function)
-        return plain if config.DISABLE_JIT else _announcing(plain, kept=False)
+        if config.DISABLE_JIT:
+            return _quiet(function)
+        return _announcing(numba.njit(**options)(function), kept=False)
     try:
         dispatcher = _announcing(numba.njit(cache=True, **options)(function), kept=True)
     except RuntimeError:  # "no locator available": no folder can be written to
@@ -146,6 +148,17 @@ def _with_safe_cache(function: Callable[..., Any], options: dict[str, Any]) -> A
     dispatcher._cache._cache_file = _CacheFile(cache_file._cache_path, base, stamp)
     dispatcher._cache.save_overload = _if_possible(dispatcher._cache.save_overload)
     return dispatcher
+
+
+def _quiet(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Interpret a kernel without warnings: registers do not warn."""
+
+    @wraps(function)
+    def run(*arguments: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return function(*arguments)
+
+    return run
 
 
 _announced: set[str] = set()
@@ -189,12 +202,13 @@ class Kernel:
 
     def __call__(self, *arguments: Any, n_threads: int = 1) -> Any:
         """Run with at most ``n_threads`` threads."""
-        if config.DISABLE_JIT:
-            with np.errstate(all="ignore"):  # registers do not warn
-                return self.serial(*arguments)
-        if n_threads <= 1 or not _may_launch():
-            return self.serial(*arguments)
-        return _launch(self.parallel, n_threads, arguments)
+        return self.on(n_threads)(*arguments)
+
+    def on(self, n_threads: int) -> Callable[..., Any]:
+        """Return the function that runs this kernel with at most so many threads: half a microsecond less to call."""
+        if n_threads <= 1 or config.DISABLE_JIT or not _may_launch():
+            return self.serial
+        return partial(_launch, self.parallel, n_threads)
 
 
 def kernel(function: Callable[..., Any]) -> Kernel:
@@ -247,7 +261,7 @@ def _may_launch() -> bool:
     return not (config.BOUNDSCHECK or _launching.forked_after_launch)
 
 
-def _launch(parallel: Any, n_threads: int, arguments: tuple[Any, ...]) -> Any:
+def _launch(parallel: Any, n_threads: int, *arguments: Any) -> Any:
     """Run a parallel twin with this many threads; the thread count that the caller had set is put back."""
     before = numba.get_num_threads()
     numba.set_num_threads(min(n_threads, config.NUMBA_NUM_THREADS))

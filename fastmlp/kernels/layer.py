@@ -21,13 +21,18 @@ from fastmlp.kernels.activations import activate_strip, slope_strip
 from fastmlp.kernels.jit import inlined_function, kernel
 from fastmlp.kernels.simd import (
     ROWS,
+    add_square,
     block,
     column,
     fill,
+    fma,
+    gather,
     lanes,
     load,
+    load_first,
     load_tile,
     rank1,
+    store,
     store_columns,
     store_tile,
     sum_lanes,
@@ -90,6 +95,30 @@ def affine_strip(rows):
         store_tile(t, Z, z, block(Z))
 
     return strip
+
+
+@inlined_function
+def affine_sample(weights, w, biases, b, inputs, outputs, X, x, Z, z):
+    """Matmul plus bias, for all outputs ``j`` and a single sample, whose features and outputs lie side by side.
+
+    The sum is formed in the order of :func:`affine_strip`, so the bits are the same. What follows the last output in
+    ``Z``, up to a whole vector, is overwritten.
+    """
+    # Z[j,n] = Σ_i W[j,i] X[i,n] + b[j]
+    step = lanes(Z)
+    for first in range(0, outputs, 2 * step):
+        j, k = first, min(first + step, outputs - 1)  # two vectors of outputs take turns: one waits for its own sum
+        s, t = load_first(biases, b + j, outputs - j), load_first(biases, b + k, outputs - k)
+        of_j, of_k = w + j * inputs, w + k * inputs
+        squares = inputs // step * step
+        for i in range(0, squares, step):
+            s = add_square(s, weights, of_j + i, inputs, outputs - j, X, x + i)
+            t = add_square(t, weights, of_k + i, inputs, outputs - k, X, x + i)
+        for i in range(squares, inputs):
+            s = fma(gather(weights, of_j + i, inputs, outputs - j), X[x + i], s)
+            t = fma(gather(weights, of_k + i, inputs, outputs - k), X[x + i], t)
+        store(Z, z + j, s)
+        store(Z, z + k, t)
 
 
 @for_every_height

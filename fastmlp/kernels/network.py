@@ -1,9 +1,12 @@
-"""The whole network: a training step is two parallel regions over tiles, whatever the depth.
+"""The whole network: a training step is two phases over tiles, whatever the depth.
 
 *Over samples.* Each thread takes tiles of samples through all layers, forward and back, in its own cache: it writes
 the activations and the gradients ``dZ`` of its samples.
 
 *Over weights.* Each thread takes tiles of ``W``, sums over all samples in a fixed order, and updates them.
+
+All steps of a call run in one parallel region, whose threads claim the tiles of a phase from each other: see
+:mod:`fastmlp.kernels.crew`.
 
 In a network with few weights for its width, the gradients of a tile of samples are cheaper summed while the tile is
 in the cache than fetched from it by all threads later. There the first region also writes each tile's own sum, a
@@ -15,12 +18,14 @@ The formulas are in :mod:`fastmlp.kernels.layer`.
 
 from __future__ import annotations
 
+import numpy as np
 from numba import prange
 
 from fastmlp.kernels.activations import SOFTMAX, activate_strip, slope_strip
 from fastmlp.kernels.crew import claim, finish, open_phase, wait_for_next
 from fastmlp.kernels.jit import inlined_function, kernel, tile_function
 from fastmlp.kernels.layer import (
+    affine_sample,
     affine_strip,
     bias_gradient_strip,
     input_gradient_strip,
@@ -62,8 +67,14 @@ STRIPS_AT_ONCE = 8
 BLOCKS_AT_ONCE = 32
 """Blocks of samples over which ``dW`` is summed in one go: so many samples of a block of inputs stay in the cache."""
 
+SAMPLES_ALONE = 3
+"""Samples up to which a prediction is quicker one by one: a block holds more, but takes its time in any case."""
+
 UPDATE_GROUPS = 16
 """Parts into which the parameters are divided where they are updated by themselves."""
+
+NO_ORDER = np.empty(0, np.int64)
+"""The rows as they stand."""
 
 FINITE, X_NOT_FINITE, Y_NOT_FINITE, LOSS_NOT_FINITE = range(4)
 """The statuses that come back."""
@@ -110,8 +121,8 @@ def _share_out(plan, arena, samples, p0, p1):
 
 
 @tile_function
-def _forward_tile(plan, parameters, arena, p0, p1):
-    """Forward through every layer."""
+def _forward_tile(plan, parameters, arena, p0, p1, before_backward):
+    """Forward through every layer; before a backward pass, what enters each is kept in the other layout too."""
     size = block(arena)
     n_layers = plan.shape[0] - 1
     for layer in range(n_layers):
@@ -126,7 +137,7 @@ def _forward_tile(plan, parameters, arena, p0, p1):
                 # Z = affine(W, b, X);  A = activate(Z)
                 affine_strip(rows, parameters, w, parameters, b, inputs, arena, x, arena, z)
                 activate_strip(code, arena, z, arena, a, rows * size)
-        if layer + 1 < n_layers:
+        if before_backward and layer + 1 < n_layers:
             feature_blocks_of(
                 arena, plan[layer, A], outputs, plan[-1, PADDED_SAMPLES], p0, p1, arena, plan[layer + 1, X_FEATURES]
             )
@@ -353,20 +364,76 @@ def forward(plan, parameters, arena, report, data, order, first, samples):
         p0, p1 = _blocks_of_tile(plan, arena, samples, tile)
         report[p0:p1, BLOCK_LOSS], report[p0, Y_CHECK] = 0.0, 0.0
         report[p0, X_CHECK] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
-        _forward_tile(plan, parameters, arena, p0, p1)
+        _forward_tile(plan, parameters, arena, p0, p1, True)
     return _status(plan, arena, samples, report)[0]
+
+
+@tile_function
+def _predict_sample(plan, parameters, arena, data, row, output):
+    """Output of a single row of the data. Returns 0, or NaN if any value of the row is."""
+    x, inputs, step, size = plan[0, X], plan[0, INPUTS], lanes(arena), block(arena)
+    check = fill(arena, 0.0)
+    for i in range(0, inputs, step):
+        value = load_first(data, row * inputs + i, inputs - i)
+        check = check + (value - value)
+        store(arena, x + i, value)
+    for layer in range(plan.shape[0] - 1):
+        inputs, outputs, code = plan[layer, INPUTS], plan[layer, OUTPUTS], plan[layer, ACTIVATION]
+        w, b, z, a = plan[layer, WEIGHTS], plan[layer, BIASES], plan[layer, Z], plan[layer, A]
+        # Z = affine(W, b, X);  A = activate(Z)
+        affine_sample(parameters, w, parameters, b, inputs, outputs, arena, x, arena, z)
+        activate_strip(code, arena, z, arena, a, (outputs + step - 1) // step * step)
+        x = a
+    if plan[-2, ACTIVATION] == SOFTMAX:
+        for j in range(outputs):  # a block of one sample, again and again
+            for k in range(0, size, step):
+                store(arena, plan[-2, DZ] + j * size + k, fill(arena, arena[plan[-2, Z] + j]))
+        softmax_block(outputs, arena, plan[-2, DZ], arena, x)
+        for j in range(outputs):
+            output[row * outputs + j] = arena[x + j * size]
+    else:
+        for j in range(0, outputs, step):
+            store_first(output, row * outputs + j, load(arena, x + j), outputs - j)
+    return sum_lanes(check)
+
+
+@tile_function
+def _predict_tiles(slot, tile_blocks, plan, parameters, arena, data, first, samples, output):
+    """Output of one thread's share of the tiles, all of which it works on in the same place of the arena."""
+    size, slots = block(arena), plan[-1, THREADS]
+    tiles = (_n_blocks(arena, samples) + tile_blocks - 1) // tile_blocks
+    p0 = slot * tile_blocks
+    check = 0.0
+    for tile in range(slot * tiles // slots, (slot + 1) * tiles // slots):
+        # seen from the arena's first block, so many samples of the data come before those of this tile
+        shift = (tile * tile_blocks - p0) * size
+        p1 = p0 + min(tile_blocks, _n_blocks(arena, samples) - tile * tile_blocks)
+        check += _read_samples(plan, arena, data, NO_ORDER, first + shift, samples - shift, p0, p1)
+        _forward_tile(plan, parameters, arena, p0, p1, False)
+        scatter_rows(arena, plan[-2, A], plan[-2, OUTPUTS], samples - shift, p0, p1, output, first + shift)
+    return check
 
 
 @kernel
-def predict(plan, parameters, arena, report, data, order, first, samples, output):
-    """Forward pass of a batch, as in :func:`forward`; its result as rows of ``output`` from ``first`` on."""
-    for tile in prange(_n_tiles(plan, arena, samples)):
-        p0, p1 = _blocks_of_tile(plan, arena, samples, tile)
-        report[p0:p1, BLOCK_LOSS], report[p0, Y_CHECK] = 0.0, 0.0
-        report[p0, X_CHECK] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
-        _forward_tile(plan, parameters, arena, p0, p1)
-        scatter_rows(arena, plan[-2, A], plan[-2, OUTPUTS], samples, p0, p1, output, first)
-    return _status(plan, arena, samples, report)[0]
+def predict(plan, parameters, arena, report, data, first, samples, output):
+    """Forward pass of ``samples`` rows of ``data``, and of ``output``, from row ``first`` on. Returns the status.
+
+    The arena need not hold all of them: :data:`TILE_BLOCKS` blocks for each thread.
+    """
+    report[0, X_CHECK] = 0.0
+    if samples <= SAMPLES_ALONE:
+        for row in range(first, first + samples):
+            report[0, X_CHECK] += _predict_sample(plan, parameters, arena, data, row, output)
+    else:
+        slots = plan[-1, THREADS]
+        tile_blocks = max(1, min(TILE_BLOCKS, (_n_blocks(arena, samples) + slots - 1) // slots))
+        for slot in prange(slots):
+            report[slot, X_CHECK] = _predict_tiles(
+                np.int64(slot), tile_blocks, plan, parameters, arena, data, first, samples, output
+            )
+        for slot in range(1, slots):
+            report[0, X_CHECK] += report[slot, X_CHECK]
+    return FINITE if report[0, X_CHECK] == 0 else X_NOT_FINITE
 
 
 @kernel
@@ -377,7 +444,7 @@ def loss_value(plan, parameters, arena, report, data, targets, labels, order, fi
         report[p0, X_CHECK] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
         report[p0, Y_CHECK] = _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1)
         _share_out(plan, arena, samples, p0, p1)
-        _forward_tile(plan, parameters, arena, p0, p1)
+        _forward_tile(plan, parameters, arena, p0, p1, False)
         _loss_tile(plan, arena, report, p0, p1)
     return _status(plan, arena, samples, report)
 
@@ -409,7 +476,7 @@ def _training_tile(
     report[p0, X_CHECK] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
     report[p0, Y_CHECK] = _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1)
     _share_out(plan, arena, samples, p0, p1)
-    _forward_tile(plan, parameters, arena, p0, p1)
+    _forward_tile(plan, parameters, arena, p0, p1, True)
     _loss_tile(plan, arena, report, p0, p1)
     _backward_tile(plan, parameters, arena, p0, p1)
     if plan[-1, BY_SAMPLES]:

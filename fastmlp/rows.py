@@ -1,0 +1,73 @@
+"""The user's data in training: rows of any real dtype, in memory or in a mapped file. Never copied whole."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+_CONVERTED_BYTES = 1 << 24
+"""Most bytes of rows that are converted at once, where they have another dtype or layout."""
+
+_MAPPED_BYTES = 1 << 27
+"""About how many bytes of a mapped file stay in memory; smaller files stay whole."""
+
+_AROUND_BYTES = 1 << 21
+"""What an operating system may map around a byte that is touched: a huge page."""
+
+
+def is_ready(array: Array, dtype: np.dtype) -> bool:
+    """Whether compiled code can read the rows as they are."""
+    return array.dtype == dtype and array.dtype.isnative and array.flags.c_contiguous and array.flags.aligned
+
+
+def converted(array: Array, rows: NDArray[np.int64] | slice, dtype: np.dtype) -> Array:
+    """Return some rows as compiled code reads them."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.ascontiguousarray(array[rows], dtype)
+
+
+def count_at_once(array: Array, dtype: np.dtype) -> int:
+    """How many rows may be converted at once, at least one."""
+    return max(1, _CONVERTED_BYTES // max(array.shape[-1] * dtype.itemsize, 1))
+
+
+class MappedPages:
+    """Pages of mapped files, given back when many have been read: they are read again from the file if need be."""
+
+    def __init__(self, *arrays: Array) -> None:
+        found = [(_mapping(array), array) for array in arrays if array.nbytes > _MAPPED_BYTES]
+        self._maps = [mapping for mapping, _ in found if mapping is not None]
+        self._row_bytes = sum(array.nbytes // len(array) for mapping, array in found if mapping is not None)
+        self._bytes = 0
+
+    def rows_at_once(self, *, scattered: bool) -> int:
+        """How many rows may be read before pages are to be given back, at least one."""
+        return max(1, _MAPPED_BYTES // self._bytes_of_row(scattered)) if self._maps else sys.maxsize
+
+    def _bytes_of_row(self, scattered: bool) -> int:
+        return max(self._row_bytes, _AROUND_BYTES) if scattered else self._row_bytes
+
+    def have_read(self, n_rows: int, *, scattered: bool) -> None:
+        """Note that rows have been read, one after the other or scattered."""
+        if not self._maps:
+            return
+        self._bytes += n_rows * self._bytes_of_row(scattered)
+        if self._bytes >= _MAPPED_BYTES:
+            self._bytes = 0
+            for mapping in self._maps:
+                mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapping(array: Any) -> mmap.mmap | None:
+    """The mapping that an array lies in, if its pages can be given back: not where they hold unwritten changes."""
+    mode = ""
+    while array is not None and not isinstance(array, mmap.mmap):
+        mode = getattr(array, "mode", mode)
+        array = getattr(array, "base", None)
+    return array if mode in {"r", "r+"} and hasattr(mmap, "MADV_DONTNEED") else None
