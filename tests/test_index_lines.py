@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import fastmlp
+from conftest import compiled
 from fastmlp import buffers
 from fastmlp.kernels import activations as kernel_activations
 from fastmlp.kernels import layer as kernel_layer
@@ -85,6 +86,7 @@ SIZES = {"distinct": DISTINCT, "square": SQUARE, "several_tiles": SEVERAL_TILES}
 
 ARGUMENTS = {
     "layer.affine": ("W", "b", "X"),
+    "layer.affine_sample": ("W", "b", "X"),
     "layer.affine_backward": ("W", "X", "dZ"),
     "layer.activate": ("Z",),
     "layer.activate_backward": ("Z", "A", "dA"),
@@ -229,6 +231,21 @@ def kernel_affine(given: Arrays, _: str) -> Arrays:
     return {"Z": layout.from_sample_blocks(Z, n_samples)}
 
 
+@compiled
+def every_sample_alone(W, b, X, Z):
+    weights, (outputs, inputs) = W.reshape(W.size), W.shape
+    for n in range(X.shape[0]):
+        kernel_layer.affine_sample(weights, 0, b, 0, inputs, outputs, X[n], 0, Z[n], 0)
+
+
+def kernel_affine_sample(given: Arrays, _: str) -> Arrays:
+    W, b, X = given["W"], given["b"], given["X"]
+    n_outputs, n_samples = W.shape[0], X.shape[1]
+    Z = np.full((n_samples, n_outputs + simd.block(X)), np.nan)  # a whole vector is written behind the last output
+    every_sample_alone(W, b, np.ascontiguousarray(X.T), Z)
+    return {"Z": Z[:, :n_outputs].T}
+
+
 def kernel_affine_backward(given: Arrays, _: str) -> Arrays:
     W, X, dZ = given["W"], given["X"], given["dZ"]
     n_outputs, n_samples = dZ.shape
@@ -295,6 +312,7 @@ def kernel_loss_value(given: Arrays, loss: str) -> Arrays:
 
 KERNELS: dict[str, Call] = {
     "layer.affine": kernel_affine,
+    "layer.affine_sample": kernel_affine_sample,
     "layer.affine_backward": kernel_affine_backward,
     "layer.activate": kernel_activate,
     "layer.activate_backward": kernel_activate_backward,
@@ -319,6 +337,9 @@ STRIPS = {
     "network._loss_tile": "network.loss_value",
 }
 """The kernel that runs each strip function."""
+
+SECOND_FORMS = {"layer.affine_sample": "layer.affine"}
+"""Functions that compute what a twin computes in a second way; they are called and compared by themselves."""
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -451,7 +472,14 @@ def test_twins_have_the_same_lines(function: str) -> None:
 
 @pytest.mark.parametrize("function", sorted({function_of(line) for line in KERNEL_LINES}))
 def test_every_kernel_line_has_a_twin(function: str) -> None:
-    assert STRIPS.get(function, function) in {function_of(line) for line in ORACLE_LINES}
+    twin = {**STRIPS, **SECOND_FORMS}.get(function, function)
+    assert twin in {function_of(line) for line in ORACLE_LINES}
+
+
+@pytest.mark.parametrize(("form", "twin"), SECOND_FORMS.items())
+def test_second_forms_have_the_lines_of_their_twins(form: str, twin: str) -> None:
+    lines = [texts([line for line in KERNEL_LINES if function_of(line) == name]) for name in (form, twin)]
+    assert lines[0] == lines[1]
 
 
 # ------------------------------------------------------------------------------------------------------------------
