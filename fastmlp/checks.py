@@ -84,10 +84,10 @@ def samples(name: str, value: Any, features: int, dtype: np.dtype | None) -> Arr
 
 def _is_right_already(value: Any, columns: int, dtype: np.dtype | None) -> bool:
     """Whether an array needs neither conversion nor words. Most do not, and a training step may take microseconds."""
-    if type(value) is not np.ndarray or value.dtype is not dtype or value.ndim != 2:
+    if type(value) is not np.ndarray or value.dtype is not dtype or not value.flags.carray:
         return False
-    shape, flags = value.shape, value.flags
-    return shape[1] == columns and shape[0] > 0 and flags.c_contiguous and flags.aligned
+    shape = value.shape
+    return len(shape) == 2 and shape[1] == columns and shape[0] > 0
 
 
 class Targets:
@@ -106,19 +106,12 @@ class Targets:
         return self.values.reshape(-1, outputs)
 
 
-def _read_only(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    view = labels.view()
-    view.flags.writeable = False
-    return view
-
-
-_NO_LABELS = _read_only(np.empty(0, np.int64))
+_NO_LABELS = np.empty(0, np.int64)
 
 
 def targets(name: str, value: Any, outputs: int, loss: str, n_samples: int, dtype: np.dtype | None) -> Targets:
     """Return ``Y``, as fits the loss: rows of numbers, or one class index per sample."""
-    if loss == "squared_error" and _is_right_already(value, outputs, dtype):
-        _same_count(name, value.shape[0], n_samples)
+    if loss == "squared_error" and _is_right_already(value, outputs, dtype) and value.shape[0] == n_samples:
         return Targets(value, _NO_LABELS)
     if loss == "softmax_cross_entropy" and _rank(value) == 1:
         labels = _class_indices(name, value, outputs)
@@ -165,7 +158,7 @@ def _class_indices(name: str, value: object, outputs: int) -> NDArray[np.int64]:
     if given.size and not (given.min() >= 0 and given.max() < outputs):
         wrong = given.min() if given.min() < 0 else given.max()
         raise ValueError(f"{name} must hold class indices from 0 to {outputs - 1}; got {wrong}")
-    return _read_only(np.ascontiguousarray(given, np.int64))
+    return rows.flat(np.ascontiguousarray(given, np.int64))
 
 
 def _fits_loss(name: str, array: Array, loss: str) -> None:

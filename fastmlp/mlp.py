@@ -266,7 +266,7 @@ class MLP:
         X = checks.samples("X", X, self._sizes[0], self._dtype)
         samples = X.shape[0]
         output = np.empty((samples, self._sizes[-1]), self._dtype)
-        flat, flat_output = _flat(X), output.reshape(-1)
+        flat, flat_output = rows.flat(X), output.reshape(-1)
         alone = samples <= network.SAMPLES_ALONE
         n_threads = 1 if alone else self._threads(min(samples, _PREDICTED_AT_ONCE))
         workspace = self._borrow(samples if alone else n_threads * network.TILE_BLOCKS * self._block)
@@ -304,7 +304,9 @@ class MLP:
         count = X.shape[0]
         workspace = self._borrow(count)
         n_threads = self._threads(count)
-        status = network.forward(*self._of(workspace, n_threads), _flat(X), _NO_ORDER, 0, count, n_threads=n_threads)
+        status = network.forward(
+            *self._of(workspace, n_threads), rows.flat(X), _NO_ORDER, 0, count, n_threads=n_threads
+        )
         if status != network.FINITE:
             self._free.append(workspace)
             self._raise_for(status, X=X)
@@ -357,7 +359,7 @@ class MLP:
         vector = np.empty_like(self._vector)
         n_threads = self._threads(count)
         status, _ = network.backward(
-            *self._of(workspace, n_threads), _flat(targets.values), targets.labels, _NO_ORDER, 0, count, vector,
+            *self._of(workspace, n_threads), rows.flat(targets.values), targets.labels, _NO_ORDER, 0, count, vector,
             n_threads=n_threads,
         )  # fmt: skip
         self._raise_for(status, Y=targets.values)
@@ -394,8 +396,8 @@ class MLP:
         try:
             n_threads = self._threads(count)
             status, total, _ = network.train(
-                workspace.crew, *self._of(workspace, n_threads), vector, vector, _flat(X),
-                _flat(targets.values), targets.labels, _NO_ORDER, count, count, 0, 1, optimizers.NO_UPDATE,
+                workspace.crew, *self._of(workspace, n_threads), vector, vector, rows.flat(X),
+                rows.flat(targets.values), targets.labels, _NO_ORDER, count, count, 0, 1, optimizers.NO_UPDATE,
                 _NO_SETTINGS, 1, n_threads=n_threads,
             )  # fmt: skip
         finally:
@@ -416,8 +418,8 @@ class MLP:
                 count = min(_ROWS_AT_ONCE, X.shape[0] - first)
                 n_threads = self._threads(count)
                 status, loss = network.loss_value(
-                    *self._of(workspace, n_threads), _flat(X), _flat(targets.values), targets.labels, _NO_ORDER,
-                    first, count, n_threads=n_threads,
+                    *self._of(workspace, n_threads), rows.flat(X), rows.flat(targets.values), targets.labels,
+                    _NO_ORDER, first, count, n_threads=n_threads,
                 )  # fmt: skip
                 self._raise_for(status, X=X, Y=targets.values)
                 total += loss * count
@@ -507,16 +509,15 @@ class MLP:
     ) -> tuple[float, int]:
         """Take steps over minibatches: the sum of their losses times their samples, and how many were taken."""
         memory, steps = self._memory_for(optimizer)
-        flat, values, n_rows = _flat(X), _flat(targets.values), X.shape[0]
+        flat, values, n_rows = rows.flat(X), rows.flat(targets.values), X.shape[0]
         total, done, status = 0.0, 0, network.FINITE
-        workspace = self._borrow(batch_size)
+        workspace, pace = self._borrow(batch_size), self._pace(batch_size)
+        is_measured = len(pace.candidates) > 1
         try:
             while done < n_steps and status == network.FINITE:
-                pace = self._pace(batch_size)
                 n_threads, wanted = pace.n_threads, n_steps - done
-                start = time.perf_counter()
-                if len(pace.candidates) > 1:
-                    wanted = min(wanted, pace.units_left)
+                if is_measured:
+                    wanted, start = min(wanted, pace.units_left), time.perf_counter()
                 workspace.divide(n_threads)
                 status, loss, taken = network.train.on(n_threads)(
                     workspace.crew, workspace.plan, self._vector, workspace.arena, workspace.report, self._gradient,
@@ -525,7 +526,7 @@ class MLP:
                 )  # fmt: skip
                 total += loss
                 done += taken
-                if len(pace.candidates) > 1:
+                if is_measured:
                     pace.tell(time.perf_counter() - start, wanted)
         finally:
             self._free.append(workspace)
@@ -888,13 +889,6 @@ def _generator(rng: Any) -> tuple[Any, np.random.Generator]:
         expected = "None, a seed (a whole number of at least 0) or a numpy.random.Generator"
         raise TypeError(f"rng must be {expected}; got {rng!r}")
     return int(rng), np.random.default_rng(int(rng))
-
-
-def _flat(data: Array) -> Array:
-    """The user's data as kernels take it: flat, and read-only, for which (and for nothing else) they are compiled."""
-    flat = data.reshape(-1)
-    flat.setflags(write=False)
-    return flat
 
 
 def _read_only(vector: Array) -> Array:

@@ -26,6 +26,24 @@ def is_ready(array: Array, dtype: np.dtype) -> bool:
     return array.dtype == dtype and array.dtype.isnative and array.flags.c_contiguous and array.flags.aligned
 
 
+def flat(array: Array) -> Array:
+    """The rows one after the other, writable, for which alone kernels are compiled.
+
+    No kernel writes there, so what is read-only is only said to be writable.
+    """
+    one_after_the_other = array.ravel()
+    if one_after_the_other.flags.writeable:
+        return one_after_the_other
+    return np.asarray(_SaidToBeWritable(one_after_the_other))
+
+
+class _SaidToBeWritable:
+    def __init__(self, array: Array) -> None:
+        self.array = array  # which must live as long as this does
+        place, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (place, False)}
+
+
 def converted(array: Array, rows: NDArray[np.int64] | slice, dtype: np.dtype) -> Array:
     """Return some rows as compiled code reads them."""
     with np.errstate(over="ignore", invalid="ignore"):

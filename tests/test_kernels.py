@@ -10,19 +10,13 @@ from fastmlp.kernels import optimizers as codes
 from fastmlp.kernels import simd
 from fastmlp.oracle import network as oracle
 from fastmlp.oracle import optimizers as rules
+from fastmlp.rows import flat
 
 ROWS, BLOCK = simd.ROWS, simd.block(np.empty(0, np.float32))
 
 
-def flat(data):
-    """Data as ``MLP`` gives them to a kernel: flat, and not to be written."""
-    view = data.reshape(-1)
-    view.flags.writeable = False
-    return view
-
-
 NO_ORDER = np.empty(0, np.int64)
-NO_LABELS = flat(np.empty(0, np.int64))
+NO_LABELS = np.empty(0, np.int64)
 RATE = (0.1, 0, 0, 0)  # plain gradient descent
 
 # layer sizes and samples: distinct, square, 1, around the tile's rows, its block, and a tile of samples

@@ -38,6 +38,18 @@ def test_targets_and_layouts_are_converted_too(dtype, rng):
         np.testing.assert_array_equal(trained(other, Y, dtype)[0], expected)
 
 
+def test_read_only_rows_are_taken_where_they_are_and_live_as_long_as_needed():
+    X = np.arange(6.0).reshape(2, 3)
+    X.flags.writeable = False
+    flat = rows.flat(X)
+    assert flat.flags.writeable
+    assert not X.flags.writeable
+    assert np.shares_memory(flat, X)
+    expected = X.ravel().tolist()
+    del X
+    assert flat.tolist() == expected
+
+
 def test_labels_go_with_converted_rows(dtype, rng):
     X, labels = rng.integers(0, 255, (60, 5)).astype(np.uint8), rng.integers(0, 3, 60)
     results = []
