@@ -1,5 +1,8 @@
 """Second link, the whole: the training step over tiles computes what the oracle's forward and backward do."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -31,7 +34,7 @@ SHAPES = [
     ([2 * BLOCK + 1, 3, 2, 5, 1], 2 * kernels.TILE_BLOCKS * BLOCK),
 ]
 if not INTERPRETED:
-    SHAPES += [([64, 33, 10], 130), ([7, 100, 50, 3], 300)]
+    SHAPES += [([64, 33, 10], 130), ([7, 100, 50, 3], 300), ([2, 3, 2], (kernels.BLOCKS_AT_ONCE + 1) * BLOCK + 1)]
 
 WIDE_AND_NARROW = [[3, 4, 4, 2], [80, 90, 70]]
 
@@ -128,10 +131,13 @@ def test_training_step_computes_the_oracles_gradient(sizes, samples, case, dtype
     np.testing.assert_allclose(network.gradient, gradient, rtol=0, atol=tolerance(network, gradient))
 
 
+@pytest.mark.parametrize("way", ["as planned", "by weights"])
 @pytest.mark.parametrize(("sizes", "samples"), SHAPES, ids=str)
-def test_forward_then_backward_is_the_training_step(sizes, samples, dtype, rng):
+def test_forward_then_backward_is_the_training_step(sizes, samples, way, dtype, rng):
     """The same bits: both are made of the same strips."""
     network = Network(sizes, samples, CASES[0], dtype, rng)
+    if way == "by weights":
+        sum_by_weights(network)
     _, total, _ = network.train()
     gradient = np.full_like(network.gradient, np.nan)
     assert kernels.forward(*network.first, flat(network.data), NO_ORDER, 0, samples) == kernels.FINITE
@@ -240,6 +246,49 @@ def test_same_bits_at_any_number_of_threads(sizes, samples, way, dtype, rng):
     for one, *others in zip(*results, strict=True):
         for other in others:
             np.testing.assert_array_equal(other, one)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="compiled code has these numbers in it; large shapes meet them above")
+@pytest.mark.parametrize(("outputs", "strips", "blocks"), [(1, 1, 1), (3, 2, 2), (5, 3, 4)])
+def test_sums_in_parts_are_the_same(outputs, strips, blocks, rng, monkeypatch):
+    """In whole numbers, whose sums are exact: however many rows, strips and blocks are taken at once."""
+    case, dtype = ("squared_error", "identity", "identity"), np.dtype(np.float64)
+    network = Network([ROWS + 1, 2 * ROWS + 3, 4, 2], 4 * BLOCK, case, dtype, rng, whole=True)
+    sum_by_weights(network)
+    _, expected, _ = network.train()
+    gradient = network.gradient.copy()
+    monkeypatch.setattr(kernels, "OUTPUTS_AT_ONCE", outputs)
+    monkeypatch.setattr(kernels, "STRIPS_AT_ONCE", strips)
+    monkeypatch.setattr(kernels, "BLOCKS_AT_ONCE", blocks)
+    network.gradient[:] = np.nan
+    assert network.train()[1] == expected
+    np.testing.assert_array_equal(network.gradient, gradient)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="compiled threads are met above")
+def test_interpreted_threads_wait_for_each_other():
+    """The schedule itself, read and run as Python: two threads take the steps that one takes."""
+    networks = [Network([3, 4, 2], 3 * BLOCK, CASES[1], np.dtype(np.float64), np.random.default_rng(1)) for _ in "12"]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # they take turns all the time
+    try:
+        for network, n_threads in zip(networks, (1, 2), strict=True):
+            sum_by_weights(network)
+            network.workspace.divide(2)
+            arguments = (
+                network.workspace.crew, *network.first, network.gradient, network.memory, flat(network.data),
+                flat(network.targets), NO_LABELS, NO_ORDER, 3 * BLOCK, BLOCK, 0, 3, codes.PLAIN_SGD, np.array(RATE), 1,
+            )  # fmt: skip
+            kernels._begin(network.workspace.crew, network.workspace.report)
+            with ThreadPoolExecutor(n_threads) as pool:
+                for result in [pool.submit(kernels._train_along, *arguments) for _ in range(n_threads)]:
+                    result.result(timeout=60)
+    finally:
+        sys.setswitchinterval(before)
+    alone, together = networks
+    assert together.workspace.report[-1].tolist() == alone.workspace.report[-1].tolist()
+    assert alone.workspace.report[-1, 2] == 3  # steps
+    np.testing.assert_array_equal(together.vector, alone.vector)
 
 
 @pytest.mark.parametrize(("sizes", "samples"), SHAPES, ids=str)

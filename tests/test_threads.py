@@ -1,12 +1,13 @@
 """How many threads: the choice from invented durations, and the crew that shares out tasks without a barrier."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
 import pytest
 
-from conftest import INTERPRETED, compiled
+from conftest import compiled
 from fastmlp.kernels import crew
 from fastmlp.kernels.simd import add_to_counter
 from fastmlp.threads import Pace, candidates
@@ -103,6 +104,12 @@ def follow(counters, tasks_of_phase, done):
 
 
 @compiled
+def open_second(counters):
+    """Open the second phase."""
+    crew.open_phase(counters, 1)
+
+
+@compiled
 def begin(counters):
     """Open the first phase."""
     crew.open_phase(counters, 0)
@@ -110,9 +117,6 @@ def begin(counters):
 
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
 def test_every_task_is_done_once_and_no_phase_begins_early(n_threads, rng):
-    if INTERPRETED and n_threads > 1:
-        pytest.skip("Python counts in more than one piece")
-
     @numba.njit(nogil=True)  # noqa: TID251 (as threads of the operating system run it)
     def member(counters, tasks_of_phase, done):
         follow(counters, tasks_of_phase, done)
@@ -125,3 +129,21 @@ def test_every_task_is_done_once_and_no_phase_begins_early(n_threads, rng):
             result.result()
     np.testing.assert_array_equal(done[:-1], tasks_of_phase)
     assert done[-1] == 0  # nothing was begun before all of an earlier phase was done
+
+
+@numba.njit(nogil=True)  # noqa: TID251 (as threads of the operating system run it)
+def wait(counters, phase):
+    """Wait for another phase than this one."""
+    crew.wait_for_next(counters, phase)
+
+
+def test_who_waits_gives_way_and_sees_the_next_phase():
+    counters = np.zeros(crew.SIZE, np.int64)
+    begin(counters)
+    wait(counters, 7)  # which is not the present one: there is nothing to wait for
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait, counters, 0)
+        time.sleep(0.1)  # longer than its patience
+        assert not waiting.done()
+        open_second(counters)
+        waiting.result(timeout=60)

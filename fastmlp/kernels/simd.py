@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import operator
 import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -852,10 +854,15 @@ def _is_counters(A: Any) -> bool:
     return isinstance(A, types.Array) and A.ndim == 1 and A.layout == "C" and A.dtype == types.int64 and A.mutable
 
 
+_one_at_a_time = threading.Lock()
+"""Interpreted, counting takes several pieces; this makes them one."""
+
+
 def add_to_counter(A: np.ndarray, a: int, value: int) -> int:
     """``A[a] += value`` in one piece; returns what stood there before."""
-    before = int(A[a])
-    A[a] = before + value
+    with _one_at_a_time:
+        before = int(A[a])
+        A[a] = before + value
     return before
 
 
@@ -876,7 +883,8 @@ def _(m: _Machine) -> Any:
 
 def set_counter(A: np.ndarray, a: int, value: int) -> None:
     """``A[a] = value``, after everything written before."""
-    A[a] = value
+    with _one_at_a_time:
+        A[a] = value
 
 
 @_machine_form(set_counter, lambda A, a, value: types.void if _is_counters(A) else None)
@@ -902,6 +910,7 @@ def _(m: _Machine) -> Any:
 
 def give_way() -> None:
     """Let another thread that waits for this processor run."""
+    time.sleep(0)
 
 
 @_machine_form(give_way, lambda: types.void)
