@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastmlp.kernels import jit
+from fastmlp.kernels import jit, network
 from fastmlp.mlp import MLP
 
 
@@ -32,7 +32,7 @@ def warm_up(dtype: DTypeLike = np.float64) -> None:
     """
     for n_threads in range(1, min(jit.max_threads(), 2) + 1):
         mlp = MLP([1, 1], dtype=dtype, rng=0, n_threads=n_threads)
-        X = np.zeros((2, 1), mlp.config["dtype"])
+        X = np.zeros((network.SAMPLES_ALONE + 1, 1), mlp.config["dtype"])
         mlp.fit(X, X, epochs=1, validation=(X, X), progress=False)
         mlp.predict(X)
         mlp.forward(X)
