@@ -8,9 +8,25 @@ Where to read on:
 * :class:`fastmlp.MLP` — the network that a program uses.
 """
 
-from fastmlp.mlp import MLP, Gradients
+from fastmlp.files import CorruptFileError
+from fastmlp.mlp import MLP, Gradients, load
 from fastmlp.oracle.network import Parameters
-from fastmlp.settings import SGD, Adam
+from fastmlp.settings import (
+    SGD,
+    Adam,
+    AdamW,
+    Checkpoint,
+    CosineDecay,
+    EarlyStopping,
+    Huber,
+    Penalty,
+    Quantile,
+    ReduceOnPlateau,
+    RMSprop,
+    SoftmaxCrossEntropy,
+    StepDecay,
+    WarmUp,
+)
 from fastmlp.startup import warm_up
 from fastmlp.training import History
 from fastmlp.verify import GradientMismatch, Report
@@ -18,5 +34,7 @@ from fastmlp.verify import GradientMismatch, Report
 __version__ = "0.1.0"
 
 __all__ = [
-    "MLP", "SGD", "Adam", "GradientMismatch", "Gradients", "History", "Parameters", "Report", "__version__", "warm_up",
+    "MLP", "SGD", "Adam", "AdamW", "Checkpoint", "CorruptFileError", "CosineDecay", "EarlyStopping",
+    "GradientMismatch", "Gradients", "History", "Huber", "Parameters", "Penalty", "Quantile", "RMSprop",
+    "ReduceOnPlateau", "Report", "SoftmaxCrossEntropy", "StepDecay", "WarmUp", "__version__", "load", "warm_up",
 ]  # fmt: skip

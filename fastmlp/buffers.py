@@ -11,7 +11,8 @@ what                elements             layout              note
 ``X_FEATURES``      I × N, each layer    feature-blocked     what enters the layer, for ``dW = dZ Xᵀ``
 ``A``               outputs × N, each    sample-blocked      what leaves the layer, the next one's ``X``
 ``Z``               0, or outputs × N    sample-blocked      lies on ``A`` where the slope can be had from ``A`` alone;
-                                                             apart where the loss is a function of ``Z``
+                                                             apart where it cannot (silu, gelu), and where the loss is
+                                                             a function of ``Z``
 ``DZ``              outputs × N, each    sample-blocked      the gradient of ``Z``
 ``TARGETS``         outputs × N          sample-blocked      of the last layer
 ``TARGETS_BY_FEATURES``  O × N           feature-blocked     the same, on their way; ``O``: outputs in whole blocks
@@ -28,7 +29,7 @@ with the data set.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,30 @@ _PARAMETERS_PER_UNIT = 16
 """Parameters, for each input and output of a layer, up to which gradients are summed tile by tile, as measured."""
 
 
+class Objective(NamedTuple):
+    """What training makes small: a loss with its setting, and a penalty."""
+
+    loss: str | None
+    """None: its gradient is given from outside."""
+    setting: float = 0.0
+    l1: float = 0.0
+    l2: float = 0.0
+    biases: bool = False
+    """Whether biases are penalized too."""
+
+    @property
+    def code(self) -> int:
+        """The integer by which compiled code knows the loss."""
+        return losses.GIVEN_GRADIENT if self.loss is None else losses.CODES[self.loss]
+
+    @property
+    def penalizes(self) -> int:
+        """What is penalized, as compiled code knows it."""
+        if self.l1 == self.l2 == 0:
+            return network.NOTHING
+        return network.EVERYTHING if self.biases else network.WEIGHTS_ALONE
+
+
 class Workspace:
     """The buffers for batches of up to ``capacity`` samples of one network, in one dtype."""
 
@@ -49,7 +74,8 @@ class Workspace:
     arena: NDArray[np.floating]
     """Everything that a step works on."""
     report: NDArray[np.float64]
-    """One row per block of samples: its loss, and whether its ``X`` and ``Y`` are finite; and a row for the run."""
+    """One row per block of samples: its loss, and whether its ``X`` and ``Y`` are finite; then sums over groups of
+    parameters, settings, a row for the batch, and one for the run."""
     crew: NDArray[np.int64]
     """Counters by which the threads of a training run share out its tasks."""
 
@@ -57,7 +83,7 @@ class Workspace:
         self,
         layer_sizes: Sequence[int],
         activation_names: Sequence[str],
-        loss_name: str,
+        objective: Objective,
         dtype: np.dtype,
         capacity: int,
     ) -> None:
@@ -67,11 +93,12 @@ class Workspace:
         self._used = 0
         plan = aligned(len(layer_sizes) * network.PLAN_COLUMNS, np.dtype(np.int64))
         self.plan = plan.reshape(-1, network.PLAN_COLUMNS)
-        of_pre_activations = losses.CODES[loss_name] != losses.SQUARED_ERROR
-        self._place_layers(layer_sizes, activation_names, of_pre_activations)
-        self._place_batch(layer_sizes[-1], losses.CODES[loss_name])
+        self._place_layers(layer_sizes, activation_names, objective.code >= losses.POISSON)
+        self._place_batch(layer_sizes[-1], objective)
         self.arena = aligned(self._used, dtype)
-        self.report = aligned((self.capacity // block + 1) * 3, np.dtype(np.float64)).reshape(-1, 3)
+        rows = self.capacity // block + network.REPORT_ROWS
+        self.report = aligned(rows * 3, np.dtype(np.float64)).reshape(-1, 3)
+        self.report[network.SETTINGS] = objective.setting, objective.l1, objective.l2
         self.crew = aligned(crew.SIZE, np.dtype(np.int64))
 
     def _place_layers(self, layer_sizes: Sequence[int], names: Sequence[str], of_pre_activations: bool) -> None:
@@ -86,13 +113,15 @@ class Workspace:
             row[network.X] = entering
             row[network.X_FEATURES] = self._take(round_up(inputs, self._block))
             row[network.A] = entering = self._take(outputs)
-            apart = layer == last and of_pre_activations
+            is_needed = int(row[network.ACTIVATION]) in activations.SLOPE_NEEDS_Z
+            apart = is_needed or (layer == last and of_pre_activations)
             row[network.Z] = self._take(outputs) if apart else row[network.A]
             row[network.DZ] = self._take(outputs)
 
-    def _place_batch(self, outputs: int, loss: int) -> None:
+    def _place_batch(self, outputs: int, objective: Objective) -> None:
         row = self.plan[-1]
-        row[network.LOSS], row[network.PADDED_SAMPLES] = loss, self.capacity
+        row[network.LOSS], row[network.PADDED_SAMPLES] = objective.code, self.capacity
+        row[network.PENALIZES] = objective.penalizes
         row[network.TARGETS] = self._take(outputs)
         row[network.TARGETS_BY_FEATURES] = self._take(round_up(outputs, self._block))
         row[network.THREADS] = self._n_threads = 1

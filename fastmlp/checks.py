@@ -5,7 +5,7 @@ The sentence names the argument, what came and what was expected. Nothing here c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,13 +91,14 @@ def _is_right_already(value: Any, columns: int, dtype: np.dtype | None) -> bool:
 
 
 class Targets:
-    """Targets as the kernels take them: numbers, or class indices, the other one being empty."""
+    """Targets as the kernels take them: numbers, or class indices, the other one being empty; and samples' weights."""
 
-    __slots__ = ("labels", "values")
+    __slots__ = ("labels", "values", "weights")
 
-    def __init__(self, values: Array, labels: NDArray[np.int64]) -> None:
+    def __init__(self, values: Array, labels: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> None:
         self.values = values
         self.labels = labels
+        self.weights = _NO_WEIGHTS if weights is None else weights
 
     def as_rows(self, outputs: int) -> Array:
         """Rows of numbers; class indices become one-hot."""
@@ -105,13 +106,39 @@ class Targets:
             return np.eye(outputs, dtype=self.values.dtype)[self.labels]
         return self.values.reshape(-1, outputs)
 
+    def total_weight(self, n_samples: int) -> float:
+        """The sum of the weights; without any, the number of samples."""
+        return float(self.weights.sum()) if self.weights.size else float(n_samples)
+
+    def of_rows(self, chosen: NDArray[np.int64] | slice, dtype: np.dtype) -> Targets:
+        """Some samples' targets, converted."""
+        return Targets(
+            self.values if self.labels.size else rows.converted(self.values, chosen, dtype),
+            self.labels[chosen] if self.labels.size else self.labels,
+            self.weights[chosen] if self.weights.size else self.weights,
+        )
+
+    def classes(self) -> NDArray[np.int64] | None:
+        """The class of each sample, if each has just one: labels, one-hot rows, or a single output that is 0 or 1."""
+        if self.labels.size:
+            return self.labels
+        if not np.isin(self.values, (0, 1)).all():
+            return None
+        if self.values.shape[1] == 1:
+            return self.values[:, 0].astype(np.int64)
+        return self.values.argmax(axis=1) if (self.values.sum(axis=1) == 1).all() else None
+
 
 _NO_LABELS = np.empty(0, np.int64)
+_NO_WEIGHTS = np.empty(0, np.float64)
+
+_OF_ANY_NUMBERS = ("squared_error", "absolute_error", "huber", "quantile")
+"""Losses that take any targets."""
 
 
 def targets(name: str, value: Any, outputs: int, loss: str, n_samples: int, dtype: np.dtype | None) -> Targets:
     """Return ``Y``, as fits the loss: rows of numbers, or one class index per sample."""
-    if loss == "squared_error" and _is_right_already(value, outputs, dtype) and value.shape[0] == n_samples:
+    if loss in _OF_ANY_NUMBERS and _is_right_already(value, outputs, dtype) and value.shape[0] == n_samples:
         return Targets(value, _NO_LABELS)
     if loss == "softmax_cross_entropy" and _rank(value) == 1:
         labels = _class_indices(name, value, outputs)
@@ -132,6 +159,15 @@ def targets(name: str, value: Any, outputs: int, loss: str, n_samples: int, dtyp
     _same_count(name, array.shape[0], n_samples)
     _fits_loss(name, array, loss)
     return Targets(array, _NO_LABELS)
+
+
+def rows_of_anything(name: str, value: object, n_samples: int) -> NDArray[Any]:
+    """Return targets of a loss of the user's own, which may be anything with a row for each sample."""
+    array = np.asarray(value)
+    if array.ndim == 0:
+        raise ValueError(f"{name} must have a row for each sample; got {value!r}")
+    _same_count(name, array.shape[0], n_samples)
+    return array
 
 
 def _rank(value: object) -> int:
@@ -163,7 +199,11 @@ def _class_indices(name: str, value: object, outputs: int) -> NDArray[np.int64]:
 
 def _fits_loss(name: str, array: Array, loss: str) -> None:
     """Refuse targets for which the loss has no meaning. NaN is found, and told, later."""
-    if loss == "squared_error":
+    if loss in _OF_ANY_NUMBERS:
+        return
+    if loss == "poisson":
+        if array.min() < 0:
+            raise ValueError(f"{name} must be counts, at least 0, for poisson; got {array.min()}")
         return
     if array.min() < 0 or array.max() > 1:
         wrong = array.min() if array.min() < 0 else array.max()
@@ -173,6 +213,49 @@ def _fits_loss(name: str, array: Array, loss: str) -> None:
         if np.abs(sums - 1).max() > _PROBABILITIES_SUM_WITHIN:
             row = int(np.abs(sums - 1).argmax())
             raise ValueError(f"{name} must sum to 1 over the outputs for {loss}; row {row} sums to {sums[row]:g}")
+
+
+def sample_weight(value: object, class_weight: object, targets: Targets, n_samples: int) -> NDArray[np.float64]:
+    """Return one weight per sample, from the samples' own and from their classes'; none if neither is given."""
+    weights: NDArray[np.float64] | None = None
+    if value is not None:
+        weights = np.array(numbers("sample_weight", value, np.dtype(np.float64)), np.float64)
+        if weights.shape != (n_samples,):
+            raise ValueError(f"sample_weight must have shape ({n_samples},), one for each sample; got {weights.shape}")
+        if not np.isfinite(weights).all():
+            raise not_finite("sample_weight", weights)
+        if weights.min() < 0 or weights.max() == 0:
+            what = f"{weights.min()}" if weights.min() < 0 else "nothing but 0"
+            raise ValueError(f"sample_weight must be at least 0, and above 0 somewhere; got {what}")
+    if class_weight is None:
+        return _NO_WEIGHTS if weights is None else weights
+    of_classes = _weights_of_classes(class_weight, targets)
+    return of_classes if weights is None else of_classes * weights
+
+
+def _weights_of_classes(class_weight: object, targets: Targets) -> NDArray[np.float64]:
+    classes = targets.classes()
+    if classes is None:
+        raise ValueError(
+            "class_weight needs targets of which each sample's one class can be told: class indices, one-hot rows, or"
+            " a single output that is 0 or 1"
+        )
+    present, index, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    if class_weight == "balanced":
+        balanced: NDArray[np.float64] = (len(classes) / (len(present) * counts))[index.reshape(-1)]
+        return balanced
+    if not isinstance(class_weight, Mapping):
+        raise TypeError(f"class_weight must be 'balanced' or a mapping from class to weight; got {class_weight!r}")
+    unknown = [key for key in class_weight if key not in present]
+    if unknown:
+        raise ValueError(f"class_weight must name classes that are there, {present.tolist()}; got {unknown[0]!r}")
+    each = numbers("class_weight", [class_weight.get(int(k), 1.0) for k in present], np.dtype(np.float64))
+    if not np.isfinite(each).all() or each.min() < 0 or each.max() == 0:
+        raise ValueError(
+            f"class_weight must hold finite numbers, at least 0, and above 0 somewhere; got {class_weight}"
+        )
+    of_samples: NDArray[np.float64] = np.asarray(each, np.float64)[index.reshape(-1)]
+    return of_samples
 
 
 def not_finite(name: str, array: Array) -> ValueError:

@@ -6,19 +6,25 @@ a *column*.
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastmlp import checks, rows, settings, threads, training
+from fastmlp import checks, files, rows, settings, threads, training
 from fastmlp import verify as proof
-from fastmlp.buffers import Workspace, aligned
+from fastmlp.buffers import Objective, Workspace, aligned
 from fastmlp.kernels import jit, layout, network, optimizers, simd
-from fastmlp.oracle.activations import ACTIVATIONS
+from fastmlp.metrics import Metric, as_metrics
+from fastmlp.oracle import network as oracle
+from fastmlp.oracle.activations import ACTIVATIONS, OUTPUT_ACTIVATIONS
 from fastmlp.oracle.losses import LOSSES
 from fastmlp.oracle.network import Parameters, initialize
 
@@ -26,6 +32,8 @@ Array = NDArray[Any]  # float64 or float32, as the network is
 
 _NO_ORDER = np.empty(0, np.int64)
 _NO_SETTINGS = np.zeros(optimizers.N_SETTINGS)
+_NO_WEIGHTS = np.empty(0, np.float64)
+_NO_LABELS = np.empty(0, np.int64)
 
 _ROWS_AT_ONCE = 1024
 """Samples of one call of compiled code in ``loss``: its memory does not grow with the data."""
@@ -56,13 +64,19 @@ class MLP:
     layer_sizes : sequence of int
         Widths of the input, of each hidden layer and of the output, such as ``[3, 4, 4, 2]``.
     hidden_activation : str or sequence of str
-        One name for all hidden layers, or one name for each: "identity", "sigmoid", "tanh", "relu".
+        One name for all hidden layers, or one name for each: "identity", "sigmoid", "tanh", "relu", "leaky_relu",
+        "elu", "softplus", "silu", "gelu".
     output_activation : str, optional
-        By default it follows the loss: "identity", "sigmoid" or "softmax". ``predict`` returns it. The two
-        cross-entropies have no other; ``squared_error`` takes any of the hidden activations too.
-    loss : str
-        "squared_error" (half of the squared distance), "binary_cross_entropy" or "softmax_cross_entropy": the mean
-        over samples of the sum over outputs.
+        By default it follows the loss: "identity", "sigmoid", "softmax" or "exp". ``predict`` returns it. The two
+        cross-entropies and ``poisson`` have no other; the other losses take any of the hidden activations too.
+    loss : str or object or function
+        The mean over samples of the sum over outputs: "squared_error" (half of the squared distance),
+        "absolute_error", "huber" or ``Huber(threshold)``, "quantile" or ``Quantile(q)``, "poisson" (counts, with a
+        logarithmic link), "binary_cross_entropy" (each output by itself), "softmax_cross_entropy" or
+        ``SoftmaxCrossEntropy(label_smoothing)``. Or your own function of predictions and targets, both as rows, that
+        returns the loss and its gradient with respect to the predictions.
+    penalty : Penalty, optional
+        What is added to the loss for large weights.
     weight_scale : float or "glorot" or "he"
         Standard deviation of the normal initial weights; "glorot" is ``sqrt(2 / (inputs + outputs))``, "he" is
         ``sqrt(2 / inputs)``. Biases begin at 0.
@@ -121,7 +135,8 @@ class MLP:
         *,
         hidden_activation: str | Sequence[str] = "sigmoid",
         output_activation: str | None = None,
-        loss: str = "squared_error",
+        loss: str | settings.Loss | settings.OwnLoss = "squared_error",
+        penalty: settings.Penalty | None = None,
         weight_scale: float | str = "glorot",
         dtype: DTypeLike = np.float64,
         rng: int | np.random.Generator | None = None,
@@ -129,8 +144,9 @@ class MLP:
         verify: bool = False,
     ) -> None:
         sizes = checks.layer_sizes(layer_sizes)
-        checks.one_of("loss", loss, list(LOSSES))
-        activations = _activations(hidden_activation, output_activation, loss, len(sizes) - 1)
+        activations = _activations(hidden_activation, output_activation, settings.loss_name(loss), len(sizes) - 1)
+        if not (penalty is None or isinstance(penalty, settings.Penalty)):
+            raise TypeError(f"penalty must be None or a fastmlp.Penalty; got {penalty!r}")
         _check_weight_scale(weight_scale)
         if n_threads is not None:
             n_threads = checks.integer("n_threads", n_threads)
@@ -142,6 +158,7 @@ class MLP:
             "hidden_activation": hidden_activation if isinstance(hidden_activation, str) else tuple(activations[:-1]),
             "output_activation": output_activation,
             "loss": loss,
+            "penalty": penalty,
             "weight_scale": weight_scale,
             "dtype": _dtype(dtype).name,
             "rng": seed,
@@ -154,7 +171,8 @@ class MLP:
     def _set_up(self) -> None:
         """Make everything that follows from the configuration."""
         self._sizes: tuple[int, ...] = self.config["layer_sizes"]
-        self._loss: str = self.config["loss"]
+        self._loss: str = settings.loss_name(self.config["loss"])
+        self._objective = self._make_objective()
         self._activations = _activations(
             self.config["hidden_activation"], self.config["output_activation"], self._loss, len(self._sizes) - 1
         )
@@ -167,12 +185,22 @@ class MLP:
         self._memory = aligned(2 * n_parameters, self._dtype)
         self._steps = 0  # of the optimizer whose memory this is
         self._optimizer_code = optimizers.NO_UPDATE
+        self._rate_factor = 1.0  # by which ReduceOnPlateau has reduced the rate
+        self._limited = 1.0  # by what the last gradient was multiplied, to limit its norm
         self._block = simd.VECTORS * (simd.VECTOR_BYTES // self._dtype.itemsize)
         self._lock = threading.RLock()
         self._paces: dict[int, threads.Pace] = {}  # by batch size
         self._free: list[Workspace] = []  # list.append and list.pop are atomic
         self._pass: tuple[Workspace, int] | None = None  # the last forward pass and its number of samples
         self._pass_is_current = False
+
+    def _make_objective(self) -> Objective:
+        """What training makes small, for the kernels."""
+        penalty: settings.Penalty = self.config["penalty"] or settings.Penalty()
+        penalties = float(penalty.l1), float(penalty.l2), bool(penalty.biases)
+        if self._loss == "own":
+            return Objective(None, 0.0, *penalties)
+        return Objective(self._loss, settings.loss_setting(self.config["loss"]), *penalties)
 
     # -- parameters ------------------------------------------------------------------------------------------------
 
@@ -204,6 +232,7 @@ class MLP:
         """The optimizer starts afresh, and the last forward pass is of other parameters."""
         self._memory[:] = 0
         self._steps = 0
+        self._rate_factor = 1.0
         self._pass_is_current = False
 
     def _pairs(self, vector: Array) -> list[Parameters]:
@@ -325,13 +354,15 @@ class MLP:
             blocks = [workspace.view(place, features, count) for place, features in places]
             return [np.ascontiguousarray(layout.from_sample_blocks(each, count).T) for each in blocks]
 
-    def backward(self, Y: ArrayLike) -> Gradients:
+    def backward(self, Y: ArrayLike, *, sample_weight: ArrayLike | None = None) -> Gradients:
         """Backward pass of the last :meth:`forward`.
 
         Parameters
         ----------
         Y : array_like of shape (n_samples, n_outputs)
             Targets; or class indices of shape (n_samples,) for ``softmax_cross_entropy``.
+        sample_weight : array_like of shape (n_samples,), optional
+            The mean over samples is then weighted.
 
         Returns
         -------
@@ -347,28 +378,32 @@ class MLP:
             workspace, count = self._last_pass()
             if not self._pass_is_current:
                 raise RuntimeError("backward needs a forward pass of the present parameters: call forward(X) first")
-            targets = self._targets(Y, count)
-            return self._backward(workspace, count, targets)
+            targets = self._targets(Y, count, sample_weight)
+            if self._loss == "own":
+                targets = self._own_gradient(self.activations[-1], targets)[1]
+            gradients = self._backward(workspace, count, targets)[1]
+            if self.config["verify"]:
+                self._verify(self.activations[0], targets, gradients, thorough=False).raise_if_failed()
+            return gradients
 
     def _last_pass(self) -> tuple[Workspace, int]:
         if self._pass is None:
             raise RuntimeError("there has been no forward pass: call forward(X) first")
         return self._pass
 
-    def _backward(self, workspace: Workspace, count: int, targets: checks.Targets) -> Gradients:
+    def _backward(self, workspace: Workspace, count: int, targets: checks.Targets) -> tuple[float, Gradients]:
         vector = np.empty_like(self._vector)
         n_threads = self._threads(count)
-        status, _ = network.backward(
-            *self._of(workspace, n_threads), rows.flat(targets.values), targets.labels, _NO_ORDER, 0, count, vector,
-            n_threads=n_threads,
+        status, loss = network.backward(
+            *self._of(workspace, n_threads), rows.flat(targets.values), targets.labels, targets.weights, _NO_ORDER, 0,
+            count, vector, n_threads=n_threads,
         )  # fmt: skip
         self._raise_for(status, Y=targets.values)
-        gradients = Gradients(self._pairs(vector), vector)
-        if self.config["verify"]:
-            self._verify(self.activations[0], targets, gradients, thorough=False).raise_if_failed()
-        return gradients
+        return loss, Gradients(self._pairs(vector), vector)
 
-    def loss_and_gradients(self, X: ArrayLike, Y: ArrayLike) -> tuple[float, Gradients]:
+    def loss_and_gradients(
+        self, X: ArrayLike, Y: ArrayLike, *, sample_weight: ArrayLike | None = None
+    ) -> tuple[float, Gradients]:
         """Loss, and its gradient with respect to every parameter.
 
         Parameters
@@ -376,6 +411,8 @@ class MLP:
         X : array_like of shape (n_samples, n_features)
         Y : array_like of shape (n_samples, n_outputs)
             Targets; or class indices of shape (n_samples,) for ``softmax_cross_entropy``.
+        sample_weight : array_like of shape (n_samples,), optional
+            The mean over samples is then weighted.
 
         Returns
         -------
@@ -383,7 +420,7 @@ class MLP:
         gradients : Gradients
             ``(weights, biases)`` pairs in the shape of the parameters; ``gradients.vector`` is all of them in one.
         """
-        X, targets = self._data(X, Y)
+        X, targets = self._data(X, Y, sample_weight)
         loss, gradients = self._loss_and_gradients(X, targets)
         if self.config["verify"]:
             self._verify(X, targets, gradients, thorough=False).raise_if_failed()
@@ -391,27 +428,31 @@ class MLP:
 
     def _loss_and_gradients(self, X: Array, targets: checks.Targets) -> tuple[float, Gradients]:
         """Both regions of a training step, without the update."""
+        if self._loss == "own":
+            return self._own_loss_and_gradients(X, targets)
         vector = np.full_like(self._vector, np.nan)  # what remains if the loss is not finite
         workspace, count = self._borrow(X.shape[0]), X.shape[0]
         try:
             n_threads = self._threads(count)
             status, total, _ = network.train(
                 workspace.crew, *self._of(workspace, n_threads), vector, vector, rows.flat(X),
-                rows.flat(targets.values), targets.labels, _NO_ORDER, count, count, 0, 1, optimizers.NO_UPDATE,
-                _NO_SETTINGS, 1, n_threads=n_threads,
+                rows.flat(targets.values), targets.labels, targets.weights, _NO_ORDER, count, count, 0, 1,
+                optimizers.NO_UPDATE, _NO_SETTINGS, 1, n_threads=n_threads,
             )  # fmt: skip
         finally:
             self._free.append(workspace)
         self._raise_for(status, X=X, Y=targets.values)
-        return total / count, Gradients(self._pairs(vector), vector)
+        return total / targets.total_weight(count), Gradients(self._pairs(vector), vector)
 
-    def loss(self, X: ArrayLike, Y: ArrayLike) -> float:
-        """Loss: the mean over samples. Arguments as in :meth:`loss_and_gradients`."""
-        X, targets = self._data(X, Y)
+    def loss(self, X: ArrayLike, Y: ArrayLike, *, sample_weight: ArrayLike | None = None) -> float:
+        """Loss: the mean over samples, and the penalty. Arguments as in :meth:`loss_and_gradients`."""
+        X, targets = self._data(X, Y, sample_weight)
         return self._loss_value(X, targets)
 
     def _loss_value(self, X: Array, targets: checks.Targets) -> float:
-        total = 0.0
+        if self._loss == "own":
+            return self._own_gradient(self.predict(X), targets)[0] + self._penalty()
+        total, all_weight = 0.0, 0.0
         workspace = self._borrow(min(X.shape[0], _ROWS_AT_ONCE))
         try:
             for first in range(0, X.shape[0], _ROWS_AT_ONCE):
@@ -419,13 +460,69 @@ class MLP:
                 n_threads = self._threads(count)
                 status, loss = network.loss_value(
                     *self._of(workspace, n_threads), rows.flat(X), rows.flat(targets.values), targets.labels,
-                    _NO_ORDER, first, count, n_threads=n_threads,
+                    targets.weights, _NO_ORDER, first, count, n_threads=n_threads,
                 )  # fmt: skip
                 self._raise_for(status, X=X, Y=targets.values)
-                total += loss * count
+                weight = workspace.report[network.BATCH, network.TOTAL_WEIGHT]
+                total += loss * weight
+                all_weight += weight
         finally:
             self._free.append(workspace)
-        return total / X.shape[0]
+        return float(total / all_weight)
+
+    def _penalty(self) -> float:
+        o = self._objective
+        return oracle.penalty_value(self._pairs(self._vector), oracle.Penalty(o.l1, o.l2, o.biases))
+
+    # -- a loss of the user's own ----------------------------------------------------------------------------------
+
+    def _own_gradient(self, predictions: Array, targets: checks.Targets) -> tuple[float, checks.Targets]:
+        """Call the user's loss: its value, and its gradient in the place of targets."""
+        answer = self.config["loss"](predictions, targets.values)
+        try:
+            loss, given = answer
+            gradient = checks.numbers("the gradient of your loss", given, self._dtype)
+            loss = float(loss)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"your loss must return (loss, gradient), a number and an array; {error}") from None
+        if gradient.shape != predictions.shape:
+            raise ValueError(
+                f"the gradient of your loss must have the predictions' shape {predictions.shape}; got {gradient.shape}"
+            )
+        return loss, checks.Targets(gradient, _NO_LABELS)
+
+    def _own_loss_and_gradients(self, X: Array, targets: checks.Targets) -> tuple[float, Gradients]:
+        with self._lock:
+            self._forward(X)
+            loss, gradient = self._own_gradient(self.activations[-1], targets)
+            if not np.isfinite(loss):
+                vector = np.full_like(self._vector, np.nan)
+                return loss, Gradients(self._pairs(vector), vector)
+            penalty, gradients = self._backward(*self._last_pass(), gradient)
+            return loss + penalty, gradients
+
+    def _run_own_steps(
+        self,
+        X: Array,
+        targets: checks.Targets,
+        order: NDArray[np.int64],
+        first: int,
+        n_steps: int,
+        run: _Run,
+    ) -> tuple[float, int]:
+        """Take steps as :meth:`_run_steps` does, with the user's own loss: each is a call of it."""
+        total = 0.0
+        for done in range(n_steps):
+            part = slice(first + done * run.batch_size, min(first + (done + 1) * run.batch_size, run.n_rows))
+            chosen = order[part] if order.size else part
+            some_X, some_Y = rows.converted(X, chosen, self._dtype), targets.values[chosen]
+            loss, gradients = self._loss_and_gradients(some_X, checks.Targets(some_Y, _NO_LABELS))
+            if not np.isfinite(loss):
+                return loss, done
+            self._gradient[:] = gradients.vector
+            self._apply(run.optimizer)
+            total += loss * len(some_X)
+        return total, n_steps
 
     # -- changing the parameters -----------------------------------------------------------------------------------
 
@@ -438,24 +535,39 @@ class MLP:
         ----------
         gradients : sequence of (weights, biases), or vector
             In the shape of the parameters.
-        optimizer : str or SGD or Adam
+        optimizer : str or SGD or RMSprop or Adam or AdamW
             Its memory (velocity, moments) stays with the model; it starts afresh when the kind of optimizer changes
             and when parameters are assigned.
         """
         chosen = settings.as_optimizer(optimizer, None)
         vector = self._checked_vector("gradients", gradients)
         with self._lock:
-            memory, steps = self._memory_for(chosen)
-            network.update(self._vector, vector, memory, chosen.code, chosen.array, steps + 1)
-            self._keep(chosen, memory, steps + 1)
+            self._gradient[:] = vector
+            self._apply(chosen)
+
+    def _apply(self, optimizer: settings.Optimizer) -> None:
+        """Update the parameters from the gradient that the model holds."""
+        memory, steps = self._memory_for(optimizer)
+        workspace = self._borrow(1)
+        try:
+            array = optimizer.with_rates(steps, 1, self._rate_factor)
+            network.update(
+                workspace.plan, workspace.report, self._vector, self._gradient, memory,
+                optimizer.code, array, steps + 1,
+            )  # fmt: skip
+            self._limited = float(workspace.report[network.BATCH, network.FACTOR])
+        finally:
+            self._free.append(workspace)
+        self._keep(optimizer, memory, steps + 1)
 
     def train_step(
         self,
         X: ArrayLike,
         Y: ArrayLike,
         *,
-        learning_rate: float | None = None,
+        learning_rate: settings.Rate | None = None,
         optimizer: str | settings.Optimizer | None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> float:
         """Forward, backward and update in one compiled call.
 
@@ -464,10 +576,12 @@ class MLP:
         X : array_like of shape (n_samples, n_features)
         Y : array_like of shape (n_samples, n_outputs)
             Targets; or class indices of shape (n_samples,) for ``softmax_cross_entropy``.
-        learning_rate : float, optional
-            Above 0. Alone, it means plain gradient descent.
-        optimizer : str or SGD or Adam, optional
+        learning_rate : float or function, optional
+            Above 0; or a schedule. Alone, it means plain gradient descent.
+        optimizer : str or SGD or RMSprop or Adam or AdamW, optional
             Beside a name, ``learning_rate`` is that optimizer's.
+        sample_weight : array_like of shape (n_samples,), optional
+            The mean over samples is then weighted.
 
         Returns
         -------
@@ -482,15 +596,51 @@ class MLP:
         if learning_rate is None and optimizer is None:
             raise TypeError("train_step needs a learning_rate or an optimizer; got neither")
         chosen = settings.as_optimizer("sgd" if optimizer is None else optimizer, learning_rate)
-        X, targets = self._data(X, Y)
+        X, targets = self._data(X, Y, sample_weight)
         count = X.shape[0]
         with self._lock:
             if self.config["verify"]:
                 self._checked_step(X, targets)
-            total, taken = self._run_steps(X, targets, _NO_ORDER, 0, 1, count, chosen)
+            steps = self._run_own_steps if self._loss == "own" else self._run_steps
+            total, taken = steps(X, targets, _NO_ORDER, 0, 1, _Run(chosen, count, count))
         if not taken:
             raise FloatingPointError("the loss is not finite; the parameters were left as they were")
-        return total / count
+        return total / (targets.total_weight(count) if targets.weights.size else count)
+
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        Y: ArrayLike,
+        *,
+        batch_size: int | None = 32,
+        optimizer: str | settings.Optimizer = "adam",
+        learning_rate: settings.Rate | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> float:
+        """Train once on samples of a stream, in their order.
+
+        Parameters
+        ----------
+        X, Y, batch_size, optimizer, learning_rate, sample_weight
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        float
+            The loss: the mean over the samples, each under the parameters its minibatch met.
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss is infinite or NaN; the parameters are then those before that minibatch.
+        """
+        history = self.fit(
+            X, Y, epochs=1, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate, shuffle=False,
+            sample_weight=sample_weight, progress=False,
+        )  # fmt: skip
+        if not history.loss:
+            raise FloatingPointError(f"the samples were not all trained on: {history.stopped}")
+        return history.loss[0]
 
     def _checked_step(self, X: Array, targets: checks.Targets) -> None:
         """Verify the gradient of a step before it is taken."""
@@ -498,36 +648,34 @@ class MLP:
         self._verify(X, targets, gradients, thorough=False).raise_if_failed()
 
     def _run_steps(
-        self,
-        X: Array,
-        targets: checks.Targets,
-        order: NDArray[np.int64],
-        first: int,
-        n_steps: int,
-        batch_size: int,
-        optimizer: settings.Optimizer,
+        self, X: Array, targets: checks.Targets, order: NDArray[np.int64], first: int, n_steps: int, run: _Run
     ) -> tuple[float, int]:
-        """Take steps over minibatches: the sum of their losses times their samples, and how many were taken."""
+        """Take steps over minibatches: the sum of their losses times their weights, and how many were taken."""
+        optimizer, batch_size, n_rows = run
         memory, steps = self._memory_for(optimizer)
-        flat, values, n_rows = rows.flat(X), rows.flat(targets.values), X.shape[0]
+        flat, values = rows.flat(X), rows.flat(targets.values)
         total, done, status = 0.0, 0, network.FINITE
         workspace, pace = self._borrow(batch_size), self._pace(batch_size)
-        is_measured = len(pace.candidates) > 1
+        is_measured, array = len(pace.candidates) > 1, optimizer.array
         try:
             while done < n_steps and status == network.FINITE:
                 n_threads, wanted = pace.n_threads, n_steps - done
                 if is_measured:
                     wanted, start = min(wanted, pace.units_left), time.perf_counter()
+                if optimizer.is_scheduled:
+                    array = optimizer.with_rates(steps + done, wanted, self._rate_factor)
                 workspace.divide(n_threads)
                 status, loss, taken = network.train.on(n_threads)(
                     workspace.crew, workspace.plan, self._vector, workspace.arena, workspace.report, self._gradient,
-                    memory, flat, values, targets.labels, order, n_rows, batch_size, first + done * batch_size,
-                    wanted, optimizer.code, optimizer.array, steps + done + 1,
+                    memory, flat, values, targets.labels, targets.weights, order, n_rows, batch_size,
+                    first + done * batch_size, wanted, optimizer.code, array, steps + done + 1,
                 )  # fmt: skip
                 total += loss
                 done += taken
                 if is_measured:
                     pace.tell(time.perf_counter() - start, wanted)
+            if optimizer.max_gradient_norm is not None:
+                self._limited = float(workspace.report[network.BATCH, network.FACTOR])
         finally:
             self._free.append(workspace)
         if done:
@@ -537,28 +685,21 @@ class MLP:
         return total, done
 
     def _run_converted(
-        self,
-        X: Array,
-        targets: checks.Targets,
-        order: NDArray[np.int64],
-        first: int,
-        n_steps: int,
-        batch_size: int,
-        optimizer: settings.Optimizer,
+        self, X: Array, targets: checks.Targets, order: NDArray[np.int64], first: int, n_steps: int, run: _Run
     ) -> tuple[float, int]:
         """Take steps as :meth:`_run_steps` does, over data of another dtype or layout; or verified, one by one."""
-        at_once = 1 if self.config["verify"] else max(1, rows.count_at_once(X, self._dtype) // batch_size)
+        is_verified, batch_size = self.config["verify"], run.batch_size
+        at_once = 1 if is_verified else max(1, rows.count_at_once(X, self._dtype) // batch_size)
         total, done = 0.0, 0
         while done < n_steps:
             wanted, start = min(at_once, n_steps - done), first + done * batch_size
-            part = slice(start, start + wanted * batch_size)
+            part = slice(start, min(start + wanted * batch_size, run.n_rows))
             chosen = order[part] if order.size else part
-            some_X = rows.converted(X, chosen, self._dtype)
-            values = targets.values if targets.labels.size else rows.converted(targets.values, chosen, self._dtype)
-            some = checks.Targets(values, targets.labels[chosen] if targets.labels.size else targets.labels)
-            if self.config["verify"]:
+            some_X, some = rows.converted(X, chosen, self._dtype), targets.of_rows(chosen, self._dtype)
+            if is_verified:
                 self._checked_step(some_X, some)
-            loss, taken = self._run_steps(some_X, some, _NO_ORDER, 0, wanted, batch_size, optimizer)
+            of_these = run._replace(n_rows=len(some_X))
+            loss, taken = self._run_steps(some_X, some, _NO_ORDER, 0, wanted, of_these)
             total += loss
             done += taken
             if taken < wanted:
@@ -584,9 +725,15 @@ class MLP:
         epochs: int = 10,
         batch_size: int | None = 32,
         optimizer: str | settings.Optimizer = "adam",
-        learning_rate: float | None = None,
+        learning_rate: settings.Rate | None = None,
         shuffle: bool = True,
-        validation: tuple[ArrayLike, ArrayLike] | None = None,
+        sample_weight: ArrayLike | None = None,
+        class_weight: str | Mapping[int, float] | None = None,
+        validation: tuple[ArrayLike, ArrayLike] | float | None = None,
+        early_stopping: settings.EarlyStopping | bool = False,
+        metrics: Any = None,
+        callbacks: Callable[..., object] | Sequence[Callable[..., object]] = (),
+        checkpoint: str | os.PathLike[str] | settings.Checkpoint | None = None,
         progress: bool = True,
     ) -> training.History:
         """Train on minibatches.
@@ -600,14 +747,31 @@ class MLP:
             Passes over the data.
         batch_size : int, optional
             Samples of one step; the last step of an epoch may have fewer. None means all of them.
-        optimizer : str or SGD or Adam
-            "sgd", "adam", or an object with settings such as ``fastmlp.Adam(learning_rate=3e-3)``.
-        learning_rate : float, optional
-            Of an optimizer given by name; by default 0.01 for "sgd", 0.001 for "adam".
+        optimizer : str or SGD or RMSprop or Adam or AdamW
+            "sgd", "rmsprop", "adam", "adamw", or an object with settings such as ``fastmlp.Adam(learning_rate=3e-3)``.
+        learning_rate : float or function, optional
+            Of an optimizer given by name, or a schedule such as ``fastmlp.CosineDecay(0.01, n_steps=1000)``, that is
+            any function from the number of the step to a rate; by default 0.01 for "sgd", 0.001 for the others.
         shuffle : bool
             Draw a new order of the samples for each epoch, from the model's ``rng``.
-        validation : (X, Y), optional
-            Data whose loss is computed after each epoch.
+        sample_weight : array_like of shape (n_samples,), optional
+            The mean over the samples of a minibatch is then weighted.
+        class_weight : "balanced" or mapping from class to weight, optional
+            Multiplies the weights of a class's samples (1 for a class that is not named); "balanced" gives all classes
+            the same weight together.
+        validation : (X, Y) or float, optional
+            Data whose loss is computed after each epoch; or the fraction of the samples that is taken for it, of each
+            class the same, and always the same samples for the same ``rng`` of the model.
+        early_stopping : EarlyStopping or bool
+            End training when the validation loss does not fall any more, with the best parameters; True means
+            ``EarlyStopping()``.
+        metrics : str or function or list of them, optional
+            Computed after each epoch, over the training and the validation data: "accuracy", "mean_squared_error",
+            "mean_absolute_error", "r2", or any function of predictions and targets (rows, one-hot for classes).
+        callbacks : function or sequence of functions
+            Called after each epoch with the model and the history; one that returns something true ends training.
+        checkpoint : path or Checkpoint, optional
+            Write the state of training there after each epoch, and go on from it if it is there.
         progress : bool
             Show a progress bar, where there is a terminal.
 
@@ -617,62 +781,88 @@ class MLP:
             Losses per epoch, and why training ended. Ctrl-C ends it early, between two steps, and what was learned is
             kept; so does a loss that is not finite, with the parameters from before that step. Calling ``fit`` again
             goes on from there.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastmlp
+        >>> X = np.linspace(-3, 3, 300)[:, None]
+        >>> mlp = fastmlp.MLP([1, 16, 1], hidden_activation="tanh", rng=0)
+        >>> history = mlp.fit(
+        ...     X, np.sin(X), epochs=500, learning_rate=0.01, validation=0.2, early_stopping=True, metrics="r2",
+        ...     progress=False,
+        ... )
+        >>> history.validation_metrics["r2"][history.best_epoch - 1] > 0.98
+        True
         """
-        X, targets = self._data(X, Y, convert=False)
+        chosen = settings.as_optimizer(optimizer, learning_rate)
+        X, targets = self._data(X, Y, sample_weight, class_weight, convert=False)
         checks.finite("X", X, self._dtype)
-        if targets.values.size:
+        if targets.values.size and self._loss != "own":
             checks.finite("Y", targets.values, self._dtype)
+        held_out = self._validation(validation, X, targets)
+        training_rows, held = held_out if held_out is not None else (None, None)
+        n_samples = X.shape[0] if training_rows is None else len(training_rows)
+        all_metrics = as_metrics(metrics)
         plan = training.Plan(
-            n_samples=X.shape[0],
+            rows=training_rows,
+            n_samples=n_samples,
+            total_weight=self._weight_of(targets, training_rows, n_samples),
             epochs=checks.integer("epochs", epochs),
-            batch_size=X.shape[0] if batch_size is None else min(checks.integer("batch_size", batch_size), X.shape[0]),
+            batch_size=n_samples if batch_size is None else min(checks.integer("batch_size", batch_size), n_samples),
             shuffle=_flag("shuffle", shuffle),
             progress=_flag("progress", progress),
+            early_stopping=_early_stopping(early_stopping),
+            plateau=chosen.learning_rate if isinstance(chosen.learning_rate, settings.ReduceOnPlateau) else None,
+            callbacks=_callbacks(self, callbacks),
+            checkpoint=_checkpoint(checkpoint),
         )
-        chosen = settings.as_optimizer(optimizer, learning_rate)
-        validation_loss = self._validation_loss(validation)
-
-        ready = rows.is_ready(X, self._dtype) and rows.is_ready(targets.values, self._dtype)
-        pages = rows.MappedPages(X, targets.values)
-
-        def steps(order: NDArray[np.int64], first: int, n_steps: int) -> tuple[float, int]:
-            run = self._run_steps if ready and not self.config["verify"] else self._run_converted
-            scattered, total, done = order.size > 0, 0.0, 0
-            at_once = max(1, pages.rows_at_once(scattered=scattered) // plan.batch_size)
-            while done < n_steps:
-                wanted, start = min(at_once, n_steps - done), first + done * plan.batch_size
-                loss, taken = run(X, targets, order, start, wanted, plan.batch_size, chosen)
-                pages.have_read(wanted * plan.batch_size, scattered=scattered)
-                total += loss
-                done += taken
-                if taken < wanted:
-                    break
-            return total, done
-
         with self._lock:
-            return training.fit(plan, steps, self._rng, validation_loss)
+            trainee = _Trainee(self, X, targets, plan, _Run(chosen, plan.batch_size, n_samples), held, all_metrics)
+            return training.fit(plan, trainee, self._rng, trainee.history)
 
-    def _validation_loss(self, validation: Any) -> Callable[[], float] | None:
+    def _weight_of(self, targets: checks.Targets, training_rows: NDArray[np.int64] | None, n_samples: int) -> float:
+        if training_rows is None or not targets.weights.size:
+            return targets.total_weight(n_samples)
+        return float(targets.weights[training_rows].sum())
+
+    def _validation(
+        self, validation: Any, X: Array, targets: checks.Targets
+    ) -> tuple[NDArray[np.int64] | None, tuple[Array, checks.Targets]] | None:
+        """From a fraction or a pair: the rows to train on (None is all), and validation data."""
         if validation is None:
             return None
+        if isinstance(validation, float):
+            settings.check_number("validation", validation, low=0, high=1, low_allowed=False)
+            classes = targets.classes() if self._loss in _OF_CLASSES else None
+            seed = np.random.SeedSequence(_entropy(self.config["rng"])).spawn(1)[0]
+            kept, held = training.hold_out(X.shape[0], validation, classes, np.random.default_rng(seed))
+            some_Y = targets.values[held] if self._loss == "own" else None
+            some = checks.Targets(some_Y, _NO_LABELS) if some_Y is not None else targets.of_rows(held, self._dtype)
+            return kept, (rows.converted(X, held, self._dtype), some)
         try:
             X_given, Y_given = validation
         except (TypeError, ValueError):
-            raise TypeError(f"validation must be a pair (X, Y); got {type(validation).__name__}") from None
-        X = checks.samples("validation X", X_given, self._sizes[0], self._dtype)
-        targets = checks.targets("validation Y", Y_given, self._sizes[-1], self._loss, X.shape[0], self._dtype)
-        checks.finite("validation X", X, self._dtype)
-        if targets.values.size:
-            checks.finite("validation Y", targets.values, self._dtype)
-        return lambda: self._loss_value(X, targets)
+            expected = "a pair (X, Y), or a fraction of the samples"
+            raise TypeError(f"validation must be {expected}; got {type(validation).__name__}") from None
+        some_X = checks.samples("validation X", X_given, self._sizes[0], self._dtype)
+        some = self._targets(Y_given, some_X.shape[0], name="validation Y")
+        checks.finite("validation X", some_X, self._dtype)
+        if some.values.size and self._loss != "own":
+            checks.finite("validation Y", some.values, self._dtype)
+        return None, (some_X, some)
 
-    def objective(self, X: ArrayLike, Y: ArrayLike) -> Callable[[ArrayLike], tuple[float, NDArray[np.float64]]]:
+    def objective(
+        self, X: ArrayLike, Y: ArrayLike, *, sample_weight: ArrayLike | None = None
+    ) -> Callable[[ArrayLike], tuple[float, NDArray[np.float64]]]:
         """Make a function from a parameter vector to the loss and its gradient, for ``scipy.optimize.minimize``.
 
         Parameters
         ----------
         X : array_like of shape (n_samples, n_features)
         Y : array_like of shape (n_samples, n_outputs)
+        sample_weight : array_like of shape (n_samples,), optional
+            The mean over samples is then weighted.
 
         Returns
         -------
@@ -689,8 +879,11 @@ class MLP:
         >>> loss, gradient = f(mlp.parameter_vector)
         >>> gradient.shape
         (16,)
+
+        With SciPy the vector to assign is
+        ``scipy.optimize.minimize(f, mlp.parameter_vector, jac=True, method="L-BFGS-B").x``.
         """
-        X, targets = self._data(X, Y)
+        X, targets = self._data(X, Y, sample_weight)
         copy = self._copy()
 
         def function(vector: ArrayLike) -> tuple[float, NDArray[np.float64]]:
@@ -703,20 +896,22 @@ class MLP:
 
     # -- proof -----------------------------------------------------------------------------------------------------
 
-    def verify(self, X: ArrayLike, Y: ArrayLike) -> proof.Report:
+    def verify(self, X: ArrayLike, Y: ArrayLike, *, sample_weight: ArrayLike | None = None) -> proof.Report:
         """Prove this network's gradients on this data: finite differences, oracle, kernels.
 
         Parameters
         ----------
         X : array_like of shape (n_samples, n_features)
         Y : array_like of shape (n_samples, n_outputs)
+        sample_weight : array_like of shape (n_samples,), optional
+            The mean over samples is then weighted.
 
         Returns
         -------
         fastmlp.verify.Report
             ``print(report)`` shows a table; ``report.ok``; ``report.raise_if_failed()``.
         """
-        X, targets = self._data(X, Y)
+        X, targets = self._data(X, Y, sample_weight)
         with self._lock:
             _, gradients = self._loss_and_gradients(X, targets)
             return self._verify(X, targets, gradients, thorough=True)
@@ -724,29 +919,60 @@ class MLP:
     def _verify(
         self, X: Array, targets: checks.Targets, gradients: Sequence[Parameters], *, thorough: bool
     ) -> proof.Report:
+        o = self._objective
+        if o.loss is None:
+            loss, Y = _own_in_columns(self.config["loss"]), np.asarray(targets.values.T)
+        else:
+            loss = LOSSES[o.loss]._replace(setting=None if LOSSES[o.loss].setting is None else o.setting)
+            Y = targets.as_rows(self._sizes[-1]).T.astype(np.float64)
         return proof.check(
             self._pairs(self._vector.astype(np.float64)),
             X.T.astype(np.float64),
-            targets.as_rows(self._sizes[-1]).T.astype(np.float64),
+            Y,  # type: ignore[arg-type]
             activations=self._activations,
-            loss=self._loss,
+            loss=loss,
+            sample_weight=targets.weights if targets.weights.size else None,
+            penalty=oracle.Penalty(o.l1, o.l2, o.biases) if o.l1 or o.l2 else None,
             computed=proof.Computed([Parameters(*map(np.asarray, pair)) for pair in gradients], self._dtype),
             thorough=thorough,
         )
 
     # -- workspaces, threads, statuses -----------------------------------------------------------------------------
 
-    def _data(self, X: ArrayLike, Y: ArrayLike, *, convert: bool = True) -> tuple[Array, checks.Targets]:
+    def _data(
+        self,
+        X: ArrayLike,
+        Y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        class_weight: Any = None,
+        *,
+        convert: bool = True,
+    ) -> tuple[Array, checks.Targets]:
         """Check both; without conversion, arrays keep their dtype and layout."""
+        X = checks.samples("X", X, self._sizes[0], self._dtype if convert else None)
+        return X, self._targets(Y, X.shape[0], sample_weight, class_weight, convert=convert)
+
+    def _targets(
+        self,
+        Y: ArrayLike,
+        n_samples: int,
+        sample_weight: ArrayLike | None = None,
+        class_weight: Any = None,
+        *,
+        convert: bool = True,
+        name: str = "Y",
+    ) -> checks.Targets:
+        if self._loss == "own":
+            if not (sample_weight is None and class_weight is None):
+                raise ValueError("sample_weight and class_weight must be None beside a loss of your own: it can weigh")
+            return checks.Targets(checks.rows_of_anything(name, Y, n_samples), _NO_LABELS)
         dtype = self._dtype if convert else None
-        X = checks.samples("X", X, self._sizes[0], dtype)
-        targets = checks.targets("Y", Y, self._sizes[-1], self._loss, X.shape[0], dtype)
+        targets = checks.targets(name, Y, self._sizes[-1], self._loss, n_samples, dtype)
         if targets.labels.size:
             targets.values = np.empty(0, self._dtype)
-        return X, targets
-
-    def _targets(self, Y: ArrayLike, n_samples: int) -> checks.Targets:
-        return checks.targets("Y", Y, self._sizes[-1], self._loss, n_samples, self._dtype)
+        if sample_weight is not None or class_weight is not None:
+            targets.weights = checks.sample_weight(sample_weight, class_weight, targets, n_samples)
+        return targets
 
     def _of(self, workspace: Workspace, n_threads: int) -> tuple[Any, ...]:
         """What every kernel takes first, made ready for so many threads."""
@@ -764,7 +990,7 @@ class MLP:
                 workspace.capacity <= _ROWS_AT_ONCE or workspace.capacity <= 8 * n_samples
             ):
                 return workspace
-        return Workspace(self._sizes, self._activations, self._loss, self._dtype, n_samples)
+        return Workspace(self._sizes, self._activations, self._objective, self._dtype, n_samples)
 
     def _threads(self, n_samples: int) -> int:
         """Threads for a batch, from the size of the work: few operations are done sooner by one."""
@@ -808,6 +1034,7 @@ class MLP:
                 "memory": self._memory.copy(),
                 "steps": self._steps,
                 "optimizer_code": self._optimizer_code,
+                "rate_factor": self._rate_factor,
                 "rng": self._rng.bit_generator.state,
             }
 
@@ -815,12 +1042,195 @@ class MLP:
         self.config = dict(state["config"])
         self._rng = _generator(state["rng"])[1]
         self._set_up()
+        self._restore(state)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take over parameters, what the optimizer remembers, and the random state."""
         self._vector[:], self._memory[:] = state["vector"], state["memory"]
         self._steps, self._optimizer_code = state["steps"], state["optimizer_code"]
+        self._rate_factor = state["rate_factor"]
+        self._rng.bit_generator.state = state["rng"]
+        self._pass_is_current = False
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a file: parameters, configuration, what the optimizer remembers, and the random state.
+
+        The file is in the safetensors format, and is replaced in one piece. :func:`fastmlp.load` reads it.
+
+        Parameters
+        ----------
+        path : str or path
+            Its folder must exist.
+
+        Raises
+        ------
+        TypeError
+            If the loss is a function of your own, which no file can hold.
+
+        Examples
+        --------
+        >>> import fastmlp, os, tempfile
+        >>> mlp = fastmlp.MLP([3, 4, 2], rng=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     mlp.save(os.path.join(folder, "model.safetensors"))
+        ...     again = fastmlp.load(os.path.join(folder, "model.safetensors"))
+        >>> bool((again.parameter_vector == mlp.parameter_vector).all())
+        True
+        """
+        files.write(path, self.__getstate__(), self._sizes)
 
     def __repr__(self) -> str:
         sizes = "-".join(map(str, self._sizes))
         return f"<MLP {sizes}, {', '.join(self._activations)}, {self._loss}, {self._dtype}>"
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# in training
+
+
+class _Run(NamedTuple):
+    """How training steps are taken."""
+
+    optimizer: settings.Optimizer
+    batch_size: int
+    n_rows: int
+    """Rows of an epoch."""
+
+
+class _Trainee:
+    """A model in training, as :func:`fastmlp.training.fit` sees it."""
+
+    def __init__(
+        self,
+        mlp: MLP,
+        X: Array,
+        targets: checks.Targets,
+        plan: training.Plan,
+        run: _Run,
+        held: tuple[Array, checks.Targets] | None,
+        metrics: dict[str, Metric],
+    ) -> None:
+        self._mlp, self._X, self._targets, self._plan, self._run = mlp, X, targets, plan, run
+        self._held, self._metrics = held, metrics
+        self._best = mlp._vector.copy()
+        self._is_ready = rows.is_ready(X, mlp._dtype) and rows.is_ready(targets.values, mlp._dtype)
+        self._pages = rows.MappedPages(X, targets.values)
+        self.history = training.History()
+        if plan.checkpoint is not None and plan.checkpoint.resume and os.path.exists(plan.checkpoint.path):
+            self._resume(plan.checkpoint.path)
+
+    def take_steps(self, order: NDArray[np.int64], first: int, n_steps: int) -> tuple[float, int]:
+        """Take them, a part at a time where the data are a large mapped file."""
+        mlp, size = self._mlp, self._run.batch_size
+        if mlp._loss == "own":
+            return mlp._run_own_steps(self._X, self._targets, order, first, n_steps, self._run)
+        run = mlp._run_steps if self._is_ready and not mlp.config["verify"] else mlp._run_converted
+        scattered, total, done = order.size > 0, 0.0, 0
+        at_once = max(1, self._pages.rows_at_once(scattered=scattered) // size)
+        while done < n_steps:
+            wanted, start = min(at_once, n_steps - done), first + done * size
+            loss, taken = run(self._X, self._targets, order, start, wanted, self._run)
+            self._pages.have_read(wanted * size, scattered=scattered)
+            total += loss
+            done += taken
+            if taken < wanted:
+                break
+        return total, done
+
+    def where_not_finite(self, order: NDArray[np.int64], first: int) -> str:
+        """Go forward once more, and look at each layer."""
+        part = slice(first, min(first + self._run.batch_size, self._run.n_rows))
+        X = rows.converted(self._X, order[part] if order.size else part, self._mlp._dtype)
+        self._mlp._forward(X)
+        overflowing = [k for k, A in enumerate(self._mlp.activations) if not np.isfinite(A).all()]
+        where = f"layer {overflowing[0]}" if overflowing else "the loss itself"
+        return f"rows {part.start} to {part.stop - 1} of the epoch; {where} overflows"
+
+    def measure(self) -> training.EpochEnd:
+        """Rate and gradient of the last step; loss and metrics of the data."""
+        mlp = self._mlp
+        array = self._run.optimizer.with_rates(max(mlp._steps - 1, 0), 1, mlp._rate_factor)
+        is_listed = array.size > optimizers.N_SETTINGS
+        rate = float(array[optimizers.N_SETTINGS if is_listed else optimizers.LEARNING_RATE])
+        norm = float(np.linalg.norm(mlp._gradient.astype(np.float64, copy=False)) / (mlp._limited or 1.0))
+        held_loss = None if self._held is None else mlp._loss_value(*self._held)
+        found: dict[str, float] = {}
+        if self._metrics:
+            data = (self._X, self._targets) if self._plan.rows is None else self._training_part(self._plan.rows)
+            found = self._metrics_of(*data)
+        of_held = self._metrics_of(*self._held) if self._held is not None and self._metrics else {}
+        return training.EpochEnd(rate, norm, held_loss, found, of_held)
+
+    def _training_part(self, chosen: NDArray[np.int64]) -> tuple[Array, checks.Targets]:
+        dtype = self._mlp._dtype
+        X = rows.converted(self._X, chosen, dtype)
+        if self._mlp._loss == "own":
+            return X, checks.Targets(self._targets.values[chosen], _NO_LABELS)
+        return X, self._targets.of_rows(chosen, dtype)
+
+    def _metrics_of(self, X: Array, targets: checks.Targets) -> dict[str, float]:
+        predictions = self._mlp.predict(X)
+        wanted = targets.values if self._mlp._loss == "own" else targets.as_rows(self._mlp._sizes[-1])
+        return {name: float(metric(predictions, wanted)) for name, metric in self._metrics.items()}
+
+    def keep(self) -> None:
+        """Remember the parameters."""
+        self._best[:] = self._mlp._vector
+
+    def restore(self) -> None:
+        """Put them back; what the optimizer remembers was of others."""
+        if not np.array_equal(self._best, self._mlp._vector):
+            self._mlp._vector[:] = self._best
+            self._mlp._forget()
+
+    def reduce_rate(self, factor: float) -> None:
+        """Until parameters are assigned."""
+        self._mlp._rate_factor *= factor
+
+    def _settings(self) -> dict[str, Any]:
+        """What a run must have in common with the one that it goes on from, in terms of JSON."""
+        plan, config = self._plan, dict(self._mlp.config)
+        del config["n_threads"], config["verify"]  # they do not change what is computed
+        wanted = {
+            **config, "optimizer": self._run.optimizer, "batch_size": plan.batch_size, "n_samples": plan.n_samples,
+            "shuffle": plan.shuffle, "early_stopping": plan.early_stopping,
+        }  # fmt: skip
+        return dict(files.as_json(wanted, names_of_functions=True))
+
+    def save(self, history: training.History) -> None:
+        """Write the model, the best parameters so far, and the history."""
+        assert self._plan.checkpoint is not None  # noqa: S101 (for the type checker)
+        training_state = {"settings": self._settings(), "history": vars(history)}
+        files.write(self._plan.checkpoint.path, self._mlp.__getstate__(), self._mlp._sizes, training_state, self._best)
+
+    def _resume(self, path: str | os.PathLike[str]) -> None:
+        stored = files.read(path)
+        own, theirs = self._settings(), stored.training.get("settings", {})
+        different = [key for key in own if own[key] != theirs.get(key)]
+        if different or stored.best is None:
+            raise ValueError(
+                f"checkpoint {os.fspath(path)!r} is of another run: {', '.join(different)} differ. Remove the file, or"
+                " pass Checkpoint(path, resume=False) to replace it"
+            )
+        self._mlp._restore(stored.state)
+        self._best[:] = stored.best
+        self.history = training.History(**stored.training["history"])
+
+
+def _own_in_columns(function: settings.OwnLoss) -> Any:
+    """The user's loss as the oracle has losses: samples are columns, and each has its own loss."""
+
+    def of_columns(A: Array, Y: Array) -> tuple[Array, Array]:
+        loss, gradient = function(np.ascontiguousarray(A.T), np.ascontiguousarray(Y.T))
+        n_samples = A.shape[1]  # the mean over so many is taken again
+        return np.full(n_samples, float(loss)), n_samples * np.asarray(gradient, np.float64).T
+
+    return LOSSES["squared_error"]._replace(name="own", function=of_columns, setting=None)
+
+
+_OF_CLASSES = ("binary_cross_entropy", "softmax_cross_entropy")
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -841,9 +1251,11 @@ def _activations(hidden: str | Sequence[str], output: str | None, loss: str, n_l
         names = [checks.one_of(f"hidden_activation[{index}]", name, known) for index, name in enumerate(hidden)]
     else:
         raise TypeError(f"hidden_activation must be a name or a sequence of names; got {hidden!r}")
-    own = LOSSES[loss].output_activation
+    own = "identity" if loss == "own" else LOSSES[loss].output_activation
     if output is None:
         return [*names, own]
+    if loss == "own":
+        return [*names, checks.one_of("output_activation", output, list(OUTPUT_ACTIVATIONS))]
     if not LOSSES[loss].of_pre_activations:
         return [*names, checks.one_of("output_activation", output, known)]
     if output != own:
@@ -889,6 +1301,60 @@ def _generator(rng: Any) -> tuple[Any, np.random.Generator]:
         expected = "None, a seed (a whole number of at least 0) or a numpy.random.Generator"
         raise TypeError(f"rng must be {expected}; got {rng!r}")
     return int(rng), np.random.default_rng(int(rng))
+
+
+def _entropy(seed: Any) -> list[int]:
+    """Whole numbers from a seed, or from the state that a given generator was in."""
+    if isinstance(seed, dict):
+        return [zlib.crc32(json.dumps(files.as_json(seed), sort_keys=True).encode())]
+    return [int(seed)]
+
+
+def _early_stopping(value: object) -> settings.EarlyStopping | None:
+    if isinstance(value, settings.EarlyStopping):
+        return value
+    if isinstance(value, bool | np.bool_):
+        return settings.EarlyStopping() if value else None
+    raise TypeError(f"early_stopping must be True, False or a fastmlp.EarlyStopping; got {value!r}")
+
+
+def _checkpoint(value: Any) -> settings.Checkpoint | None:
+    return value if value is None or isinstance(value, settings.Checkpoint) else settings.Checkpoint(value)
+
+
+def _callbacks(mlp: MLP, value: Any) -> list[Callable[[training.History], object]]:
+    several = [value] if callable(value) else list(value)
+    for callback in several:
+        if not callable(callback):
+            raise TypeError(f"callbacks must be functions of the model and the history; got {callback!r}")
+    return [partial(callback, mlp) for callback in several]
+
+
+def load(path: str | os.PathLike[str]) -> MLP:
+    """Read a model that :meth:`MLP.save` or a checkpoint has written.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    MLP
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    CorruptFileError
+        If it is no such file, or if any byte of it has changed.
+    """
+    state = files.read(path).state
+    try:
+        mlp = MLP(**state["config"])
+    except (TypeError, ValueError) as error:
+        raise files.CorruptFileError(f"{os.fspath(path)!r} has an impossible configuration: {error}") from None
+    mlp._restore(state)
+    return mlp
 
 
 def _read_only(vector: Array) -> Array:

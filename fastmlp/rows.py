@@ -14,7 +14,7 @@ Array = NDArray[Any]
 _CONVERTED_BYTES = 1 << 24
 """Most bytes of rows that are converted at once, where they have another dtype or layout."""
 
-_MAPPED_BYTES = 1 << 27
+_MAPPED_BYTES = 1 << 26
 """About how many bytes of a mapped file stay in memory; smaller files stay whole."""
 
 _AROUND_BYTES = 1 << 21

@@ -1,17 +1,19 @@
-"""fit: epochs, minibatches, shuffling, validation, progress and history."""
+"""fit: epochs, minibatches, order, validation, stopping, checkpoints, progress and history."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastmlp.settings import Checkpoint, EarlyStopping, ReduceOnPlateau
 
 _SECONDS_PER_CALL = 0.05
 """How long compiled code may run before it comes up for air: to show progress, and to see Ctrl-C."""
@@ -25,8 +27,20 @@ class History:
     """Training loss: the mean over the epoch's samples, each under the parameters its minibatch met."""
     validation_loss: list[float] = field(default_factory=list)
     """Loss of the validation set at the end of the epoch; empty without one."""
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    """Metrics of the training set at the end of the epoch, by name."""
+    validation_metrics: dict[str, list[float]] = field(default_factory=dict)
+    """Metrics of the validation set at the end of the epoch, by name."""
+    learning_rate: list[float] = field(default_factory=list)
+    """Of the epoch's last step."""
+    gradient_norm: list[float] = field(default_factory=list)
+    """Length of the gradient of all parameters, of the epoch's last minibatch, before it was limited."""
     seconds: list[float] = field(default_factory=list)
     """Duration of the epoch, validation included."""
+    samples_per_second: list[float] = field(default_factory=list)
+    """Training samples by that duration."""
+    best_epoch: int = 0
+    """The epoch, from 1, with the lowest validation loss (training loss without validation)."""
     stopped: str = ""
     """Why training ended, in words."""
 
@@ -34,6 +48,11 @@ class History:
     def n_epochs(self) -> int:
         """Finished epochs."""
         return len(self.loss)
+
+    @property
+    def watched(self) -> list[float]:
+        """The loss by which epochs are compared: of the validation set, if there is one."""
+        return self.validation_loss or self.loss
 
     def __str__(self) -> str:
         if not self.loss:
@@ -44,59 +63,160 @@ class History:
         return f"{text}; {self.stopped}"
 
 
-class Steps(Protocol):
-    """Take training steps: from the epoch's order, first row, and number of steps, to (loss × samples, steps taken).
+class EpochEnd(NamedTuple):
+    """What is measured at the end of an epoch."""
 
-    Fewer steps are taken only if the loss became infinite or NaN: the parameters are then those before that step.
-    """
+    learning_rate: float
+    gradient_norm: float
+    validation_loss: float | None
+    metrics: dict[str, float]
+    validation_metrics: dict[str, float]
 
-    def __call__(self, order: NDArray[np.int64], first: int, n_steps: int) -> tuple[float, int]:
-        """Take them."""
+
+class Trainee(Protocol):
+    """What is trained."""
+
+    def take_steps(self, order: NDArray[np.int64], first: int, n_steps: int) -> tuple[float, int]:
+        """Take training steps from a row of the epoch's order on: (loss × weights of the samples, steps taken).
+
+        Fewer steps are taken only if the loss became infinite or NaN: the parameters are then those before that step.
+        """
+
+    def where_not_finite(self, order: NDArray[np.int64], first: int) -> str:
+        """Tell, in words, where in the network a step from this row on is first not finite."""
+
+    def measure(self) -> EpochEnd:
+        """Measure what is wanted at the end of an epoch."""
+
+    def keep(self) -> None:
+        """Remember the present parameters as the best ones."""
+
+    def restore(self) -> None:
+        """Put the best parameters back."""
+
+    def reduce_rate(self, factor: float) -> None:
+        """Multiply the learning rate."""
+
+    def save(self, history: History) -> None:
+        """Write the checkpoint."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to train, and on what."""
+    """How long to train, on what, and what to do after each epoch."""
 
+    rows: NDArray[np.int64] | None
+    """The rows to train on; None means all of them."""
     n_samples: int
+    total_weight: float
     epochs: int
     batch_size: int
     shuffle: bool
     progress: bool
+    early_stopping: EarlyStopping | None = None
+    plateau: ReduceOnPlateau | None = None
+    callbacks: Sequence[Callable[[History], object]] = ()
+    checkpoint: Checkpoint | None = None
+
+    def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The rows of an epoch, one after the other; empty where they are taken as they stand."""
+        if self.shuffle:
+            return rng.permutation(self.n_samples) if self.rows is None else rng.permutation(self.rows)
+        return _IN_ORDER if self.rows is None else self.rows
 
 
 _IN_ORDER = np.empty(0, np.int64)
 
 
-def fit(
-    plan: Plan, steps: Steps, rng: np.random.Generator, validation_loss: Callable[[], float] | None = None
-) -> History:
-    """Train for some epochs.
+def fit(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: History) -> History:
+    """Train for some epochs, those that ``history`` has already among them.
 
     The order of an epoch is drawn from ``rng`` when the epoch begins, so training twice for one epoch is the same as
     training once for two.
     """
-    history = History()
-    with _progress_bar(plan) as bar, _interruptible() as interrupted:
-        for epoch in range(plan.epochs):
+    written = time.monotonic()
+    history.stopped = "all epochs done"
+    with _progress_bar(plan, history) as bar, _interruptible() as interrupted:
+        while history.n_epochs < plan.epochs:
             start = time.perf_counter()
-            order = rng.permutation(plan.n_samples) if plan.shuffle else _IN_ORDER
-            total, why = _epoch(plan, steps, order, interrupted, bar)
+            total, why = _epoch(plan, trainee, plan.order(rng), interrupted, bar)
             if why:
-                history.stopped = f"{why} in epoch {epoch + 1}"
+                history.stopped = f"{why} in epoch {history.n_epochs + 1}"
                 break
-            history.loss.append(total / plan.n_samples)
-            if validation_loss is not None:
-                history.validation_loss.append(validation_loss())
+            _note(history, total / plan.total_weight, trainee.measure())
             history.seconds.append(time.perf_counter() - start)
+            history.samples_per_second.append(plan.n_samples / max(history.seconds[-1], 1e-9))
+            why = _after_epoch(plan, trainee, history)
             _show(bar, history)
-        else:
-            history.stopped = "all epochs done"
+            history.stopped = why or history.stopped
+            written = _write(plan, trainee, history, written, is_last=bool(why) or history.n_epochs == plan.epochs)
+            if why:
+                break
+    if plan.early_stopping is not None and plan.early_stopping.restore_best and history.n_epochs:
+        trainee.restore()
     return history
 
 
+def _note(history: History, loss: float, measured: EpochEnd) -> None:
+    """Add an epoch to the history."""
+    history.loss.append(loss)
+    if measured.validation_loss is not None:
+        history.validation_loss.append(measured.validation_loss)
+    for found, lists in (
+        (measured.metrics, history.metrics),
+        (measured.validation_metrics, history.validation_metrics),
+    ):
+        for name, value in found.items():
+            lists.setdefault(name, []).append(value)
+    history.learning_rate.append(measured.learning_rate)
+    history.gradient_norm.append(measured.gradient_norm)
+
+
+def _after_epoch(plan: Plan, trainee: Trainee, history: History) -> str:
+    """Early stopping, a lower learning rate, callbacks: why training is to stop, or nothing."""
+    history.best_epoch = int(np.argmin(history.watched)) + 1
+    why = ""
+    if plan.early_stopping is not None:
+        if history.best_epoch == history.n_epochs:
+            trainee.keep()
+        waited = _epochs_without_gain(history.watched, plan.early_stopping.minimum_gain)
+        if waited >= plan.early_stopping.patience:
+            why = f"stopped early: {waited} epochs without a gain; the best was epoch {history.best_epoch}"
+    if plan.plateau is not None:
+        waited = _epochs_without_gain(history.watched, plan.plateau.minimum_gain)
+        if waited and waited % (plan.plateau.patience + 1) == 0:
+            trainee.reduce_rate(plan.plateau.factor)
+    for callback in plan.callbacks:
+        if callback(history):
+            why = why or "a callback asked to stop"
+    return why
+
+
+def _epochs_without_gain(losses: Sequence[float], minimum_gain: float) -> int:
+    """Epochs since the loss last fell by more than the minimum gain below the best one so far."""
+    best, waited = np.inf, 0
+    for loss in losses:
+        if loss < best - minimum_gain or np.isinf(best):
+            best, waited = loss, 0
+        else:
+            waited += 1
+    return waited
+
+
+def _write(plan: Plan, trainee: Trainee, history: History, written: float, *, is_last: bool) -> float:
+    """Write a checkpoint if it is time; returns when one was written last."""
+    if plan.checkpoint is None:
+        return written
+    every, minutes = plan.checkpoint.every_epochs, plan.checkpoint.every_minutes
+    due = minutes is not None and time.monotonic() - written >= 60 * minutes
+    if is_last or due or (every is not None and history.n_epochs % every == 0):
+        trainee.save(history)
+        return time.monotonic()
+    return written
+
+
 def _epoch(
-    plan: Plan, steps: Steps, order: NDArray[np.int64], interrupted: threading.Event, bar: Any
+    plan: Plan, trainee: Trainee, order: NDArray[np.int64], interrupted: threading.Event, bar: Any
 ) -> tuple[float, str]:
     """One epoch, in calls of compiled code that last about ``_SECONDS_PER_CALL``: its total loss, and why it broke."""
     n_steps = -(-plan.n_samples // plan.batch_size)
@@ -106,16 +226,34 @@ def _epoch(
             return total, "interrupted"
         wanted = min(at_once, n_steps - done)
         start = time.perf_counter()
-        loss, taken = steps(order, done * plan.batch_size, wanted)
+        loss, taken = trainee.take_steps(order, done * plan.batch_size, wanted)
         per_step = (time.perf_counter() - start) / wanted
         done += taken
         if taken < wanted:
-            return total, f"stopped because the loss was not finite at step {done + 1}"
+            where = trainee.where_not_finite(order, done * plan.batch_size)
+            return total, f"stopped because the loss was not finite at step {done + 1} ({where})"
         total += loss
         if bar is not None:
             bar.update(taken)
         at_once = max(1, int(_SECONDS_PER_CALL / per_step))
     return total, ""
+
+
+def hold_out(
+    n_samples: int, fraction: float, classes: NDArray[np.int64] | None, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to train on and rows to validate on, in rising order; of each class the same fraction."""
+    groups = [np.arange(n_samples)] if classes is None else [np.flatnonzero(classes == k) for k in np.unique(classes)]
+    drawn = [rng.permutation(rows) for rows in groups]
+    # as many as the fraction says altogether: what is left over in the classes is added up
+    ends = np.round(np.cumsum([fraction * len(rows) for rows in drawn])).astype(int)
+    counts = np.diff(ends, prepend=0)
+    held = np.sort(np.concatenate([rows[:count] for rows, count in zip(drawn, counts, strict=True)]))
+    if not 0 < len(held) < n_samples:
+        raise ValueError(
+            f"validation must leave samples on both sides; got {fraction} of {n_samples}, which is {len(held)}"
+        )
+    return np.setdiff1d(np.arange(n_samples), held, assume_unique=True), held
 
 
 @contextmanager
@@ -145,15 +283,16 @@ def _interruptible() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _progress_bar(plan: Plan) -> Iterator[Any]:
+def _progress_bar(plan: Plan, history: History) -> Iterator[Any]:
     """A bar over all steps; None if it is not wanted, or if there is no terminal to show it."""
     if not plan.progress:
         yield None
         return
     from tqdm.auto import tqdm  # noqa: PLC0415 (it costs 30 ms that `import fastmlp` need not pay)
 
-    steps = plan.epochs * -(-plan.n_samples // plan.batch_size)
-    with tqdm(total=steps, unit="step", disable=None, mininterval=0.1) as bar:
+    steps = -(-plan.n_samples // plan.batch_size)
+    done = history.n_epochs * steps
+    with tqdm(total=plan.epochs * steps, initial=done, unit="step", disable=None, mininterval=0.1) as bar:
         yield bar
 
 
@@ -163,4 +302,5 @@ def _show(bar: Any, history: History) -> None:
     shown = {"epoch": history.n_epochs, "loss": f"{history.loss[-1]:.4g}"}
     if history.validation_loss:
         shown["validation"] = f"{history.validation_loss[-1]:.4g}"
+    shown["samples/s"] = f"{history.samples_per_second[-1]:.3g}"
     bar.set_postfix(shown, refresh=False)

@@ -43,7 +43,8 @@ from numpy.typing import NDArray
 from fastmlp.oracle import layer as oracle_layer
 from fastmlp.oracle import losses, network
 from fastmlp.oracle.activations import ACTIVATIONS
-from fastmlp.oracle.network import ForwardPass, Parameters
+from fastmlp.oracle.losses import Loss
+from fastmlp.oracle.network import ForwardPass, Parameters, Penalty
 
 Array = NDArray[np.float64]
 Backward = Callable[..., Sequence[Parameters]]
@@ -152,17 +153,27 @@ class _Network(NamedTuple):
     X: Array
     Y: Array
     activations: list[str]
-    loss: str
+    loss: Loss
+    sample_weight: Array | None
+    penalty: Penalty
 
     def forward(self, parameters: Sequence[Parameters]) -> ForwardPass:
         return network.forward(parameters, self.X, activations=self.activations)
 
-    def loss_of(self, forward_pass: ForwardPass) -> float:
-        return network.loss_value(forward_pass, self.Y, loss=self.loss)
+    def loss_of(self, parameters: Sequence[Parameters], forward_pass: ForwardPass) -> float:
+        """The loss with the penalty."""
+        value = network.loss_value(forward_pass, self.Y, loss=self.loss, sample_weight=self.sample_weight)
+        return value + network.penalty_value(parameters, self.penalty)
 
-    @property
-    def has_kinks(self) -> bool:
-        return any(name in ACTIVATIONS and np.isinf(ACTIVATIONS[name].bend) for name in self.activations)
+    def pieces(self, parameters: Sequence[Parameters], forward_pass: ForwardPass) -> list[NDArray[np.bool_]]:
+        """Which formula holds, of everything that has several: units, losses, and the size of a weight."""
+        names = zip(forward_pass.pre_activations, self.activations, strict=True)
+        found = [Z > 0 for Z, name in names if name in ACTIVATIONS and ACTIVATIONS[name].has_seam]
+        if self.loss.piece is not None:
+            found.append(self.loss.piece(forward_pass.activations[-1] - self.Y, self.loss.setting or 0.0))
+        if self.penalty.l1:
+            found += [part > 0 for W, b in parameters for part in ([W, b] if self.penalty.biases else [W])]
+        return found
 
 
 def check(
@@ -171,7 +182,9 @@ def check(
     Y: Array,
     *,
     activations: Sequence[str] | None = None,
-    loss: str = "squared_error",
+    loss: str | Loss = "squared_error",
+    sample_weight: Array | None = None,
+    penalty: Penalty | None = None,
     backward: Backward = network.backward,
     computed: Computed | None = None,
     thorough: bool = True,
@@ -188,8 +201,10 @@ def check(
     Y : ndarray of shape (outputs, samples)
     activations : sequence of str, optional
         One per layer; by default the original's, sigmoid hidden layers and a linear output.
-    loss : str
-        A name in :data:`fastmlp.oracle.losses.LOSSES`.
+    loss : str or Loss
+        A name in :data:`fastmlp.oracle.losses.LOSSES`, or an entry of it with another setting.
+    sample_weight : ndarray of shape (samples,), optional
+    penalty : Penalty, optional
     backward : function
         What is to be proved, called as :func:`fastmlp.oracle.network.backward`, which it is by default.
     computed : Computed, optional
@@ -206,12 +221,19 @@ def check(
     rng = rng or np.random.default_rng(0)
     pairs = [Parameters(np.asarray(W, np.float64), np.asarray(b, np.float64)) for W, b in parameters]
     names = list(activations or network.original_activations(len(pairs)))
-    net = _Network(pairs, np.asarray(X, np.float64), np.asarray(Y, np.float64), names, loss)
+    chosen = losses.chosen(loss)
+    targets = (
+        np.asarray(Y, np.float64) if chosen.name in losses.LOSSES else Y
+    )  # a loss of one's own takes what it likes
+    net = _Network(pairs, np.asarray(X, np.float64), targets, names, chosen, sample_weight, penalty or Penalty())
     sizes = "-".join(str(size) for size in [net.X.shape[0], *(W.shape[0] for W, b in pairs)])
-    report = Report(f"Gradients of {sizes} ({', '.join(names)}; {loss}) on {net.X.shape[1]} samples")
+    report = Report(f"Gradients of {sizes} ({', '.join(names)}; {chosen.name}) on {net.X.shape[1]} samples")
     with np.errstate(all="ignore"):
         forward_pass = net.forward(pairs)
-        gradients = [Parameters(*pair) for pair in backward(pairs, forward_pass, net.Y, activations=names, loss=loss)]
+        computed_by_it = backward(
+            pairs, forward_pass, net.Y, activations=names, loss=chosen, sample_weight=sample_weight, penalty=penalty
+        )
+        gradients = [Parameters(*pair) for pair in computed_by_it]
         unit = float(np.finfo(np.float64).eps / 2)
         own_rounding = _rounding_bounds(net, forward_pass, unit, float(np.finfo(np.float64).tiny))
         probe = _Probe(net, forward_pass, own_rounding, rng)
@@ -274,8 +296,8 @@ class _Probe:
         self.own_rounding = own_rounding  # how far the gradient that is being checked may be off by itself
         self.rng = rng
         self.at_rest = forward_pass
-        self.pattern = _pattern(forward_pass, net.activations)
-        self.loss = net.loss_of(forward_pass)
+        self.pieces = net.pieces(net.parameters, forward_pass)
+        self.loss = net.loss_of(net.parameters, forward_pass)
         self.noise = self._measured_noise()
 
     def _measured_noise(self) -> float:
@@ -284,9 +306,10 @@ class _Probe:
         noise = float(4 * unit * abs(self.loss) + np.finfo(np.float64).tiny)
         for _ in range(8):
             shaken = [Parameters(*(self._shaken(part, unit) for part in pair)) for pair in self.net.parameters]
-            X, Y = self._shaken(self.net.X, unit), self._shaken(self.net.Y, unit)
-            net = self.net._replace(X=X, Y=Y)
-            loss = net.loss_of(net.forward(shaken))
+            net = self.net._replace(X=self._shaken(self.net.X, unit))
+            if net.loss.name in losses.LOSSES:
+                net = net._replace(Y=self._shaken(net.Y, unit))
+            loss = net.loss_of(shaken, net.forward(shaken))
             noise = max(noise, float(abs(loss - self.loss)))
         return noise
 
@@ -300,8 +323,8 @@ class _Probe:
             for (W, b), (dW, db) in zip(self.net.parameters, direction, strict=True)
         ]
         forward_pass = self.net.forward(parameters)
-        same = all(map(np.array_equal, _pattern(forward_pass, self.net.activations), self.pattern))
-        return self.net.loss_of(forward_pass), same
+        same = all(map(np.array_equal, self.net.pieces(parameters, forward_pass), self.pieces))
+        return self.net.loss_of(parameters, forward_pass), same
 
     def scale(self, direction: Sequence[Parameters]) -> float:
         """The step along this direction that changes some pre-activation by about 1."""
@@ -339,12 +362,6 @@ class _Probe:
             if best is None or error < best.error:
                 best = _Estimate(value, error)
         return best
-
-
-def _pattern(forward_pass: ForwardPass, activations: Sequence[str]) -> list[NDArray[np.bool_]]:
-    """Which side of its kink each unit is on, in the layers that have kinks."""
-    kinked = [name in ACTIVATIONS and np.isinf(ACTIVATIONS[name].bend) for name in activations]
-    return [Z > 0 for Z, has_kink in zip(forward_pass.pre_activations, kinked, strict=True) if has_kink]
 
 
 def _nowhere(parameters: Sequence[Parameters]) -> list[Parameters]:
@@ -500,7 +517,7 @@ def _activation_adjoint_row(net: _Network, layer: int, forward_pass: ForwardPass
     Z, A = forward_pass.pre_activations[layer], forward_pass.activations[layer + 1]
     u, v = rng.standard_normal(Z.shape), rng.uniform(0.5, 1, Z.shape)
     step = 1e-3
-    if np.isinf(ACTIVATIONS[name].bend):
+    if ACTIVATIONS[name].has_seam:
         v = np.where(np.abs(Z) > 2 * step, v, 0.0)  # a unit next to its kink has no derivative there
     wide, narrow = ((oracle_layer.activate(name, Z + e * v) - oracle_layer.activate(name, Z - e * v)) / (2 * e)
                     for e in (step, step / 2))  # fmt: skip
@@ -629,7 +646,10 @@ def _rounding_bounds(net: _Network, forward_pass: ForwardPass, unit: float, tiny
         own = _growth(samples + 2, unit)
         eW = e @ np.abs(X).T + (np.abs(dZ) + e) @ eA[layer].T + own * (np.abs(dZ) @ np.abs(X).T)
         eb = e.sum(axis=1) + own * np.abs(dZ).sum(axis=1)
-        bounds.insert(0, Parameters(eW + samples * tiny, eb + samples * tiny))
+        eW, eb = eW + samples * tiny, eb + samples * tiny
+        if net.penalty.l1 or net.penalty.l2:
+            eW, eb = eW + _penalty_errors(net.penalty, W, unit), eb + _penalty_errors(net.penalty, W[:, 0], unit)
+        bounds.insert(0, Parameters(eW, eb))
         if layer > 0:
             dA = W.T @ dZ
             e_dA = np.abs(W).T @ e + _growth(W.shape[0] + 2, unit) * (np.abs(W).T @ np.abs(dZ)) + tiny
@@ -638,6 +658,11 @@ def _rounding_bounds(net: _Network, forward_pass: ForwardPass, unit: float, tiny
             slope, e_slope = _slope_errors(name, Z, X, eZ[layer - 1], unit)
             e = slope * e_dA + (np.abs(dA) + e_dA) * e_slope + 2 * unit * np.abs(dZ) + tiny
     return bounds
+
+
+def _penalty_errors(penalty: Penalty, w: Array, unit: float) -> Array:
+    """Errors of adding the gradient of the penalty: its factors are rounded, the product, and the sum."""
+    return 4 * unit * (penalty.l1 + penalty.l2 * np.abs(w))
 
 
 def _forward_errors(
@@ -679,20 +704,33 @@ def _output_gradient_errors(
     net: _Network, forward_pass: ForwardPass, eZ: Array, eA: Array, unit: float, tiny: float
 ) -> tuple[Array, Array]:
     """Error of ``dZ`` of the last layer, and ``dZ`` itself."""
-    samples, name = net.X.shape[1], net.activations[-1]
+    shares, name, loss = network.shares(net.X.shape[1], net.sample_weight), net.activations[-1], net.loss
     Z, A = forward_pass.pre_activations[-1], forward_pass.activations[-1]
-    dZ = network.output_gradient(forward_pass, net.Y, activation=name, loss=net.loss)
-    if not losses.LOSSES[net.loss].of_pre_activations:
-        dA = np.abs(A - net.Y)
+    dZ = network.output_gradient(forward_pass, net.Y, activation=name, loss=loss, sample_weight=net.sample_weight)
+    if not loss.of_pre_activations:
+        dA = np.abs(loss.of(A, net.Y)[1])
         slope, e_slope = _slope_errors(name, Z, A, eZ, unit)
-        e = slope * (eA + unit * (dA + np.abs(A) + np.abs(net.Y))) + (dA + eA) * e_slope
-    elif net.loss == "softmax_cross_entropy":
-        total = np.abs(net.Y).sum(axis=0)
+        e = slope * (_error_gradient_errors(net, A, eA, unit) + unit * dA) + (dA + eA) * e_slope
+    elif loss.name == "softmax_cross_entropy":
+        S = np.abs((1 - (loss.setting or 0.0)) * net.Y) + (loss.setting or 0.0) / len(Z)
+        total = S.sum(axis=0)
         # ∂softmax_j/∂Z_k = A_j (δ_jk - A_k)
         moved = A * (eZ + (A * eZ).sum(axis=0)) + eZ**2 + (_ULPS + _growth(Z.shape[0], 1)) * unit * A
         # exp(Z - max) is off by the rounding of Z - max
         moved = moved + A * unit * (np.abs(Z) + np.abs(Z).max(axis=0))
-        e = total * moved + 2 * unit * (total * A + np.abs(net.Y)) + _growth(Z.shape[0], unit) * total * A
+        e = total * moved + 4 * unit * (total * A + S) + _growth(Z.shape[0], unit) * total * A
+    elif loss.name == "poisson":
+        e = A * (np.expm1(eZ) + _ULPS * unit) + unit * (A + np.abs(net.Y))
     else:
         e = np.minimum(0.25, A * (1 - A) + 0.1 * eZ) * eZ + _ULPS * unit * A + unit * (A + np.abs(net.Y))
-    return e / samples + 4 * unit * np.abs(dZ) + tiny, dZ
+    return shares * e + 4 * unit * np.abs(dZ) + tiny, dZ
+
+
+def _error_gradient_errors(net: _Network, A: Array, eA: Array, unit: float) -> Array:
+    """Errors of ``dA`` of a loss that is a function of the error ``A - Y``; of one's own loss, as it moves with A."""
+    if net.loss.name not in losses.LOSSES:
+        at_rest = net.loss.of(A, net.Y)[1]
+        moved = [np.abs(net.loss.of(A + sign * eA, net.Y)[1] - at_rest) for sign in (1.0, -1.0)]
+        return np.maximum(*moved) + _ULPS * unit * np.abs(at_rest)
+    reach = eA + unit * (np.abs(A - net.Y) + np.abs(A) + np.abs(net.Y))
+    return np.where(np.abs(A - net.Y) <= reach, net.loss.jump, 0.0) if net.loss.jump else reach

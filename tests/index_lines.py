@@ -3,7 +3,7 @@
 An index line is a comment that says in letters what the code below it computes::
 
     # Z[j,n] = Σ_i W[j,i] X[i,n] + b[j]
-    # loss = Σ_n L[n] / N
+    # loss = Σ_n s[n] L[n]
 
 The letters are those of :mod:`fastmlp.oracle`: ``n`` counts samples, ``i`` inputs, ``j`` outputs, and ``k`` outputs
 once more, where one letter is not enough. ``N`` is the number of samples. The grammar, in which ``{…}`` may be
@@ -17,8 +17,8 @@ repeated or absent and ``[…]`` may be absent::
     atom   =  number  |  "N"  |  name "[" letters "]"  |  function "(" sum { "," sum } ")"  |  "(" sum ")"
 
 So what stands side by side is multiplied, a quotient ends its product, and ``Σ`` reaches to the next ``+`` or ``-``,
-or to the end of the parenthesis that it is in. The functions are those of :data:`MATHEMATICS`, and ``f`` and ``f'``,
-the activation and its slope.
+or to the end of the parenthesis that it is in. The functions are those of :data:`MATHEMATICS` and of :data:`GIVEN`,
+such as ``f`` and ``f'``, the activation and its slope.
 
 Every refusal is a ``ValueError`` that names the line and what is wrong with it.
 """
@@ -50,10 +50,15 @@ MATHEMATICS: dict[str, Function] = {
     "max": max,
     "abs": abs,
     "sigmoid": lambda z: 1 / (1 + math.exp(-z)),
+    "sign": lambda x: (x > 0) - (x < 0),
 }
 """The functions whose meaning does not depend on where they stand."""
 
-ARGUMENTS = dict.fromkeys(MATHEMATICS, 1) | {"max": 2, "f": 1, "f'": 1}
+GIVEN = ["f", "f'", "cut", "pinball", "pinball'", "smooth"]
+"""Functions whose meaning is told where the formula is executed: an activation and its slope; pieces of losses that
+have a setting."""
+
+ARGUMENTS = dict.fromkeys([*MATHEMATICS, *GIVEN], 1) | {"max": 2}
 """How many arguments each function has."""
 
 OPERATIONS: dict[str, Function] = {

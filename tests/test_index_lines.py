@@ -94,7 +94,9 @@ ARGUMENTS = {
     "losses.binary_cross_entropy": ("Z", "Y"),
     "losses.softmax": ("Z",),
     "losses.softmax_cross_entropy": ("Z", "Y"),
-    "network.loss_value": ("W", "b", "X", "Y", "L"),
+    **{f"losses.{name}": ("A", "Y") for name in ("absolute_error", "huber", "quantile")},
+    "losses.poisson": ("Z", "Y"),
+    "network.loss_value": ("W", "b", "X", "Y", "L", "s"),
 }
 """What each function is given. Its formulas may name these arrays, and no others."""
 
@@ -119,6 +121,7 @@ def draw_arguments(function: str, variant: str, sizes: Sizes) -> Arrays:
         "Y": rng.uniform(0, 1, (outputs, samples)),
         "dA": rng.standard_normal((outputs, samples)),
         "dZ": rng.standard_normal((outputs, samples)),
+        "s": rng.dirichlet(np.ones(samples)),
     }
     if function == "layer.activate_backward":
         drawn["A"] = ACTIVATIONS[variant].function(drawn["Z"])
@@ -126,7 +129,7 @@ def draw_arguments(function: str, variant: str, sizes: Sizes) -> Arrays:
         forward_pass = forward_through_one_layer(drawn, variant)
         of_Z = LOSSES[variant].of_pre_activations
         output = forward_pass.pre_activations[-1] if of_Z else forward_pass.activations[-1]
-        drawn["L"] = LOSSES[variant].function(output, drawn["Y"])[0]
+        drawn["L"] = LOSSES[variant].of(output, drawn["Y"])[0]
     return {name: drawn[name] for name in ARGUMENTS[function]}
 
 
@@ -143,6 +146,23 @@ def activation_functions(activation: str) -> dict[str, Function]:
         "f": lambda z: float(function(np.array(z))),
         "f'": lambda z: float(slope(np.array(z), function(np.array(z)))),
     }
+
+
+SETTINGS = {"huber": 0.6, "quantile": 0.8, "softmax_cross_entropy": 0.1}
+"""Settings of losses, other than their defaults."""
+
+
+def loss_functions(function: str, sizes: Sizes) -> dict[str, Function]:
+    """Return what the pieces of a loss mean, with its setting."""
+    t, q, s = SETTINGS.values()
+    return {
+        "losses.huber": {"cut": lambda e: max(-t, min(e, t))},
+        "losses.quantile": {
+            "pinball": lambda e: max((1 - q) * e, -q * e),
+            "pinball'": lambda e: (1 - q) * (e > 0) - q * (e < 0),
+        },
+        "losses.softmax_cross_entropy": {"smooth": lambda y: (1 - s) * y + s / sizes.outputs},
+    }.get(function, {})
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -166,27 +186,25 @@ def oracle_activate_backward(given: Arrays, activation: str) -> Arrays:
     return {"dZ": oracle_layer.activate_backward(activation, given["Z"], given["A"], given["dA"])}
 
 
-def oracle_squared_error(given: Arrays, _: str) -> Arrays:
-    L, dA = oracle_losses.squared_error(given["A"], given["Y"])
-    return {"L": L, "dA": dA}
+def oracle_loss(name: str) -> Call:
+    """Return a call of a loss."""
 
+    def call(given: Arrays, _: str) -> Arrays:
+        chosen = LOSSES[name]._replace(setting=SETTINGS.get(name))
+        output, gradient = ("Z", "dZ") if chosen.of_pre_activations else ("A", "dA")
+        L, found = chosen.of(given[output], given["Y"])
+        return {"L": L, gradient: found}
 
-def oracle_binary_cross_entropy(given: Arrays, _: str) -> Arrays:
-    L, dZ = oracle_losses.binary_cross_entropy(given["Z"], given["Y"])
-    return {"L": L, "dZ": dZ}
+    return call
 
 
 def oracle_softmax(given: Arrays, _: str) -> Arrays:
     return {"A": oracle_losses.softmax(given["Z"])}
 
 
-def oracle_softmax_cross_entropy(given: Arrays, _: str) -> Arrays:
-    L, dZ = oracle_losses.softmax_cross_entropy(given["Z"], given["Y"])
-    return {"L": L, "dZ": dZ}
-
-
 def oracle_loss_value(given: Arrays, loss: str) -> Arrays:
-    value = oracle_network.loss_value(forward_through_one_layer(given, loss), given["Y"], loss=loss)
+    forward_pass = forward_through_one_layer(given, loss)
+    value = oracle_network.loss_value(forward_pass, given["Y"], loss=loss, sample_weight=3 * given["s"])
     return {"loss": np.array(value)}
 
 
@@ -195,10 +213,8 @@ ORACLE: dict[str, Call] = {
     "layer.affine_backward": oracle_affine_backward,
     "layer.activate": oracle_activate,
     "layer.activate_backward": oracle_activate_backward,
-    "losses.squared_error": oracle_squared_error,
-    "losses.binary_cross_entropy": oracle_binary_cross_entropy,
+    **{f"losses.{name}": oracle_loss(name) for name in LOSSES},
     "losses.softmax": oracle_softmax,
-    "losses.softmax_cross_entropy": oracle_softmax_cross_entropy,
     "network.loss_value": oracle_loss_value,
 }
 
@@ -268,18 +284,18 @@ def kernel_activate_backward(given: Arrays, activation: str) -> Arrays:
     return {"dZ": layout.from_sample_blocks(dZ, Z.shape[1])}
 
 
-def kernel_squared_error(given: Arrays, _: str) -> Arrays:
-    A, Y = given["A"], given["Y"]
-    L, dA = room_for_losses(A), room_for(A)
-    kernel_losses.squared_error(sample_blocks(A), sample_blocks(Y), L, dA)
-    return {"L": L[: A.shape[1]], "dA": layout.from_sample_blocks(dA, A.shape[1])}
+def kernel_loss(name: str) -> Call:
+    """Return a call of a loss's kernel."""
 
+    def call(given: Arrays, _: str) -> Arrays:
+        output, gradient = ("Z", "dZ") if LOSSES[name].of_pre_activations else ("A", "dA")
+        outputs, setting = given[output], [SETTINGS[name]] if name in SETTINGS else []
+        L, found = room_for_losses(outputs), room_for(outputs)
+        getattr(kernel_losses, name)(sample_blocks(outputs), sample_blocks(given["Y"]), *setting, L, found)
+        samples = outputs.shape[1]
+        return {"L": L[:samples], gradient: layout.from_sample_blocks(found, samples)}
 
-def kernel_binary_cross_entropy(given: Arrays, _: str) -> Arrays:
-    Z, Y = given["Z"], given["Y"]
-    L, dZ = room_for_losses(Z), room_for(Z)
-    kernel_losses.binary_cross_entropy(sample_blocks(Z), sample_blocks(Y), L, dZ)
-    return {"L": L[: Z.shape[1]], "dZ": layout.from_sample_blocks(dZ, Z.shape[1])}
+    return call
 
 
 def kernel_softmax(given: Arrays, _: str) -> Arrays:
@@ -289,23 +305,19 @@ def kernel_softmax(given: Arrays, _: str) -> Arrays:
     return {"A": layout.from_sample_blocks(A, Z.shape[1])}
 
 
-def kernel_softmax_cross_entropy(given: Arrays, _: str) -> Arrays:
-    Z, Y = given["Z"], given["Y"]
-    L, dZ = room_for_losses(Z), room_for(Z)
-    kernel_losses.softmax_cross_entropy(sample_blocks(Z), sample_blocks(Y), L, dZ)
-    return {"L": L[: Z.shape[1]], "dZ": layout.from_sample_blocks(dZ, Z.shape[1])}
-
-
 def kernel_loss_value(given: Arrays, loss: str) -> Arrays:
     W, X = given["W"], given["X"]
     (n_outputs, n_inputs), n_samples = W.shape, X.shape[1]
     names = [LOSSES[loss].output_activation]
-    workspace = buffers.Workspace([n_inputs, n_outputs], names, loss, np.dtype(np.float64), n_samples)
+    objective = buffers.Objective(loss, LOSSES[loss].setting or 0.0)
+    workspace = buffers.Workspace([n_inputs, n_outputs], names, objective, np.dtype(np.float64), n_samples)
     parameters = np.concatenate([W.ravel(), given["b"]])
     rows, targets = X.T.ravel(), given["Y"].T.ravel()
     no_labels = every_row = np.empty(0, np.int64)
     buffers_of_step = workspace.plan, parameters, workspace.arena, workspace.report
-    status, value = kernel_network.loss_value(*buffers_of_step, rows, targets, no_labels, every_row, 0, n_samples)
+    status, value = kernel_network.loss_value(
+        *buffers_of_step, rows, targets, no_labels, 3 * given["s"], every_row, 0, n_samples
+    )
     assert status == kernel_network.FINITE
     return {"loss": np.array(value)}
 
@@ -316,10 +328,8 @@ KERNELS: dict[str, Call] = {
     "layer.affine_backward": kernel_affine_backward,
     "layer.activate": kernel_activate,
     "layer.activate_backward": kernel_activate_backward,
-    "losses.squared_error": kernel_squared_error,
-    "losses.binary_cross_entropy": kernel_binary_cross_entropy,
+    **{f"losses.{name}": kernel_loss(name) for name in LOSSES},
     "losses.softmax": kernel_softmax,
-    "losses.softmax_cross_entropy": kernel_softmax_cross_entropy,
     "network.loss_value": kernel_loss_value,
 }
 
@@ -330,10 +340,8 @@ STRIPS = {
     "layer.bias_gradient_strip": "layer.affine_backward",
     "activations.activate_strip": "layer.activate",
     "activations.slope_strip": "layer.activate_backward",
-    "losses.squared_error_block": "losses.squared_error",
-    "losses.binary_cross_entropy_block": "losses.binary_cross_entropy",
+    **{f"losses.{name}_block": f"losses.{name}" for name in LOSSES},
     "losses.softmax_block": "losses.softmax",
-    "losses.softmax_cross_entropy_block": "losses.softmax_cross_entropy",
     "network._loss_tile": "network.loss_value",
 }
 """The kernel that runs each strip function."""
@@ -358,7 +366,7 @@ def cases(calls: dict[str, Call], function: str, sizes: Sizes) -> Iterator[Case]
     """Call a function in each of its variants."""
     for variant in VARIANTS.get(function, [""]):
         given = draw_arguments(function, variant, sizes)
-        functions = activation_functions(variant) if variant in ACTIVATIONS else {}
+        functions = activation_functions(variant) if variant in ACTIVATIONS else loss_functions(function, sizes)
         yield Case(given, calls[function](given, variant), functions)
 
 
@@ -540,7 +548,13 @@ def test_every_slip_of_a_letter_or_a_sign_is_seen(line: IndexLine, sizes: Sizes)
         ("losses.softmax_cross_entropy", "dZ[j,n] = exp(Z[j,n]) / (Σ_k exp(Z[k,n])) - Y[j,n]"),
         ("losses.softmax_cross_entropy", "dZ[j,n] = sigmoid(Z[j,n]) - Y[j,n]"),
         ("network.loss_value", "loss = Σ_n L[n]"),
-        ("network.loss_value", "loss = -Σ_n L[n] / N"),
+        ("network.loss_value", "loss = Σ_n L[n] / N"),
+        ("network.loss_value", "loss = -Σ_n s[n] L[n]"),
+        ("losses.absolute_error", "dA[j,n] = abs(A[j,n] - Y[j,n])"),
+        ("losses.huber", "L[n] = Σ_j cut(A[j,n] - Y[j,n])^2 / 2"),
+        ("losses.quantile", "L[n] = Σ_j pinball(Y[j,n] - A[j,n])"),
+        ("losses.poisson", "dZ[j,n] = exp(Z[j,n]) - Y[j,n] Z[j,n]"),
+        ("losses.softmax_cross_entropy", "L[n] = log(Σ_k exp(Z[k,n])) - Σ_j smooth(Y[j,n]) Z[j,n]"),
     ],
 )
 def test_wrong_formula_is_seen(function: str, wrong: str) -> None:

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from conftest import INTERPRETED
-from fastmlp.buffers import Workspace, aligned
+from fastmlp.buffers import Objective, Workspace, aligned
 from fastmlp.kernels import network as kernels
 from fastmlp.kernels import optimizers as codes
 from fastmlp.kernels import simd
 from fastmlp.oracle import network as oracle
 from fastmlp.oracle import optimizers as rules
+from fastmlp.oracle.losses import LOSSES
 from fastmlp.rows import flat
 
 ROWS, BLOCK = simd.ROWS, simd.block(np.empty(0, np.float32))
@@ -20,7 +21,8 @@ ROWS, BLOCK = simd.ROWS, simd.block(np.empty(0, np.float32))
 
 NO_ORDER = np.empty(0, np.int64)
 NO_LABELS = np.empty(0, np.int64)
-RATE = (0.1, 0, 0, 0)  # plain gradient descent
+NO_WEIGHTS = np.empty(0, np.float64)
+RATE = (0.1,)  # plain gradient descent
 
 # layer sizes and samples: distinct, square, 1, around the tile's rows, its block, and a tile of samples
 SHAPES = [
@@ -36,6 +38,19 @@ SHAPES = [
 if not INTERPRETED:
     SHAPES += [([64, 33, 10], 130), ([7, 100, 50, 3], 300), ([2, 3, 2], (kernels.BLOCKS_AT_ONCE + 1) * BLOCK + 1)]
 
+PENALTY = (0.02, 0.03, False)
+WAYS = {
+    "plain": {},
+    "penalty": {"penalty": PENALTY},
+    "penalty of biases too": {"penalty": (0.02, 0.03, True)},
+    "weights of samples": {"weighted": True},
+    "decay": {"decay": (0.3, 0)},
+    "decay of biases too": {"decay": (0.3, 1)},
+    "limited": {"limit": 0.05},
+    "all": {"penalty": PENALTY, "weighted": True, "decay": (0.3, 0), "limit": 0.05},
+}
+"""What may be added to a step."""
+
 WIDE_AND_NARROW = [[3, 4, 4, 2], [80, 90, 70]]
 
 CASES = [
@@ -45,13 +60,23 @@ CASES = [
     ("binary_cross_entropy", "tanh", "sigmoid"),
     ("softmax_cross_entropy", "relu", "softmax"),
     ("softmax_cross_entropy", "identity", "softmax"),
+    ("absolute_error", "leaky_relu", "identity"),
+    ("huber", "elu", "softplus"),
+    ("quantile", "softplus", "identity"),
+    ("poisson", "silu", "exp"),
+    ("squared_error", "gelu", "gelu"),
 ]
+
+
+def as_array(settings):
+    """Settings of an optimizer, with zeros for those that are not given."""
+    return np.array([*settings, *[0.0] * (codes.N_SETTINGS - len(settings))])
 
 
 class Network:
     """A network with its workspace, and the oracle's view of it."""
 
-    def __init__(self, sizes, samples, case, dtype, rng, whole=False):
+    def __init__(self, sizes, samples, case, dtype, rng, whole=False, penalty=()):
         self.loss, hidden, output = case
         self.names = [hidden] * (len(sizes) - 2) + [output]
         self.sizes, self.samples = sizes, samples
@@ -61,10 +86,13 @@ class Network:
         self.vector[:] = draw(size) * (1 if whole else 0.5)
         self.data = draw((samples, sizes[0])).astype(dtype)
         self.targets = draw((samples, sizes[-1])).astype(dtype)
-        if self.loss != "squared_error":
+        if self.loss == "poisson":
+            self.targets = rng.poisson(2, self.targets.shape).astype(dtype)
+        elif self.loss.endswith("entropy"):
             self.targets = rng.dirichlet(np.ones(sizes[-1]), samples).astype(dtype)
-        self.labels = NO_ORDER
-        self.workspace = Workspace(sizes, self.names, self.loss, dtype, samples)
+        self.labels, self.weights = NO_ORDER, NO_WEIGHTS
+        self.objective = Objective(self.loss, LOSSES[self.loss].setting or 0.0, *penalty)
+        self.workspace = Workspace(sizes, self.names, self.objective, dtype, samples)
         self.gradient, self.memory = np.full_like(self.vector, np.nan), np.zeros(2 * size, dtype)
 
     def pairs(self, vector):
@@ -81,9 +109,14 @@ class Network:
         parameters = self.pairs(self.vector)
         X, Y = self.data[rows].T.astype(np.float64), self.targets[rows].T.astype(np.float64)
         forward_pass = oracle.forward(parameters, X, activations=self.names)
-        gradients = oracle.backward(parameters, forward_pass, Y, activations=self.names, loss=self.loss)
+        weights = self.weights[rows] if self.weights.size else None
+        penalty = oracle.Penalty(*self.objective[2:])
+        gradients = oracle.backward(
+            parameters, forward_pass, Y, activations=self.names, loss=self.loss, sample_weight=weights, penalty=penalty
+        )
         flat = np.concatenate([part.ravel() for pair in gradients for part in pair])
-        return oracle.loss_value(forward_pass, Y, loss=self.loss), flat, forward_pass
+        value = oracle.loss_value(forward_pass, Y, loss=self.loss, sample_weight=weights)
+        return value + oracle.penalty_value(parameters, penalty), flat, forward_pass
 
     @property
     def first(self):
@@ -95,8 +128,8 @@ class Network:
         self.workspace.divide(n_threads)
         return kernels.train(
             self.workspace.crew, *self.first, self.gradient, self.memory, flat(self.data), flat(self.targets),
-            flat(self.labels), order, self.samples, batch_size or self.samples, 0, n_steps, optimizer,
-            np.array(settings, float), 1, n_threads=n_threads,
+            flat(self.labels), self.weights, order, self.samples, batch_size or self.samples, 0, n_steps, optimizer,
+            as_array(settings), 1, n_threads=n_threads,
         )  # fmt: skip
 
 
@@ -141,7 +174,9 @@ def test_forward_then_backward_is_the_training_step(sizes, samples, way, dtype, 
     _, total, _ = network.train()
     gradient = np.full_like(network.gradient, np.nan)
     assert kernels.forward(*network.first, flat(network.data), NO_ORDER, 0, samples) == kernels.FINITE
-    status, loss = kernels.backward(*network.first, flat(network.targets), NO_LABELS, NO_ORDER, 0, samples, gradient)
+    status, loss = kernels.backward(
+        *network.first, flat(network.targets), NO_LABELS, NO_WEIGHTS, NO_ORDER, 0, samples, gradient
+    )
     assert status == kernels.FINITE
     assert loss * samples == total
     np.testing.assert_array_equal(gradient, network.gradient)
@@ -157,7 +192,7 @@ def test_prediction_loss_and_activations(sizes, samples, case, dtype, rng):
     expected = forward_pass.activations[-1].T
     np.testing.assert_allclose(output, expected, rtol=0, atol=tolerance(network, expected))
     status, found = kernels.loss_value(
-        *network.first, flat(network.data), flat(network.targets), NO_LABELS, NO_ORDER, 0, samples
+        *network.first, flat(network.data), flat(network.targets), NO_LABELS, NO_WEIGHTS, NO_ORDER, 0, samples
     )
     assert status == kernels.FINITE
     assert found == pytest.approx(loss, abs=tolerance(network, np.array(loss)))
@@ -171,7 +206,7 @@ def test_one_sample_has_the_bits_that_it_has_among_others(sizes, case, dtype, rn
     """One by one, a few at a time, in tiles of one thread or two, whose arena holds a part of the samples only."""
     samples = 5 * BLOCK + 3
     network = Network(sizes, samples, case, dtype, rng)
-    tile = Workspace(sizes, network.names, case[0], dtype, 2 * kernels.TILE_BLOCKS * BLOCK)
+    tile = Workspace(sizes, network.names, network.objective, dtype, 2 * kernels.TILE_BLOCKS * BLOCK)
     outputs = []
     for workspace, n_threads, at_once in [
         (network.workspace, 1, samples), (tile, 1, samples), (tile, 2, samples), (tile, 2, BLOCK + 1), (tile, 1, 1),
@@ -223,23 +258,27 @@ def test_whole_numbers_give_exact_sums(sizes, samples, dtype, rng):
     np.testing.assert_array_equal(network.gradient, gradient)
 
 
+@pytest.mark.parametrize("extra", ["plain", "all"])
 @pytest.mark.parametrize("way", ["as planned", "by weights"])
 @pytest.mark.parametrize(("sizes", "samples"), SHAPES, ids=str)
-def test_same_bits_at_any_number_of_threads(sizes, samples, way, dtype, rng):
+def test_same_bits_at_any_number_of_threads(sizes, samples, way, extra, dtype, rng):
     """Many steps, the last one of each epoch smaller, so that threads meet each other in every phase."""
+    ways = WAYS[extra]
     results, n_steps = [], 1 if INTERPRETED else 9
     batch_size = max(1, samples * 2 // 3)
     for n_threads in (1, 2, 3, 1):
-        network = Network(sizes, samples, CASES[1], dtype, np.random.default_rng(7))
+        network = Network(sizes, samples, CASES[1], dtype, np.random.default_rng(7), penalty=ways.get("penalty", ()))
+        if "weighted" in ways:
+            network.weights = np.random.default_rng(8).uniform(0, 2, samples)
         if way == "by weights":
             sum_by_weights(network)
         order = np.random.default_rng(3).integers(0, samples, n_steps * batch_size - batch_size // 3)
-        settings, total = np.array((0.1, 0.9, 0.99, 1e-8)), 0.0
+        settings = as_array((0.1, 0.9, 0.99, 1e-8, *ways.get("decay", (0, 0)), ways.get("limit", 0)))
         network.workspace.divide(n_threads)
         status, total, taken = kernels.train(
             network.workspace.crew, *network.first, network.gradient, network.memory, flat(network.data),
-            flat(network.targets), NO_LABELS, order, order.size, batch_size, 0, n_steps, codes.ADAM, settings, 1,
-            n_threads=n_threads,
+            flat(network.targets), NO_LABELS, network.weights, order, order.size, batch_size, 0, n_steps,
+            codes.ADAM, settings, 1, n_threads=n_threads,
         )  # fmt: skip
         assert (status, taken) == (kernels.FINITE, n_steps)
         results.append((network.vector.copy(), network.gradient.copy(), network.memory.copy(), np.array(total)))
@@ -277,7 +316,8 @@ def test_interpreted_threads_wait_for_each_other():
             network.workspace.divide(2)
             arguments = (
                 network.workspace.crew, *network.first, network.gradient, network.memory, flat(network.data),
-                flat(network.targets), NO_LABELS, NO_ORDER, 3 * BLOCK, BLOCK, 0, 3, codes.PLAIN_SGD, np.array(RATE), 1,
+                flat(network.targets), NO_LABELS, NO_WEIGHTS, NO_ORDER, 3 * BLOCK, BLOCK, 0, 3, codes.PLAIN_SGD,
+                as_array(RATE), 1,
             )  # fmt: skip
             kernels._begin(network.workspace.crew, network.workspace.report)
             with ThreadPoolExecutor(n_threads) as pool:
@@ -311,7 +351,8 @@ def test_what_the_arena_held_before_does_not_count(n_threads, dtype, rng):
     network.train(n_threads)
     expected = network.gradient.copy()
     network.workspace.arena[:] = np.nan
-    network.workspace.report[:] = np.nan
+    network.workspace.report[: kernels.SETTINGS] = np.nan
+    network.workspace.report[kernels.BATCH :] = np.nan
     network.workspace.crew[:] = 99
     network.gradient[:] = np.nan
     network.train(n_threads)
@@ -330,27 +371,57 @@ def test_class_indices_are_one_hot_columns(dtype, rng):
     np.testing.assert_array_equal(network.gradient, with_columns)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_steps_over_minibatches_are_the_oracles_steps(optimizer, dtype, rng):
-    """An epoch in a random order, the last minibatch smaller than the others."""
+OPTIMIZERS = ["sgd", "nesterov", "rmsprop", "adam"]
+
+
+def oracle_step(optimizer, vector, gradient, m, v, settings, step):
+    """One step of the oracle's rule."""
+    rate, first, second, epsilon = settings[:4]
+    if optimizer in ("sgd", "nesterov"):
+        return *getattr(rules, optimizer)(vector, gradient, m, rate, first), v
+    if optimizer == "rmsprop":
+        return rules.rmsprop(vector, gradient, m, v, rate, first, second, epsilon)
+    return rules.adam(vector, gradient, m, v, rate, first, second, epsilon, 1 - first**step, 1 - second**step)
+
+
+@pytest.mark.parametrize("summed", ["as planned", "by weights"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_steps_over_minibatches_are_the_oracles_steps(optimizer, way, summed, dtype, rng):
+    """An epoch in a random order, the last minibatch smaller than the others; with all that may be added to a step."""
+    ways = WAYS[way]
     samples, batch_size = 2 * BLOCK + 5, BLOCK - 3
-    network = Network([3, ROWS + 1, 2], samples, CASES[0], dtype, rng)
-    settings = (0.05, 0.9, 0.99, 1e-8)
+    network = Network([3, ROWS + 1, 2], samples, CASES[0], dtype, rng, penalty=ways.get("penalty", ()))
+    if summed == "by weights":
+        sum_by_weights(network)
+    if "weighted" in ways:
+        network.weights = rng.uniform(0, 3, samples)
+    decay, limit = ways.get("decay", (0, 0)), ways.get("limit", 0.0)
+    settings = (0.05, 0.9, 0.99, 1e-8, *decay, limit)
     order = rng.permutation(samples)
     n_steps = -(-samples // batch_size)
-    start = Network([3, ROWS + 1, 2], samples, CASES[0], np.dtype(np.float64), rng)
-    start.data, start.targets = network.data.astype(float), network.targets.astype(float)
+    start = Network(
+        [3, ROWS + 1, 2], samples, CASES[0], np.dtype(np.float64), rng, penalty=ways.get("penalty", ())
+    )  # fmt: skip
+    start.data, start.targets, start.weights = (
+        network.data.astype(float),
+        network.targets.astype(float),
+        network.weights,
+    )
     start.vector[:] = network.vector
     vector, m, v, total = start.vector, np.zeros(start.vector.size), np.zeros(start.vector.size), 0.0
+    are_weights = np.concatenate([[part == 0] * pair[part].size for pair in start.pairs(vector) for part in (0, 1)])
     for step in range(n_steps):
         rows = order[step * batch_size : (step + 1) * batch_size]
         loss, gradient, _ = start.expected(rows)
-        total += loss * rows.size
-        if optimizer == "sgd":
-            vector[:], m = rules.sgd(vector, gradient, m, *settings[:2])
-        else:
-            corrections = [1 - decay ** (step + 1) for decay in settings[1:3]]
-            vector[:], m, v = rules.adam(vector, gradient, m, v, *settings, *corrections)
+        total += loss * (start.weights[rows].sum() if start.weights.size else rows.size)
+        norm = np.linalg.norm(gradient)
+        if limit and norm > limit:
+            gradient = gradient * (limit / norm)
+        if decay[0]:
+            decaying = are_weights | bool(decay[1])
+            vector[decaying] = rules.decayed(vector[decaying], settings[0], decay[0])
+        vector[:], m, v = oracle_step(optimizer, vector, gradient, m, v, settings, step + 1)
     status, found, taken = network.train(
         batch_size=batch_size, n_steps=n_steps, optimizer=codes.CODES[optimizer], settings=settings, order=order
     )
@@ -361,13 +432,20 @@ def test_steps_over_minibatches_are_the_oracles_steps(optimizer, dtype, rng):
     np.testing.assert_allclose(network.vector, vector, rtol=0, atol=bound)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_update_alone_is_the_update_of_the_step(optimizer, dtype, rng):
+@pytest.mark.parametrize("limit", [0, 0.01, 100])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_update_alone_is_the_update_of_the_step(optimizer, limit, dtype, rng):
     network = Network([3, ROWS + 1, 2], 9, CASES[0], dtype, rng)
-    settings, code = (0.05, 0.9, 0.99, 1e-8), codes.CODES[optimizer]
+    settings, code = (0.05, 0.9, 0.99, 1e-8, 0.1, 0, limit), codes.CODES[optimizer]
     vector, memory = network.vector.copy(), network.memory.copy()
+    network.train()
+    gradient = network.gradient.copy()
     network.train(optimizer=code, settings=settings)
-    kernels.update(vector, network.gradient, memory, code, np.array(settings), 1)
+    network.gradient[:] = gradient  # before it was limited
+    kernels.update(
+        network.workspace.plan, network.workspace.report, vector, network.gradient, memory,
+        code, as_array(settings), 1,
+    )  # fmt: skip
     np.testing.assert_array_equal(vector, network.vector)
     np.testing.assert_array_equal(memory, network.memory)
 

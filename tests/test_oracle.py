@@ -61,6 +61,9 @@ def random_case(rng, sizes, loss, activation):
         Y = rng.standard_normal((sizes[-1], 6))
     elif loss == "binary_cross_entropy":
         Y = rng.random((sizes[-1], 6))
+    elif loss == "poisson":  # of rates that are not huge: the step of the differences is fixed
+        parameters = [network.Parameters(0.3 * W, 0.3 * b) for W, b in parameters]
+        Y = rng.poisson(2, (sizes[-1], 6)).astype(float)
     else:
         Y = rng.dirichlet(np.ones(sizes[-1]), 6).T
     return parameters, X, Y, names
@@ -128,9 +131,22 @@ def test_losses_by_their_definitions(rng):
     P = sigmoid(Z)
     entropy = -(Y * np.log(P) + (1 - Y) * np.log(1 - P)).sum(axis=0)
     np.testing.assert_allclose(losses.binary_cross_entropy(Z, Y)[0], entropy, rtol=1e-13)
+    np.testing.assert_allclose(losses.absolute_error(A, Y)[0], abs(A - Y).sum(axis=0), rtol=1e-15)
+    e = A - Y
+    pieces = np.where(abs(e) <= 0.8, e**2 / 2, 0.8 * (abs(e) - 0.4))
+    np.testing.assert_allclose(losses.huber(A, Y, 0.8)[0], pieces.sum(axis=0), rtol=1e-13)
+    np.testing.assert_allclose(
+        losses.quantile(A, Y, 0.8)[0], np.where(e < 0, -0.8 * e, 0.2 * e).sum(axis=0), rtol=1e-13
+    )
+    counts = rng.poisson(3, (3, 4))
+    # the rest of the negative logarithm of e^-λ λ^y / y! does not depend on Z
+    np.testing.assert_allclose(losses.poisson(Z, counts)[0], (np.exp(Z) - counts * Z).sum(axis=0), rtol=1e-13)
     S = np.exp(Z) / np.exp(Z).sum(axis=0)
     np.testing.assert_allclose(losses.softmax(Z), S, rtol=1e-14)
     np.testing.assert_allclose(losses.softmax_cross_entropy(Z, Y)[0], -(Y * np.log(S)).sum(axis=0), rtol=1e-13)
+    shared = 0.9 * Y + 0.1 / 3
+    smoothed = losses.softmax_cross_entropy(Z, Y, 0.1)[0]
+    np.testing.assert_allclose(smoothed, -(shared * np.log(S)).sum(axis=0), rtol=1e-13)
 
 
 @pytest.mark.parametrize("loss", ["binary_cross_entropy", "softmax_cross_entropy"])

@@ -14,14 +14,19 @@ pytestmark = pytest.mark.skipif(not README.exists(), reason="the tests run witho
 
 
 @pytest.mark.skipif(INTERPRETED, reason="a hundred epochs take too long when interpreted")
-def test_the_example_runs(monkeypatch, capsys):
-    """As it stands, and it learns something."""
-    code = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]
+def test_the_examples_run(monkeypatch, capsys, tmp_path):
+    """As they stand, one after the other, and they learn something."""
+    monkeypatch.chdir(tmp_path)
+    code, *more = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
     names = {}
     exec(code, names)  # noqa: S102
     assert names["mlp"].loss(names["X"], names["Y"]) < 0.1 * np.var(names["Y"])
     assert "checks passed" in capsys.readouterr().out
+    for each in more:
+        exec(each, names)  # noqa: S102
+    assert names["history"].validation_metrics["r2"][-1] > 0.9
+    assert (tmp_path / "run.ckpt").exists()
 
 
 def test_links_lead_somewhere():

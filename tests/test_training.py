@@ -1,11 +1,14 @@
 """fit: epochs, minibatches, order, validation, history."""
 
+import re
+
 import numpy as np
 import pytest
 
 import fastmlp
 from conftest import INTERPRETED
 from fastmlp import training
+from fastmlp.metrics import METRICS
 
 SAMPLES = 23
 
@@ -44,17 +47,12 @@ def test_order_is_drawn_anew_for_each_epoch(data):
     np.testing.assert_array_equal(once.parameter_vector, twice.parameter_vector)
     assert not np.array_equal(once.parameter_vector, other.parameter_vector)
 
-    seen = []
-
-    def steps(order, first, n_steps):
-        seen.append(order[first : first + 4 * n_steps])
-        return 0.0, n_steps
-
-    plan = training.Plan(SAMPLES, epochs=3, batch_size=4, shuffle=True, progress=False)
-    training.fit(plan, steps, np.random.default_rng(0))
-    orders = np.concatenate(seen).reshape(3, SAMPLES)
-    np.testing.assert_array_equal(np.sort(orders, axis=1), [np.arange(SAMPLES)] * 3)
-    assert not np.array_equal(orders[0], orders[1])
+    for rows in (None, np.array([2, 3, 5, 7, 11])):
+        plan = training.Plan(rows, SAMPLES, SAMPLES, epochs=3, batch_size=4, shuffle=True, progress=False)
+        generator = np.random.default_rng(0)
+        orders = [plan.order(generator) for _ in range(3)]
+        np.testing.assert_array_equal(np.sort(orders, axis=1), [np.arange(SAMPLES) if rows is None else rows] * 3)
+        assert not np.array_equal(orders[0], orders[1])
 
 
 def test_it_learns(rng):
@@ -92,8 +90,11 @@ def test_a_loss_that_is_not_finite_ends_training_in_words(data):
     history = mlp.fit(
         X, Y, epochs=50, batch_size=4, optimizer="sgd", learning_rate=1e150, shuffle=False, progress=False
     )
-    assert "not finite" in history.stopped
-    assert "epoch" in history.stopped
+    assert re.fullmatch(
+        r"stopped because the loss was not finite at step \d \(rows \d+ to \d+ of the epoch;"
+        r" (layer \d|the loss itself) overflows\) in epoch 1",
+        history.stopped,
+    )
     assert np.isfinite(mlp.parameter_vector).all()
 
 
@@ -120,3 +121,180 @@ def test_nothing_is_printed_without_a_terminal(data, capsys):
     X, Y = data
     fastmlp.MLP([2, 5, 1], rng=3).fit(X, Y, epochs=1)
     assert capsys.readouterr() == ("", "")
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# validation by a fraction
+
+
+def test_held_out_rows_are_a_fraction_of_each_class(rng):
+    classes = np.repeat([0, 1, 2], [50, 30, 20])
+    kept, held = training.hold_out(100, 0.2, classes, rng)
+    np.testing.assert_array_equal(np.sort(np.concatenate([kept, held])), np.arange(100))
+    np.testing.assert_array_equal(np.bincount(classes[held]), [10, 6, 4])
+    kept, held = training.hold_out(7, 0.3, np.arange(7), rng)  # classes of one sample each
+    assert (len(kept), len(held)) == (5, 2)
+    kept, held = training.hold_out(10, 0.3, None, rng)
+    assert (len(kept), len(held)) == (7, 3)
+    for fraction in (0.01, 0.99):
+        with pytest.raises(ValueError, match="validation must leave samples on both sides"):
+            training.hold_out(10, fraction, None, rng)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_validation_by_a_fraction_is_training_on_the_others(data, shuffle):
+    """The same rows for the same seed, and again in the next fit; the others are never trained on."""
+    X, Y = data
+    mlp = fastmlp.MLP([2, 5, 1], rng=3)
+    history = mlp.fit(X, Y, epochs=2, batch_size=4, validation=0.3, shuffle=shuffle, progress=False)
+    assert len(history.validation_loss) == 2
+    seed = np.random.SeedSequence([3]).spawn(1)[0]
+    kept, held = training.hold_out(SAMPLES, 0.3, None, np.random.default_rng(seed))
+    assert history.validation_loss[-1] == pytest.approx(mlp.loss(X[held], Y[held]), rel=1e-13)
+    spoiled = Y.copy()
+    spoiled[held] = 1e3
+    other = fastmlp.MLP([2, 5, 1], rng=3)
+    other.fit(X, spoiled, epochs=2, batch_size=4, validation=0.3, shuffle=shuffle, progress=False)
+    np.testing.assert_array_equal(other.parameter_vector, mlp.parameter_vector)
+    if not shuffle:
+        alone = fastmlp.MLP([2, 5, 1], rng=3)
+        losses = alone.fit(X[kept], Y[kept], epochs=2, batch_size=4, shuffle=False, progress=False).loss
+        np.testing.assert_array_equal(alone.parameter_vector, mlp.parameter_vector)
+        assert losses == history.loss
+
+
+def test_validation_by_a_fraction_of_other_data_and_weights(data):
+    """Converted data, weights and a generator as rng: all ways give the same."""
+    X, Y = (array.astype(np.float32) for array in data)
+    weights = np.linspace(0.1, 2, SAMPLES)
+    results = []
+    for given_X in (X, X.astype(np.float64), np.asfortranarray(X)):
+        mlp = fastmlp.MLP([2, 5, 1], dtype="float32", rng=np.random.default_rng(4))
+        history = mlp.fit(given_X, Y, epochs=2, batch_size=4, validation=0.3, sample_weight=weights, progress=False)
+        results.append((mlp.parameter_vector, history.loss, history.validation_loss))
+    for found in results[1:]:
+        np.testing.assert_array_equal(found[0], results[0][0])
+        np.testing.assert_allclose(found[1:], results[0][1:], rtol=1e-6)
+
+
+@pytest.mark.parametrize("validation", [0.0, 1.0, 1.5, (1,), "half", 3])
+def test_validation_is_checked(data, validation):
+    with pytest.raises((ValueError, TypeError), match="validation"):
+        fastmlp.MLP([2, 1], rng=0).fit(*data, validation=validation, progress=False)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# early stopping, metrics, callbacks
+
+
+def test_early_stopping_gives_back_the_best_parameters(rng):
+    """Few samples of pure noise: the validation loss soon rises."""
+    X, Y = rng.standard_normal((20, 5)), rng.standard_normal((20, 1))
+    held = rng.standard_normal((50, 5)), rng.standard_normal((50, 1))
+    seen = []
+    mlp = fastmlp.MLP([5, 20, 1], hidden_activation="tanh", rng=1)
+    history = mlp.fit(
+        X, Y, epochs=500, batch_size=5, learning_rate=0.02, validation=held, progress=False,
+        early_stopping=fastmlp.EarlyStopping(patience=4),
+        callbacks=lambda model, _: seen.append(model.parameter_vector.copy()),
+    )  # fmt: skip
+    assert history.n_epochs < 500
+    assert history.n_epochs == history.best_epoch + 4
+    assert history.stopped == f"stopped early: 4 epochs without a gain; the best was epoch {history.best_epoch}"
+    assert history.best_epoch == np.argmin(history.validation_loss) + 1
+    np.testing.assert_array_equal(mlp.parameter_vector, seen[history.best_epoch - 1])
+    assert mlp.loss(*held) == history.validation_loss[history.best_epoch - 1]
+    last = fastmlp.MLP([5, 20, 1], hidden_activation="tanh", rng=1)
+    last.fit(
+        X, Y, epochs=500, batch_size=5, learning_rate=0.02, validation=held, progress=False,
+        early_stopping=fastmlp.EarlyStopping(patience=4, restore_best=False),
+    )  # fmt: skip
+    np.testing.assert_array_equal(last.parameter_vector, seen[-1])
+
+
+def test_early_stopping_without_validation_watches_the_training_loss(data):
+    mlp = fastmlp.MLP([2, 1], rng=1)
+    stopping = fastmlp.EarlyStopping(patience=2, minimum_gain=1e9)
+    history = mlp.fit(*data, epochs=50, early_stopping=stopping, progress=False)
+    assert history.n_epochs == 3
+    assert mlp.fit(*data, epochs=3, early_stopping=True, progress=False).n_epochs == 3
+
+
+def test_metrics_by_name_and_by_function(rng):
+    X, labels = rng.standard_normal((40, 3)), rng.integers(0, 3, 40)
+    mlp = fastmlp.MLP([3, 3], loss="softmax_cross_entropy", rng=1)
+
+    def largest(predictions, targets):
+        assert targets.shape == predictions.shape
+        return predictions.max()
+
+    history = mlp.fit(X, labels, epochs=2, validation=0.25, metrics=["accuracy", largest], progress=False)
+    assert set(history.metrics) == set(history.validation_metrics) == {"accuracy", "largest"}
+    seed = np.random.SeedSequence([1]).spawn(1)[0]
+    kept, held = training.hold_out(40, 0.25, labels, np.random.default_rng(seed))
+    right = mlp.predict(X).argmax(axis=1) == labels
+    assert history.metrics["accuracy"][-1] == right[kept].mean()
+    assert history.validation_metrics["accuracy"][-1] == right[held].mean()
+    assert mlp.fit(X, labels, epochs=1, metrics=largest, progress=False).metrics["largest"] == [mlp.predict(X).max()]
+
+
+@pytest.mark.parametrize("name", ["accuracy", "mean_squared_error", "mean_absolute_error", "r2"])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_metrics_are_scikit_learns(name, outputs, rng):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    A, Y = rng.standard_normal((30, outputs)), rng.standard_normal((30, outputs))
+    if name == "accuracy":
+        A, Y = rng.random((30, outputs)), np.eye(3)[rng.integers(0, 3, 30)][:, :outputs]
+        of = (A > 0.5, Y > 0.5) if outputs == 1 else (A.argmax(1), Y.argmax(1))
+        expected = sklearn.accuracy_score(*of)
+    else:
+        expected = getattr(sklearn, name if name.startswith("mean") else "r2_score")(Y, A)
+    assert METRICS[name](A, Y) == pytest.approx(expected)
+
+
+def test_r2_of_what_does_not_vary_is_0():
+    assert METRICS["r2"](np.ones((3, 1)), np.ones((3, 1))) == 0
+
+
+def test_callbacks_see_each_epoch_and_may_stop(data):
+    mlp, epochs = fastmlp.MLP([2, 1], rng=1), []
+
+    def third(model, history):
+        assert model is mlp
+        epochs.append(history.n_epochs)
+        return history.n_epochs == 3
+
+    history = mlp.fit(*data, epochs=9, callbacks=[third, lambda *_: None], progress=False)
+    assert epochs == [1, 2, 3]
+    assert history.stopped == "a callback asked to stop"
+
+
+@pytest.mark.parametrize("settings", [{"metrics": "precision"}, {"metrics": 3}, {"callbacks": [3]},
+                                      {"early_stopping": 3}, {"checkpoint": 3}])  # fmt: skip
+def test_what_fit_is_given_is_checked(data, settings):
+    mlp = fastmlp.MLP([2, 1], rng=1)
+    before = mlp.parameter_vector.copy()
+    with pytest.raises((TypeError, ValueError), match=f"{next(iter(settings))} must|path must"):
+        mlp.fit(*data, progress=False, **settings)
+    np.testing.assert_array_equal(mlp.parameter_vector, before)
+
+
+def test_history_has_an_entry_for_each_epoch(data):
+    history = fastmlp.MLP([2, 1], rng=1).fit(*data, epochs=4, learning_rate=0.02, validation=0.2, progress=False)
+    for name in ("loss", "validation_loss", "learning_rate", "gradient_norm", "seconds", "samples_per_second"):
+        assert len(getattr(history, name)) == 4, name
+    assert history.learning_rate == [0.02] * 4
+    assert all(norm > 0 for norm in history.gradient_norm)
+
+
+def test_partial_fit_takes_a_stream(data, dtype):
+    X, Y = data
+    streamed, fitted = (fastmlp.MLP([2, 5, 1], dtype=dtype, rng=3) for _ in range(2))
+    losses = [streamed.partial_fit(X[k : k + 8], Y[k : k + 8], batch_size=4) for k in (0, 8)]
+    history = fitted.fit(X[:16], Y[:16], epochs=1, batch_size=4, shuffle=False, progress=False)
+    np.testing.assert_array_equal(streamed.parameter_vector, fitted.parameter_vector)
+    assert np.mean(losses) == pytest.approx(history.loss[0])
+    with pytest.raises(FloatingPointError, match="not finite"):
+        fastmlp.MLP([2, 2, 1], hidden_activation="identity", rng=0).partial_fit(
+            X, Y, batch_size=1, optimizer="sgd", learning_rate=1e200
+        )

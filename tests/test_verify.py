@@ -7,7 +7,7 @@ import fastmlp
 from conftest import CHECKED, INTERPRETED
 from fastmlp import verify
 from fastmlp.oracle import layer, network
-from fastmlp.oracle.activations import ACTIVATIONS
+from fastmlp.oracle.activations import ACTIVATIONS, OUTPUT_ACTIVATIONS
 from fastmlp.oracle.losses import LOSSES
 
 SIZES, SAMPLES = [3, 4, 4, 2], 5
@@ -113,7 +113,7 @@ def test_a_square_weight_used_without_its_transpose_is_rejected(case, monkeypatc
 
 def test_a_wrong_slope_is_rejected(case, monkeypatch):
     right = ACTIVATIONS["sigmoid"]
-    monkeypatch.setitem(ACTIVATIONS, "sigmoid", right._replace(slope=lambda z, a: a * (1 - a * 0.999)))
+    monkeypatch.setitem(OUTPUT_ACTIVATIONS, "sigmoid", right._replace(slope=lambda z, a: a * (1 - a * 0.999)))
     report = verify.check(*case)
     assert {"activate_backward 1", "activate_backward 2"} <= {row.name for row in report.failures}
 
@@ -158,9 +158,16 @@ def random_network(seed):
     sizes = [int(size) for size in rng.integers(1, 8, rng.integers(2, 6))]
     loss = str(rng.choice(list(LOSSES)))
     hidden = tuple(str(name) for name in rng.choice(list(ACTIVATIONS), len(sizes) - 2))
-    output = str(rng.choice(list(ACTIVATIONS))) if loss == "squared_error" else None
+    output = None if LOSSES[loss].of_pre_activations else str(rng.choice(list(ACTIVATIONS)))
+    own = {
+        "huber": fastmlp.Huber(float(rng.uniform(0.01, 3))),
+        "quantile": fastmlp.Quantile(float(rng.uniform(0.01, 0.99))),
+        "softmax_cross_entropy": fastmlp.SoftmaxCrossEntropy(float(rng.choice([0, 0.3]))),
+    }
+    penalties = [None, fastmlp.Penalty(l1=0.1), fastmlp.Penalty(l2=0.1), fastmlp.Penalty(l1=1, l2=10, biases=True)]
     mlp = fastmlp.MLP(
-        sizes, hidden_activation=hidden, output_activation=output, loss=loss, rng=seed,
+        sizes, hidden_activation=hidden, output_activation=output, loss=own.get(loss, loss), rng=seed,
+        penalty=penalties[rng.integers(len(penalties))],
         dtype=rng.choice([np.float32, np.float64]), weight_scale=float(rng.choice([0.01, 0.3, 1, 3, 10, 30])),
     )  # fmt: skip
     samples = int(rng.integers(1, 12))
@@ -173,17 +180,21 @@ def random_network(seed):
         Y = rng.integers(0, sizes[-1], samples) if rng.random() < 0.5 else rng.dirichlet(np.ones(sizes[-1]), samples)
     elif loss == "binary_cross_entropy":
         Y = rng.integers(0, 2, (samples, sizes[-1])) if rng.random() < 0.5 else rng.random((samples, sizes[-1]))
+    elif loss == "poisson":
+        Y = rng.poisson(rng.choice([0.5, 5, 100]), (samples, sizes[-1]))
+        while not mlp.predict(X).max() < 1e9:  # an exponential of whatever comes has no gradient that is finite
+            mlp.parameter_vector = mlp.parameter_vector / 2
     else:
         Y = rng.standard_normal((samples, sizes[-1])) * rng.choice([1, 1, 100])
-    return mlp, X, Y
+    return mlp, X, Y, rng.uniform(0, 2, samples) if rng.random() < 0.3 else None
 
 
 @pytest.mark.parametrize("part", range(10))
 def test_no_correct_network_is_rejected(part):
     """1,000 random ones, all activations and losses, saturated ones among them; fewer in the slow modes."""
     for seed in range(part * 100, part * 100 + (5 if INTERPRETED or CHECKED else 100)):
-        mlp, X, Y = random_network(seed)
-        report = mlp.verify(X, Y)
+        mlp, X, Y, weights = random_network(seed)
+        report = mlp.verify(X, Y, sample_weight=weights)
         assert report.ok, f"seed {seed}: {mlp}\n{report}"
 
 

@@ -6,14 +6,20 @@ code, and its line in :func:`activate_strip` and in :func:`slope_strip`.
 
 from __future__ import annotations
 
-from fastmlp.kernels.elementary import exp_of_negative, expm1
+from fastmlp.kernels.elementary import exp, exp_of_negative, expm1, log1p, normal_density, normal_distribution
 from fastmlp.kernels.jit import inlined_function, tile_function
-from fastmlp.kernels.simd import absolute, fill_like, lanes, load, maximum, store, where
+from fastmlp.kernels.simd import absolute, fill_like, lanes, load, maximum, minimum, store, where
 
-IDENTITY, SIGMOID, TANH, RELU, SOFTMAX = range(5)
+IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, ELU, SOFTPLUS, SILU, GELU, EXP, SOFTMAX = range(11)
 
-CODES = {"identity": IDENTITY, "sigmoid": SIGMOID, "tanh": TANH, "relu": RELU, "softmax": SOFTMAX}
+CODES = {
+    "identity": IDENTITY, "sigmoid": SIGMOID, "tanh": TANH, "relu": RELU, "leaky_relu": LEAKY_RELU, "elu": ELU,
+    "softplus": SOFTPLUS, "silu": SILU, "gelu": GELU, "exp": EXP, "softmax": SOFTMAX,
+}  # fmt: skip
 """The integer by which compiled code knows an activation. Softmax is applied to whole columns: see ``losses.py``."""
+
+SLOPE_NEEDS_Z = {SILU, GELU}
+"""Those whose slope cannot be had from ``A`` alone: their ``Z`` is kept."""
 
 
 @tile_function
@@ -67,6 +73,79 @@ def relu_slope(z, a):
     return where(a > 0, fill_like(a, 1.0), 0.0)
 
 
+@tile_function
+def leaky_relu(z):
+    """``z`` where it is positive, else ``z / 100``."""
+    return maximum(z, 0.01 * z)
+
+
+@tile_function
+def leaky_relu_slope(z, a):
+    """``1`` where ``a > 0``, else ``1 / 100``."""
+    return where(a > 0, fill_like(a, 1.0), 0.01)
+
+
+@tile_function
+def elu(z):
+    """``z`` where it is positive, else ``exp(z) - 1``."""
+    return where(z > 0, z, expm1(minimum(z, 0.0)))
+
+
+@tile_function
+def elu_slope(z, a):
+    """``1`` where ``a > 0``, else ``exp(z)``, that is ``1 + a``."""
+    return 1 + minimum(a, 0.0)
+
+
+@tile_function
+def softplus(z):
+    """``log(1 + exp(z))``, written with ``exp(-|z|)``, which cannot overflow."""
+    return maximum(z, 0.0) + log1p(exp_of_negative(-absolute(z)))
+
+
+@tile_function
+def softplus_slope(z, a):
+    """``sigmoid(z)``, that is ``1 - exp(-a)``."""
+    return -expm1(-a)
+
+
+@tile_function
+def silu(z):
+    """``z sigmoid(z)``."""
+    return z * sigmoid(z)
+
+
+@tile_function
+def silu_slope(z, a):
+    """``s + a (1 - s)`` with ``s = sigmoid(z)``."""
+    s = sigmoid(z)
+    return s + a * (1 - s)
+
+
+@tile_function
+def gelu(z):
+    """``z Φ(z)``, with the normal distribution ``Φ``."""
+    return z * normal_distribution(z)
+
+
+@tile_function
+def gelu_slope(z, a):
+    """``Φ(z) + z φ(z)``, with the normal density ``φ``."""
+    return normal_distribution(z) + z * normal_density(z)
+
+
+@tile_function
+def exponential(z):
+    """``exp(z)``."""
+    return exp(z)
+
+
+@tile_function
+def exponential_slope(z, a):
+    """``a``."""
+    return a
+
+
 @inlined_function
 def activate_strip(code, Z, z, A, a, count):
     """Apply an activation to ``count`` elements, a whole number of vectors: ``A = f(Z)``, which may be in place."""
@@ -81,6 +160,24 @@ def activate_strip(code, Z, z, A, a, count):
     elif code == RELU:
         for k in range(0, count, step):
             store(A, a + k, relu(load(Z, z + k)))
+    elif code == LEAKY_RELU:
+        for k in range(0, count, step):
+            store(A, a + k, leaky_relu(load(Z, z + k)))
+    elif code == ELU:
+        for k in range(0, count, step):
+            store(A, a + k, elu(load(Z, z + k)))
+    elif code == SOFTPLUS:
+        for k in range(0, count, step):
+            store(A, a + k, softplus(load(Z, z + k)))
+    elif code == SILU:
+        for k in range(0, count, step):
+            store(A, a + k, silu(load(Z, z + k)))
+    elif code == GELU:
+        for k in range(0, count, step):
+            store(A, a + k, gelu(load(Z, z + k)))
+    elif code == EXP:
+        for k in range(0, count, step):
+            store(A, a + k, exponential(load(Z, z + k)))
     else:  # identity; and softmax, which is not elementwise
         for k in range(0, count, step):
             store(A, a + k, identity(load(Z, z + k)))
@@ -100,6 +197,24 @@ def slope_strip(code, Z, z, A, a, dA, dZ, d, count):
     elif code == RELU:
         for k in range(0, count, step):
             store(dZ, d + k, load(dA, d + k) * relu_slope(load(Z, z + k), load(A, a + k)))
+    elif code == LEAKY_RELU:
+        for k in range(0, count, step):
+            store(dZ, d + k, load(dA, d + k) * leaky_relu_slope(load(Z, z + k), load(A, a + k)))
+    elif code == ELU:
+        for k in range(0, count, step):
+            store(dZ, d + k, load(dA, d + k) * elu_slope(load(Z, z + k), load(A, a + k)))
+    elif code == SOFTPLUS:
+        for k in range(0, count, step):
+            store(dZ, d + k, load(dA, d + k) * softplus_slope(load(Z, z + k), load(A, a + k)))
+    elif code == SILU:
+        for k in range(0, count, step):
+            store(dZ, d + k, load(dA, d + k) * silu_slope(load(Z, z + k), load(A, a + k)))
+    elif code == GELU:
+        for k in range(0, count, step):
+            store(dZ, d + k, load(dA, d + k) * gelu_slope(load(Z, z + k), load(A, a + k)))
+    elif code == EXP:
+        for k in range(0, count, step):
+            store(dZ, d + k, load(dA, d + k) * exponential_slope(load(Z, z + k), load(A, a + k)))
     else:
         for k in range(0, count, step):
             store(dZ, d + k, load(dA, d + k) * identity_slope(load(Z, z + k), load(A, a + k)))

@@ -238,9 +238,8 @@ def affine_backward(W, X, dZ, dX, dW, db):
             to = (p * inputs + i) * whole_block
             input_gradient_strip(rows, weights, i, inputs, 0, outputs, d, p * outputs * whole_block, d_inputs, to)
     for task in prange(n_strips(outputs)):
-        strip = np.int64(
-            task
-        )  # Numba counts a parallel loop in unsigned numbers, to which it does not add signed ones
+        # Numba counts a parallel loop in unsigned numbers, to which it does not add signed ones
+        strip = np.int64(task)
         j = strip_start(outputs, strip)
         rows = strip_start(outputs, strip + 1) - j
         for i in range(0, inputs, whole_block):

@@ -11,16 +11,19 @@ from numba import prange
 from fastmlp.kernels.activations import sigmoid
 from fastmlp.kernels.elementary import exp, log, log1p
 from fastmlp.kernels.jit import kernel, tile_function
-from fastmlp.kernels.simd import absolute, block, fill, lanes, load, maximum, store
+from fastmlp.kernels.simd import absolute, block, fill, fill_like, lanes, load, maximum, minimum, store, where
 
-SQUARED_ERROR, BINARY_CROSS_ENTROPY, SOFTMAX_CROSS_ENTROPY = range(3)
+SQUARED_ERROR, ABSOLUTE_ERROR, HUBER, QUANTILE, GIVEN_GRADIENT = range(5)
+"""Losses that are functions of ``A``."""
+
+POISSON, BINARY_CROSS_ENTROPY, SOFTMAX_CROSS_ENTROPY = range(5, 8)
+"""Losses that are functions of ``Z``, together with the activation that they belong to."""
 
 CODES = {
-    "squared_error": SQUARED_ERROR,
-    "binary_cross_entropy": BINARY_CROSS_ENTROPY,
-    "softmax_cross_entropy": SOFTMAX_CROSS_ENTROPY,
-}
-"""The integer by which compiled code knows a loss."""
+    "squared_error": SQUARED_ERROR, "absolute_error": ABSOLUTE_ERROR, "huber": HUBER, "quantile": QUANTILE,
+    "poisson": POISSON, "binary_cross_entropy": BINARY_CROSS_ENTROPY, "softmax_cross_entropy": SOFTMAX_CROSS_ENTROPY,
+}  # fmt: skip
+"""The integer by which compiled code knows a loss. With ``GIVEN_GRADIENT``, ``dA`` stands where targets would."""
 
 
 @tile_function
@@ -36,6 +39,79 @@ def squared_error_block(outputs, A, a, Y, y, L, n, dA, d):
             total = total + error * error
             store(dA, d + row, error)
         store(L, n + k, total * 0.5)
+
+
+@tile_function
+def absolute_error_block(outputs, A, a, Y, y, L, n, dA, d):
+    """The distance of each output of each sample of a block from its target, summed, and the gradient ``dA``."""
+    # L[n] = Σ_j abs(A[j,n] - Y[j,n])
+    # dA[j,n] = sign(A[j,n] - Y[j,n])
+    for k in range(0, block(A), lanes(A)):
+        total = fill(A, 0.0)
+        for j in range(outputs):
+            row = j * block(A) + k
+            error = load(A, a + row) - load(Y, y + row)
+            total = total + absolute(error)
+            store(dA, d + row, where(error > 0, fill_like(error, 1.0), where(error < 0, fill_like(error, -1.0), 0.0)))
+        store(L, n + k, total)
+
+
+@tile_function
+def huber_block(threshold, outputs, A, a, Y, y, L, n, dA, d):
+    """Half the squared error up to a threshold, a straight line beyond it, summed; and the gradient ``dA``."""
+    # L[n] = Σ_j cut(A[j,n] - Y[j,n]) ((A[j,n] - Y[j,n]) - cut(A[j,n] - Y[j,n]) / 2)
+    # dA[j,n] = cut(A[j,n] - Y[j,n])
+    for k in range(0, block(A), lanes(A)):
+        total = fill(A, 0.0)
+        for j in range(outputs):
+            row = j * block(A) + k
+            error = load(A, a + row) - load(Y, y + row)
+            cut = minimum(maximum(error, -threshold), threshold)
+            total = total + cut * (error - 0.5 * cut)
+            store(dA, d + row, cut)
+        store(L, n + k, total)
+
+
+@tile_function
+def quantile_block(q, outputs, A, a, Y, y, L, n, dA, d):
+    """``q`` times what is missing, or ``1 - q`` times what is too much, summed; and the gradient ``dA``."""
+    # L[n] = Σ_j pinball(A[j,n] - Y[j,n])
+    # dA[j,n] = pinball'(A[j,n] - Y[j,n])
+    for k in range(0, block(A), lanes(A)):
+        total = fill(A, 0.0)
+        for j in range(outputs):
+            row = j * block(A) + k
+            error = load(A, a + row) - load(Y, y + row)
+            slope = where(error > 0, fill_like(error, 1 - q), where(error < 0, fill_like(error, -q), 0.0))
+            total = total + slope * error
+            store(dA, d + row, slope)
+        store(L, n + k, total)
+
+
+@tile_function
+def given_gradient_block(outputs, A, Y, y, L, n, dA, d):
+    """The gradient is what was given in the place of targets; its loss is not known here."""
+    for k in range(0, block(A), lanes(A)):
+        for j in range(outputs):
+            row = j * block(A) + k
+            store(dA, d + row, load(Y, y + row))
+        store(L, n + k, fill(A, 0.0))
+
+
+@tile_function
+def poisson_block(outputs, Z, z, Y, y, L, n, dZ, d):
+    """``A - Y log A`` of each output, with ``A = exp(Z)``, summed; and the gradient ``dZ``."""
+    # L[n] = Σ_j (exp(Z[j,n]) - Y[j,n] Z[j,n])
+    # dZ[j,n] = exp(Z[j,n]) - Y[j,n]
+    for k in range(0, block(Z), lanes(Z)):
+        total = fill(Z, 0.0)
+        for j in range(outputs):
+            row = j * block(Z) + k
+            logarithm, target = load(Z, z + row), load(Y, y + row)
+            rate = exp(logarithm)
+            total = total + (rate - target * logarithm)
+            store(dZ, d + row, rate - target)
+        store(L, n + k, total)
 
 
 @tile_function
@@ -73,10 +149,11 @@ def softmax_block(outputs, Z, z, A, a):
 
 
 @tile_function
-def softmax_cross_entropy_block(outputs, Z, z, Y, y, L, n, dZ, d):
-    """Cross-entropy of each sample of a block with its target probabilities, and the gradient ``dZ``."""
-    # L[n] = (Σ_k Y[k,n]) log(Σ_k exp(Z[k,n])) - Σ_j Y[j,n] Z[j,n]
-    # dZ[j,n] = (Σ_k Y[k,n]) exp(Z[j,n]) / (Σ_k exp(Z[k,n])) - Y[j,n]
+def softmax_cross_entropy_block(smoothing, outputs, Z, z, Y, y, L, n, dZ, d):
+    """Cross-entropy of each sample of a block with its target probabilities, smoothed; and the gradient ``dZ``."""
+    # L[n] = (Σ_k smooth(Y[k,n])) log(Σ_k exp(Z[k,n])) - Σ_j smooth(Y[j,n]) Z[j,n]
+    # dZ[j,n] = (Σ_k smooth(Y[k,n])) exp(Z[j,n]) / (Σ_k exp(Z[k,n])) - smooth(Y[j,n])
+    kept, shared = 1 - smoothing, smoothing / outputs
     for k in range(0, block(Z), lanes(Z)):
         largest = load(Z, z + k)
         for j in range(1, outputs):
@@ -84,7 +161,7 @@ def softmax_cross_entropy_block(outputs, Z, z, Y, y, L, n, dZ, d):
         total, target_total, expected = fill(Z, 0.0), fill(Z, 0.0), fill(Z, 0.0)
         for j in range(outputs):
             row = j * block(Z) + k
-            above, target = load(Z, z + row) - largest, load(Y, y + row)
+            above, target = load(Z, z + row) - largest, kept * load(Y, y + row) + shared
             e = exp(above)
             total = total + e
             target_total = target_total + target
@@ -93,18 +170,29 @@ def softmax_cross_entropy_block(outputs, Z, z, Y, y, L, n, dZ, d):
         store(L, n + k, target_total * log(total) - expected)
         for j in range(outputs):
             row = j * block(Z) + k
-            store(dZ, d + row, target_total * load(dZ, d + row) / total - load(Y, y + row))
+            target = kept * load(Y, y + row) + shared
+            store(dZ, d + row, target_total * load(dZ, d + row) / total - target)
 
 
 @tile_function
-def loss_block(code, outputs, Z, z, A, a, Y, y, L, n, d):
+def loss_block(code, setting, outputs, Z, z, A, a, Y, y, L, n, d):
     """Loss of one block by its code; the gradient is written at ``d`` of the same array, the arena."""
     if code == SQUARED_ERROR:
         squared_error_block(outputs, A, a, Y, y, L, n, Z, d)
+    elif code == ABSOLUTE_ERROR:
+        absolute_error_block(outputs, A, a, Y, y, L, n, Z, d)
+    elif code == HUBER:
+        huber_block(setting, outputs, A, a, Y, y, L, n, Z, d)
+    elif code == QUANTILE:
+        quantile_block(setting, outputs, A, a, Y, y, L, n, Z, d)
+    elif code == GIVEN_GRADIENT:
+        given_gradient_block(outputs, A, Y, y, L, n, Z, d)
+    elif code == POISSON:
+        poisson_block(outputs, Z, z, Y, y, L, n, Z, d)
     elif code == BINARY_CROSS_ENTROPY:
         binary_cross_entropy_block(outputs, Z, z, Y, y, L, n, Z, d)
     else:
-        softmax_cross_entropy_block(outputs, Z, z, Y, y, L, n, Z, d)
+        softmax_cross_entropy_block(setting, outputs, Z, z, Y, y, L, n, Z, d)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -121,6 +209,54 @@ def squared_error(A, Y, L, dA):
     for p in prange(blocks):
         start = p * outputs * size
         squared_error_block(outputs, a, start, y, start, L, p * size, d, start)
+
+
+@kernel
+def absolute_error(A, Y, L, dA):
+    """The distance of each output of each sample from its target, summed, and the gradient ``dA``."""
+    # L[n] = Σ_j abs(A[j,n] - Y[j,n])
+    # dA[j,n] = sign(A[j,n] - Y[j,n])
+    blocks, outputs, size = A.shape
+    a, y, d = A.reshape(A.size), Y.reshape(Y.size), dA.reshape(dA.size)
+    for p in prange(blocks):
+        start = p * outputs * size
+        absolute_error_block(outputs, a, start, y, start, L, p * size, d, start)
+
+
+@kernel
+def huber(A, Y, threshold, L, dA):
+    """Half the squared error up to a threshold, a straight line beyond it, summed; and the gradient ``dA``."""
+    # L[n] = Σ_j cut(A[j,n] - Y[j,n]) ((A[j,n] - Y[j,n]) - cut(A[j,n] - Y[j,n]) / 2)
+    # dA[j,n] = cut(A[j,n] - Y[j,n])
+    blocks, outputs, size = A.shape
+    a, y, d = A.reshape(A.size), Y.reshape(Y.size), dA.reshape(dA.size)
+    for p in prange(blocks):
+        start = p * outputs * size
+        huber_block(threshold, outputs, a, start, y, start, L, p * size, d, start)
+
+
+@kernel
+def quantile(A, Y, q, L, dA):
+    """``q`` times what is missing, or ``1 - q`` times what is too much, summed; and the gradient ``dA``."""
+    # L[n] = Σ_j pinball(A[j,n] - Y[j,n])
+    # dA[j,n] = pinball'(A[j,n] - Y[j,n])
+    blocks, outputs, size = A.shape
+    a, y, d = A.reshape(A.size), Y.reshape(Y.size), dA.reshape(dA.size)
+    for p in prange(blocks):
+        start = p * outputs * size
+        quantile_block(q, outputs, a, start, y, start, L, p * size, d, start)
+
+
+@kernel
+def poisson(Z, Y, L, dZ):
+    """``A - Y log A`` of each output, with ``A = exp(Z)``, summed; and the gradient ``dZ``."""
+    # L[n] = Σ_j (exp(Z[j,n]) - Y[j,n] Z[j,n])
+    # dZ[j,n] = exp(Z[j,n]) - Y[j,n]
+    blocks, outputs, size = Z.shape
+    z, y, d = Z.reshape(Z.size), Y.reshape(Y.size), dZ.reshape(dZ.size)
+    for p in prange(blocks):
+        start = p * outputs * size
+        poisson_block(outputs, z, start, y, start, L, p * size, d, start)
 
 
 @kernel
@@ -146,12 +282,12 @@ def softmax(Z, A):
 
 
 @kernel
-def softmax_cross_entropy(Z, Y, L, dZ):
-    """Cross-entropy of each sample with its target probabilities, and the gradient ``dZ``."""
-    # L[n] = (Σ_k Y[k,n]) log(Σ_k exp(Z[k,n])) - Σ_j Y[j,n] Z[j,n]
-    # dZ[j,n] = (Σ_k Y[k,n]) exp(Z[j,n]) / (Σ_k exp(Z[k,n])) - Y[j,n]
+def softmax_cross_entropy(Z, Y, smoothing, L, dZ):
+    """Cross-entropy of each sample with its target probabilities, smoothed; and the gradient ``dZ``."""
+    # L[n] = (Σ_k smooth(Y[k,n])) log(Σ_k exp(Z[k,n])) - Σ_j smooth(Y[j,n]) Z[j,n]
+    # dZ[j,n] = (Σ_k smooth(Y[k,n])) exp(Z[j,n]) / (Σ_k exp(Z[k,n])) - smooth(Y[j,n])
     blocks, outputs, size = Z.shape
     z, y, d = Z.reshape(Z.size), Y.reshape(Y.size), dZ.reshape(dZ.size)
     for p in prange(blocks):
         start = p * outputs * size
-        softmax_cross_entropy_block(outputs, z, start, y, start, L, p * size, d, start)
+        softmax_cross_entropy_block(smoothing, outputs, z, start, y, start, L, p * size, d, start)

@@ -18,6 +18,8 @@ The formulas are in :mod:`fastmlp.kernels.layer`.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import prange
 
@@ -33,9 +35,28 @@ from fastmlp.kernels.layer import (
     strip_start,
     weight_gradient_strip,
 )
-from fastmlp.kernels.layout import feature_blocks_of, gather_labels, gather_rows, sample_blocks_of, scatter_rows
-from fastmlp.kernels.losses import SQUARED_ERROR, loss_block, softmax_block
-from fastmlp.kernels.optimizers import NO_RATES, NO_UPDATE, rates_of, update_range
+from fastmlp.kernels.layout import (
+    feature_blocks_of,
+    gather_labels,
+    gather_rows,
+    row_of,
+    sample_blocks_of,
+    scatter_rows,
+)
+from fastmlp.kernels.losses import GIVEN_GRADIENT, POISSON, loss_block, softmax_block
+from fastmlp.kernels.optimizers import (
+    MAX_NORM,
+    NO_RATES,
+    NO_UPDATE,
+    decay_range,
+    decays,
+    penalize_range,
+    penalty_of_range,
+    rates_of,
+    scale_range,
+    square_of_range,
+    update_range,
+)
 from fastmlp.kernels.simd import block, fill, lanes, load, load_first, store, store_first, sum_lanes, where
 
 # One row of the plan per layer. Sizes and codes, then places: of W and b in the parameters, of the rest in the arena.
@@ -44,6 +65,10 @@ PLAN_COLUMNS = 10
 
 # The last row of the plan holds what belongs to the whole batch.
 LOSS, PADDED_SAMPLES, TARGETS, TARGETS_BY_FEATURES, SHARES, SAMPLE_LOSSES, THREADS, BY_SAMPLES, PARTIALS = range(9)
+PENALIZES = 9
+
+NOTHING, WEIGHTS_ALONE, EVERYTHING = range(3)
+"""What is penalized."""
 
 TILE_BLOCKS = 4
 """Most blocks of samples in a tile: a tile's activations stay in the first- or second-level cache in all layers. In a
@@ -71,7 +96,7 @@ SAMPLES_ALONE = 3
 """Samples up to which a prediction is quicker one by one: a block holds more, but takes its time in any case."""
 
 UPDATE_GROUPS = 16
-"""Parts into which the parameters are divided where they are updated by themselves."""
+"""Parts into which the parameters are divided where they are updated, or summed, by themselves."""
 
 NO_ORDER = np.empty(0, np.int64)
 """The rows as they stand."""
@@ -81,7 +106,21 @@ FINITE, X_NOT_FINITE, Y_NOT_FINITE, LOSS_NOT_FINITE = range(4)
 
 BLOCK_LOSS, X_CHECK, Y_CHECK = range(3)
 """Columns of the report, which has a row for each block of samples: its loss; and, of a tile's first block, whether a
-value of the tile is not finite. Its last row is for the training run: status, sum of losses, steps taken."""
+value of the tile is not finite."""
+
+RUN, BATCH, SETTINGS = -1, -2, -3
+"""The report's last row is for the training run: status, sum of losses, steps taken. The one before it is for the
+batch, and before that stand the settings of the loss and of the penalty, in float64 whatever the arena is: of 0.99 in
+float32, too little would be left in 1 - 0.99. Before that, sums over :data:`UPDATE_GROUPS` groups of parameters."""
+
+TOTAL_WEIGHT, FACTOR = range(2)
+"""Of the batch: the sum of its samples' weights, and by what its gradient is multiplied."""
+
+LOSS_SETTING, L1, L2 = range(3)
+"""Of the settings."""
+
+REPORT_ROWS = UPDATE_GROUPS + 3
+"""Rows of the report beside those of the blocks."""
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -113,11 +152,27 @@ def _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1):
 
 
 @tile_function
-def _share_out(plan, arena, samples, p0, p1):
-    """Write each sample's share in the mean: ``1/N``, and 0 where a sample only fills up its block."""
-    size = block(arena)
+def _weigh(plan, report, sample_weights, order, first, samples):
+    """Note the sum of the weights of a batch: without any, their number. Of a given gradient all is taken as it is."""
+    total = float(samples)
+    if plan[-1, LOSS] == GIVEN_GRADIENT:
+        total = 1.0
+    elif sample_weights.size > 0:
+        total = 0.0
+        for n in range(samples):
+            total += sample_weights[row_of(order, first + n)]
+    report[BATCH, TOTAL_WEIGHT] = total
+
+
+@tile_function
+def _share_out(plan, arena, report, sample_weights, order, first, samples, p0, p1):
+    """Write each sample's share in the mean: its weight, by their sum; 0 where a sample only fills up its block."""
+    size, total = block(arena), report[BATCH, TOTAL_WEIGHT]
     for n in range(p0 * size, p1 * size):
-        arena[plan[-1, SHARES] + n] = 1.0 / samples if n < samples else 0.0
+        weight = 1.0 if n < samples else 0.0
+        if sample_weights.size > 0 and n < samples:
+            weight = sample_weights[row_of(order, first + n)]
+        arena[plan[-1, SHARES] + n] = weight / total if total > 0 else 0.0
 
 
 @tile_function
@@ -151,15 +206,15 @@ def _forward_tile(plan, parameters, arena, p0, p1, before_backward):
 @tile_function
 def _loss_tile(plan, arena, report, p0, p1):
     """Loss of each block of a tile, each sample's times its share; and the gradient ``dZ`` of the last layer."""
-    # loss = Σ_n L[n] / N
+    # loss = Σ_n s[n] L[n]
     size, last = block(arena), plan.shape[0] - 2
-    outputs, code = plan[last, OUTPUTS], plan[-1, LOSS]
+    outputs, code, setting = plan[last, OUTPUTS], plan[-1, LOSS], report[SETTINGS, LOSS_SETTING]
     for p in range(p0, p1):
         here = p * outputs * size
         z, a, d = plan[last, Z] + here, plan[last, A] + here, plan[last, DZ] + here
         losses, shares = plan[-1, SAMPLE_LOSSES] + p * size, plan[-1, SHARES] + p * size
-        loss_block(code, outputs, arena, z, arena, a, arena, plan[-1, TARGETS] + here, arena, losses, d)
-        if code == SQUARED_ERROR:  # the one loss that is a function of A: the slope is still to come
+        loss_block(code, setting, outputs, arena, z, arena, a, arena, plan[-1, TARGETS] + here, arena, losses, d)
+        if code < POISSON:  # a function of A: the slope is still to come
             slope_strip(plan[last, ACTIVATION], arena, z, arena, a, arena, arena, d, outputs * size)
         total = fill(arena, 0.0)
         for k in range(0, size, lanes(arena)):
@@ -230,16 +285,47 @@ def _weight_tile(layer, strip, i, first, last, add, plan, arena, gradient, g):
 
 
 @inlined_function
-def _update_tile(w, b, rows, columns, inputs, is_first, optimizer, rates, parameters, gradient, memory):
-    """Update what :func:`_weight_tile` returned; the biases with the first tile of a strip."""
-    for r in range(rows):
-        update_range(optimizer, rates, parameters, gradient, memory, w + r * inputs, w + r * inputs + columns)
-    if is_first:
-        update_range(optimizer, rates, parameters, gradient, memory, b, b + rows)
+def _finish_range(are_weights, start, stop, plan, report, parameters, gradient, optimizer, rates, memory):
+    """Penalty and update of parameters that are all weights, or all biases."""
+    if plan[-1, PENALIZES] > (NOTHING if are_weights else WEIGHTS_ALONE):
+        l1, l2 = report[SETTINGS, L1], report[SETTINGS, L2]
+        penalize_range(l1, l2, parameters, gradient, start, stop)
+    if optimizer != NO_UPDATE:
+        if decays(rates, are_weights):
+            decay_range(rates, parameters, start, stop)
+        update_range(optimizer, rates, parameters, gradient, memory, start, stop)
 
 
 @tile_function
-def _weight_tiles(start, stop, plan, arena, blocks, parameters, gradient, optimizer, rates, memory):
+def _finish_tile(w, b, rows, columns, inputs, is_first, plan, report, parameters, gradient, optimizer, rates, memory):
+    """Penalty and update of what :func:`_weight_tile` returned; of the biases with the first tile of a strip."""
+    for r in range(rows):
+        start = w + r * inputs
+        _finish_range(True, start, start + columns, plan, report, parameters, gradient, optimizer, rates, memory)
+    if is_first:
+        _finish_range(False, b, b + rows, plan, report, parameters, gradient, optimizer, rates, memory)
+
+
+@tile_function
+def _finish_flat(start, stop, plan, report, parameters, gradient, optimizer, rates, memory):
+    """Penalty and update of the parameters from ``start`` to ``stop``, of whatever layers they are."""
+    if plan[-1, PENALIZES] == NOTHING and not decays(rates, True):
+        if optimizer != NO_UPDATE:
+            update_range(optimizer, rates, parameters, gradient, memory, start, stop)
+        return
+    for layer in range(plan.shape[0] - 1):
+        w, b = plan[layer, WEIGHTS], plan[layer, BIASES]
+        after = b + plan[layer, OUTPUTS]
+        _finish_range(
+            True, max(start, w), min(stop, b), plan, report, parameters, gradient, optimizer, rates, memory
+        )  # fmt: skip
+        _finish_range(
+            False, max(start, b), min(stop, after), plan, report, parameters, gradient, optimizer, rates, memory
+        )
+
+
+@tile_function
+def _weight_tiles(start, stop, plan, arena, report, blocks, parameters, gradient, optimizer, rates, memory):
     """Tiles ``start`` to ``stop`` of all layers' weights.
 
     They are counted in groups of strips; in a group, block of inputs after block of inputs; there, strip after strip.
@@ -256,11 +342,12 @@ def _weight_tiles(start, stop, plan, arena, blocks, parameters, gradient, optimi
                     w, b, rows, columns = _weight_tile(
                         layer, strip, i, first, last, first > 0, plan, arena, gradient, 0
                     )
-                    if last == blocks and optimizer != NO_UPDATE:
+                    if last == blocks:
                         inputs = plan[layer, INPUTS]
-                        _update_tile(
-                            w, b, rows, columns, inputs, i == 0, optimizer, rates, parameters, gradient, memory
-                        )
+                        _finish_tile(
+                            w, b, rows, columns, inputs, i == 0, plan, report, parameters, gradient, optimizer, rates,
+                            memory,
+                        )  # fmt: skip
                 tile += group * input_blocks
 
 
@@ -275,7 +362,7 @@ def _partial_gradient(tile, plan, arena, n_parameters, p0, p1):
 
 
 @tile_function
-def _add_partials(start, stop, tiles, plan, arena, parameters, gradient, optimizer, rates, memory):
+def _add_partials(start, stop, tiles, plan, arena, report, parameters, gradient, optimizer, rates, memory):
     """Gradients of the parameters from ``start`` to ``stop``, from the tiles' partial ones, and their update."""
     step = lanes(arena)
     for k in range(start, stop, step):
@@ -283,8 +370,7 @@ def _add_partials(start, stop, tiles, plan, arena, parameters, gradient, optimiz
         for tile in range(1, tiles):
             total = total + load_first(arena, plan[-1, PARTIALS] + tile * parameters.size + k, stop - k)
         store_first(gradient, k, total, stop - k)
-    if optimizer != NO_UPDATE:
-        update_range(optimizer, rates, parameters, gradient, memory, start, stop)
+    _finish_flat(start, stop, plan, report, parameters, gradient, optimizer, rates, memory)
 
 
 @tile_function
@@ -297,16 +383,78 @@ def _n_parts(plan, arena, samples, n_parameters):
 
 
 @tile_function
-def _weight_part(part, parts, samples, plan, arena, parameters, gradient, optimizer, rates, memory):
+def _weight_part(part, parts, samples, plan, arena, report, parameters, gradient, optimizer, rates, memory):
     """One of ``parts`` equal parts of all weights."""
     if plan[-1, BY_SAMPLES]:
         size, tiles = parameters.size, _n_tiles(plan, arena, samples)
         start, stop = part * size // parts, (part + 1) * size // parts
-        _add_partials(start, stop, tiles, plan, arena, parameters, gradient, optimizer, rates, memory)
+        _add_partials(start, stop, tiles, plan, arena, report, parameters, gradient, optimizer, rates, memory)
     else:
         tiles, blocks = _count_weight_tiles(plan, arena), _n_blocks(arena, samples)
         start, stop = part * tiles // parts, (part + 1) * tiles // parts
-        _weight_tiles(start, stop, plan, arena, blocks, parameters, gradient, optimizer, rates, memory)
+        _weight_tiles(start, stop, plan, arena, report, blocks, parameters, gradient, optimizer, rates, memory)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# sums over all parameters, group by group
+
+
+@tile_function
+def _group(group, size):
+    """Where a group of parameters begins and ends."""
+    return group * size // UPDATE_GROUPS, (group + 1) * size // UPDATE_GROUPS
+
+
+@tile_function
+def _first_group(report):
+    return report.shape[0] - REPORT_ROWS
+
+
+@tile_function
+def _penalty_group(group, plan, parameters, report):
+    """Note the penalty of a group of parameters."""
+    start, stop = _group(group, parameters.size)
+    l1, l2 = report[SETTINGS, L1], report[SETTINGS, L2]
+    total = 0.0
+    for layer in range(plan.shape[0] - 1):
+        after = plan[layer, BIASES] + (plan[layer, OUTPUTS] if plan[-1, PENALIZES] == EVERYTHING else 0)
+        total += penalty_of_range(l1, l2, parameters, max(start, plan[layer, WEIGHTS]), min(stop, after))
+    report[_first_group(report) + group, 0] = total
+
+
+@tile_function
+def _square_group(group, gradient, report):
+    """Note the sum of squares of a group's gradient."""
+    start, stop = _group(group, gradient.size)
+    report[_first_group(report) + group, 0] = square_of_range(gradient, start, stop)
+
+
+@tile_function
+def _update_group(group, plan, report, parameters, gradient, optimizer, rates, memory):
+    """Update a group of parameters from its gradient, times the batch's factor."""
+    start, stop = _group(group, parameters.size)
+    scale_range(report[BATCH, FACTOR], gradient, start, stop)
+    if decays(rates, True):
+        for layer in range(plan.shape[0] - 1):
+            after = plan[layer, BIASES] + (plan[layer, OUTPUTS] if decays(rates, False) else 0)
+            decay_range(rates, parameters, max(start, plan[layer, WEIGHTS]), min(stop, after))
+    update_range(optimizer, rates, parameters, gradient, memory, start, stop)
+
+
+@tile_function
+def _add_groups(report):
+    """The groups' sums, in their order."""
+    total = 0.0
+    for group in range(UPDATE_GROUPS):
+        total += report[_first_group(report) + group, 0]
+    return total
+
+
+@tile_function
+def _limit(report, max_norm):
+    """Note by what the gradient is multiplied, so that its norm is ``max_norm`` at most."""
+    norm = math.sqrt(_add_groups(report))
+    report[BATCH, FACTOR] = max_norm / norm if norm > max_norm else 1.0
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -350,6 +498,8 @@ def _status(plan, arena, samples, report):
             return Y_NOT_FINITE, 0.0
     for p in range(_n_blocks(arena, samples)):
         total += report[p, BLOCK_LOSS]
+    if plan[-1, PENALIZES] != NOTHING:
+        total += _add_groups(report)
     return (FINITE if total - total == 0 else LOSS_NOT_FINITE), total
 
 
@@ -365,6 +515,7 @@ def forward(plan, parameters, arena, report, data, order, first, samples):
         report[p0:p1, BLOCK_LOSS], report[p0, Y_CHECK] = 0.0, 0.0
         report[p0, X_CHECK] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
         _forward_tile(plan, parameters, arena, p0, p1, True)
+    report[_first_group(report) : SETTINGS, 0] = 0.0
     return _status(plan, arena, samples, report)[0]
 
 
@@ -436,57 +587,81 @@ def predict(plan, parameters, arena, report, data, first, samples, output):
     return FINITE if report[0, X_CHECK] == 0 else X_NOT_FINITE
 
 
+@tile_function
+def _n_sample_tasks(plan, arena, samples):
+    """Tasks of the phase over samples: its tiles; and groups of parameters, if there is a penalty."""
+    return _n_tiles(plan, arena, samples) + (UPDATE_GROUPS if plan[-1, PENALIZES] != NOTHING else 0)
+
+
 @kernel
-def loss_value(plan, parameters, arena, report, data, targets, labels, order, first, samples):
+def loss_value(plan, parameters, arena, report, data, targets, labels, sample_weights, order, first, samples):
     """Loss of a batch, as in :func:`forward`. Returns the status and the loss."""
-    for tile in prange(_n_tiles(plan, arena, samples)):
-        p0, p1 = _blocks_of_tile(plan, arena, samples, tile)
-        report[p0, X_CHECK] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
-        report[p0, Y_CHECK] = _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1)
-        _share_out(plan, arena, samples, p0, p1)
-        _forward_tile(plan, parameters, arena, p0, p1, False)
-        _loss_tile(plan, arena, report, p0, p1)
-    return _status(plan, arena, samples, report)
-
-
-@kernel
-def backward(plan, parameters, arena, report, targets, labels, order, first, samples, gradient):
-    """Backward pass of the batch that :func:`forward` left in the arena. Returns the status and the loss."""
-    for tile in prange(_n_tiles(plan, arena, samples)):
-        p0, p1 = _blocks_of_tile(plan, arena, samples, tile)
-        report[p0, X_CHECK] = 0.0
-        report[p0, Y_CHECK] = _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1)
-        _share_out(plan, arena, samples, p0, p1)
-        _loss_tile(plan, arena, report, p0, p1)
-        _backward_tile(plan, parameters, arena, p0, p1)
-        if plan[-1, BY_SAMPLES]:
-            _partial_gradient(tile, plan, arena, parameters.size, p0, p1)
-    parts = _n_parts(plan, arena, samples, parameters.size)
-    for part in prange(parts):
-        _weight_part(part, parts, samples, plan, arena, parameters, gradient, NO_UPDATE, NO_RATES, gradient)
+    tiles = _n_tiles(plan, arena, samples)
+    _weigh(plan, report, sample_weights, order, first, samples)
+    for task in prange(_n_sample_tasks(plan, arena, samples)):
+        if task >= tiles:
+            _penalty_group(task - tiles, plan, parameters, report)
+        else:
+            p0, p1 = _blocks_of_tile(plan, arena, samples, task)
+            report[p0, X_CHECK] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
+            report[p0, Y_CHECK] = _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1)
+            _share_out(plan, arena, report, sample_weights, order, first, samples, p0, p1)
+            _forward_tile(plan, parameters, arena, p0, p1, False)
+            _loss_tile(plan, arena, report, p0, p1)
     return _status(plan, arena, samples, report)
 
 
 @tile_function
-def _training_tile(
-    tile, plan, parameters, arena, report, data, targets, labels, order, first, samples,
+def _backward_task(
+    task, plan, parameters, arena, report, targets, labels, sample_weights, order, first, samples,
 ):  # fmt: skip
-    """A tile of samples: read, forward, loss, backward."""
-    p0, p1 = _blocks_of_tile(plan, arena, samples, tile)
-    report[p0, X_CHECK] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
+    """Backward pass of a tile of samples that has been forward; or the penalty of a group of parameters."""
+    if task >= _n_tiles(plan, arena, samples):
+        _penalty_group(task - _n_tiles(plan, arena, samples), plan, parameters, report)
+        return
+    p0, p1 = _blocks_of_tile(plan, arena, samples, task)
     report[p0, Y_CHECK] = _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1)
-    _share_out(plan, arena, samples, p0, p1)
-    _forward_tile(plan, parameters, arena, p0, p1, True)
+    _share_out(plan, arena, report, sample_weights, order, first, samples, p0, p1)
     _loss_tile(plan, arena, report, p0, p1)
     _backward_tile(plan, parameters, arena, p0, p1)
     if plan[-1, BY_SAMPLES]:
-        _partial_gradient(tile, plan, arena, parameters.size, p0, p1)
+        _partial_gradient(task, plan, arena, parameters.size, p0, p1)
+
+
+@kernel
+def backward(
+    plan, parameters, arena, report, targets, labels, sample_weights, order, first, samples, gradient,
+):  # fmt: skip
+    """Backward pass of the batch that :func:`forward` left in the arena. Returns the status and the loss."""
+    _weigh(plan, report, sample_weights, order, first, samples)
+    for task in prange(_n_sample_tasks(plan, arena, samples)):
+        _backward_task(
+            np.int64(task), plan, parameters, arena, report, targets, labels, sample_weights, order, first, samples,
+        )  # fmt: skip
+    parts = _n_parts(plan, arena, samples, parameters.size)
+    for part in prange(parts):
+        _weight_part(part, parts, samples, plan, arena, report, parameters, gradient, NO_UPDATE, NO_RATES, gradient)
+    return _status(plan, arena, samples, report)
+
+
+@tile_function
+def _training_task(
+    task, plan, parameters, arena, report, data, targets, labels, sample_weights, order, first, samples,
+):  # fmt: skip
+    """A tile of samples: read, forward, loss, backward; or the penalty of a group of parameters."""
+    if task < _n_tiles(plan, arena, samples):
+        p0, p1 = _blocks_of_tile(plan, arena, samples, task)
+        report[p0, X_CHECK] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
+        _forward_tile(plan, parameters, arena, p0, p1, True)
+    _backward_task(
+        task, plan, parameters, arena, report, targets, labels, sample_weights, order, first, samples,
+    )  # fmt: skip
 
 
 @tile_function
 def _begin(crew, report):
     for k in range(report.shape[1]):
-        report[-1, k] = 0.0
+        report[RUN, k] = 0.0
     open_phase(crew, 0)
 
 
@@ -494,73 +669,95 @@ def _begin(crew, report):
 def _judge(plan, arena, samples, report):
     """Add up the losses of a step's blocks in the report's last row; returns whether the step may be taken."""
     status, loss = _status(plan, arena, samples, report)
-    report[-1, 0] = status
+    report[RUN, 0] = status
     if status != FINITE:
-        report[-1, 1] = loss * samples
+        report[RUN, 1] = loss * report[BATCH, TOTAL_WEIGHT]
         return False
-    report[-1, 1] += loss * samples
+    report[RUN, 1] += loss * report[BATCH, TOTAL_WEIGHT]
     return True
+
+
+OVER_SAMPLES, OVER_WEIGHTS, OVER_SQUARES, OVER_GROUPS = range(4)
+"""The phases of a step. The last two are only where the norm of the gradient is limited, which must be known first."""
 
 
 @tile_function
 def _train_along(
-    crew, plan, parameters, arena, report, gradient, memory, data, targets, labels, order, n_rows, batch_size, first,
-    n_steps, optimizer, settings, step,
+    crew, plan, parameters, arena, report, gradient, memory, data, targets, labels, sample_weights, order, n_rows,
+    batch_size, first, n_steps, optimizer, settings, step,
 ):  # fmt: skip
-    """What each thread does: claim a task of the present phase, until there are no more phases.
-
-    Phase ``2 k`` is step ``k`` over samples, phase ``2 k + 1`` over weights.
-    """
+    """What each thread does: claim a task of the present phase, until there are no more phases."""
+    is_limited = settings[MAX_NORM] > 0 and optimizer != NO_UPDATE
+    phases = 4 if is_limited else 2
     while True:
         phase, task = claim(crew)
-        k = phase // 2
+        k, kind = phase // phases, phase % phases
         if k >= n_steps:
             return
         start = first + k * batch_size
         samples = min(batch_size, n_rows - start)
-        over_samples = phase % 2 == 0
-        tasks = _n_tiles(plan, arena, samples) if over_samples else _n_parts(plan, arena, samples, parameters.size)
+        if kind == OVER_SAMPLES:
+            tasks = _n_sample_tasks(plan, arena, samples)
+        elif kind == OVER_WEIGHTS:
+            tasks = _n_parts(plan, arena, samples, parameters.size)
+        else:
+            tasks = UPDATE_GROUPS
         if task >= tasks:
             wait_for_next(crew, phase)
-        elif over_samples:
-            _training_tile(
-                task, plan, parameters, arena, report, data, targets, labels, order, start, samples,
+        elif kind == OVER_SAMPLES:
+            _training_task(
+                task, plan, parameters, arena, report, data, targets, labels, sample_weights, order, start, samples,
             )  # fmt: skip
             if finish(crew, tasks):
                 good = _judge(plan, arena, samples, report)
-                open_phase(crew, phase + 1 if good else 2 * n_steps)
+                open_phase(crew, phase + 1 if good else phases * n_steps)
         else:
-            rates = rates_of(optimizer, settings, step + k)
-            _weight_part(task, tasks, samples, plan, arena, parameters, gradient, optimizer, rates, memory)
+            rates = rates_of(optimizer, settings, step + k, k)
+            if kind == OVER_WEIGHTS:
+                rule = NO_UPDATE if is_limited else optimizer
+                _weight_part(task, tasks, samples, plan, arena, report, parameters, gradient, rule, rates, memory)
+            elif kind == OVER_SQUARES:
+                _square_group(task, gradient, report)
+            else:
+                _update_group(task, plan, report, parameters, gradient, optimizer, rates, memory)
             if finish(crew, tasks):
-                report[-1, 2] += 1
+                if kind == OVER_SQUARES:
+                    _limit(report, settings[MAX_NORM])
+                elif kind == phases - 1:
+                    report[RUN, 2] += 1
+                    following = start + batch_size
+                    _weigh(plan, report, sample_weights, order, following, min(batch_size, n_rows - following))
                 open_phase(crew, phase + 1)
 
 
 @kernel
 def train(
-    crew, plan, parameters, arena, report, gradient, memory, data, targets, labels, order, n_rows, batch_size, first,
-    n_steps, optimizer, settings, step,
+    crew, plan, parameters, arena, report, gradient, memory, data, targets, labels, sample_weights, order, n_rows,
+    batch_size, first, n_steps, optimizer, settings, step,
 ):  # fmt: skip
     """Take ``n_steps`` training steps over minibatches of ``n_rows`` rows, from row ``first`` of ``order`` on.
 
-    Returns the status, the sum of the steps' losses times their samples, and the number of steps taken. A step whose
-    data or loss is not finite changes nothing and is the last one; its loss is what comes back.
+    Returns the status, the sum of the steps' losses times their samples' weights, and the number of steps taken. A
+    step whose data or loss is not finite changes nothing and is the last one; its loss is what comes back.
     """
     _begin(crew, report)
+    _weigh(plan, report, sample_weights, order, first, min(batch_size, n_rows - first))
     for _ in prange(plan[-1, THREADS]):
         _train_along(
-            crew, plan, parameters, arena, report, gradient, memory, data, targets, labels, order, n_rows, batch_size,
-            first, n_steps, optimizer, settings, step,
+            crew, plan, parameters, arena, report, gradient, memory, data, targets, labels, sample_weights, order,
+            n_rows, batch_size, first, n_steps, optimizer, settings, step,
         )  # fmt: skip
-    return int(report[-1, 0]), report[-1, 1], int(report[-1, 2])
+    return int(report[RUN, 0]), report[RUN, 1], int(report[RUN, 2])
 
 
 @kernel
-def update(parameters, gradient, memory, optimizer, settings, step):
-    """Update every parameter from any gradient."""
-    size = parameters.size
-    rates = rates_of(optimizer, settings, step)
+def update(plan, report, parameters, gradient, memory, optimizer, settings, step):
+    """Update every parameter from any gradient, whose norm is limited first if that is wanted."""
+    rates = rates_of(optimizer, settings, step, 0)
+    report[BATCH, FACTOR] = 1.0
+    if settings[MAX_NORM] > 0:
+        for group in range(UPDATE_GROUPS):
+            _square_group(group, gradient, report)
+        _limit(report, settings[MAX_NORM])
     for group in prange(UPDATE_GROUPS):
-        start, stop = group * size // UPDATE_GROUPS, (group + 1) * size // UPDATE_GROUPS
-        update_range(optimizer, rates, parameters, gradient, memory, start, stop)
+        _update_group(np.int64(group), plan, report, parameters, gradient, optimizer, rates, memory)

@@ -7,19 +7,31 @@ Compiled code chooses by an integer. Adding an optimizer is adding its function,
 from __future__ import annotations
 
 from fastmlp.kernels.jit import tile_function
-from fastmlp.kernels.simd import lanes, load_first, square_root, store_first
+from fastmlp.kernels.simd import (
+    absolute,
+    fill,
+    fill_like,
+    lanes,
+    load_first,
+    square_root,
+    store_first,
+    sum_lanes,
+    where,
+)
 
-NO_UPDATE, PLAIN_SGD, SGD, ADAM = range(4)
+NO_UPDATE, PLAIN_SGD, SGD, NESTEROV, RMSPROP, ADAM = range(6)
 """The integers by which compiled code knows an optimizer. ``NO_UPDATE`` leaves the parameters alone; ``PLAIN_SGD`` is
 SGD without momentum, which has nothing to remember and spares the memory's traffic."""
 
-CODES = {"sgd": SGD, "adam": ADAM}
+CODES = {"sgd": SGD, "nesterov": NESTEROV, "rmsprop": RMSPROP, "adam": ADAM}
 """The update rules by name."""
 
-LEARNING_RATE, FIRST_DECAY, SECOND_DECAY, EPSILON = range(4)
-"""Where a setting stands in the array of settings. The first decay is SGD's momentum, or Adam's ``beta1``."""
+LEARNING_RATE, FIRST_DECAY, SECOND_DECAY, EPSILON, WEIGHT_DECAY, DECAYS_BIASES, MAX_NORM = range(7)
+"""Where a setting stands in the array of settings. The first decay is SGD's and RMSprop's momentum, or Adam's
+``beta1``; the norm of the gradient is cut down to ``MAX_NORM`` if that is above 0. Behind the settings may follow the
+learning rates of the steps of a call, one each, instead of the one in front."""
 
-N_SETTINGS = 4
+N_SETTINGS = 7
 
 
 @tile_function
@@ -27,6 +39,21 @@ def sgd(parameter, gradient, velocity, learning_rate, momentum):
     """Stochastic gradient descent with momentum: the new parameter and velocity."""
     velocity = momentum * velocity + gradient
     return parameter - learning_rate * velocity, velocity
+
+
+@tile_function
+def nesterov(parameter, gradient, velocity, learning_rate, momentum):
+    """Nesterov's momentum: the new parameter and velocity."""
+    velocity = momentum * velocity + gradient
+    return parameter - learning_rate * (gradient + momentum * velocity), velocity
+
+
+@tile_function
+def rmsprop(parameter, gradient, velocity, second_moment, learning_rate, momentum, decay, epsilon):
+    """RMSprop, with momentum: the new parameter, velocity and second moment."""
+    second_moment = decay * second_moment + (1 - decay) * gradient * gradient
+    velocity = momentum * velocity + gradient / (square_root(second_moment) + epsilon)
+    return parameter - learning_rate * velocity, velocity, second_moment
 
 
 @tile_function
@@ -49,19 +76,87 @@ def adam(
     return parameter - learning_rate * step, first_moment, second_moment
 
 
-NO_RATES = (0.0, 0.0, 0.0, 0.0, 1.0, 1.0)
+@tile_function
+def decayed(parameter, learning_rate, weight_decay):
+    """A parameter before a step, drawn towards 0 by the rate alone: decoupled weight decay."""
+    return parameter * (1 - learning_rate * weight_decay)
+
+
+@tile_function
+def penalty_gradient(parameter, l1, l2):
+    """Gradient of ``l1 |w| + l2 / 2 w²``; 0 at the kink of ``|w|``."""
+    sign = where(parameter > 0, fill_like(parameter, 1.0), where(parameter < 0, fill_like(parameter, -1.0), 0.0))
+    return l1 * sign + l2 * parameter
+
+
+NO_RATES = (0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, False)
 """What goes with ``NO_UPDATE``."""
 
 
 @tile_function
-def rates_of(optimizer, settings, step):
-    """Settings as numbers, and the two corrections of Adam at step ``step`` (the first is 1)."""
+def rates_of(optimizer, settings, step, k):
+    """Settings as numbers for step ``k`` of a call, and the two corrections of Adam at its step ``step`` (from 1)."""
     first_decay, second_decay = float(settings[FIRST_DECAY]), float(settings[SECOND_DECAY])
     first_correction, second_correction = 1.0, 1.0
     if optimizer == ADAM:
         first_correction, second_correction = 1 - first_decay**step, 1 - second_decay**step
-    learning_rate, epsilon = float(settings[LEARNING_RATE]), float(settings[EPSILON])
-    return learning_rate, first_decay, second_decay, epsilon, first_correction, second_correction
+    learning_rate = float(settings[N_SETTINGS + k] if settings.size > N_SETTINGS else settings[LEARNING_RATE])
+    epsilon, weight_decay = float(settings[EPSILON]), float(settings[WEIGHT_DECAY])
+    return (
+        learning_rate, first_decay, second_decay, epsilon, first_correction, second_correction, weight_decay,
+        settings[DECAYS_BIASES] != 0,
+    )  # fmt: skip
+
+
+@tile_function
+def decays(rates, are_weights):
+    """Whether weights, or biases, are drawn towards 0."""
+    weight_decay, of_biases = rates[6:]
+    return weight_decay != 0 and (are_weights or of_biases)
+
+
+@tile_function
+def decay_range(rates, parameters, start, stop):
+    """Draw the parameters from ``start`` to ``stop`` towards 0."""
+    learning_rate, weight_decay = rates[0], rates[6]
+    for k in range(start, stop, lanes(parameters)):
+        parameter = load_first(parameters, k, stop - k)
+        store_first(parameters, k, decayed(parameter, learning_rate, weight_decay), stop - k)
+
+
+@tile_function
+def penalize_range(l1, l2, parameters, gradient, start, stop):
+    """Add the penalty's gradient to that of the parameters from ``start`` to ``stop``."""
+    for k in range(start, stop, lanes(parameters)):
+        g = load_first(gradient, k, stop - k) + penalty_gradient(load_first(parameters, k, stop - k), l1, l2)
+        store_first(gradient, k, g, stop - k)
+
+
+@tile_function
+def penalty_of_range(l1, l2, parameters, start, stop):
+    """``l1 Σ |w| + l2 / 2 Σ w²`` over the parameters from ``start`` to ``stop``."""
+    total = fill(parameters, 0.0)
+    for k in range(start, stop, lanes(parameters)):
+        w = load_first(parameters, k, stop - k)
+        total = total + (l1 * absolute(w) + (0.5 * l2) * w * w)
+    return float(sum_lanes(total))
+
+
+@tile_function
+def square_of_range(gradient, start, stop):
+    """``Σ g²`` over the gradient from ``start`` to ``stop``."""
+    total = fill(gradient, 0.0)
+    for k in range(start, stop, lanes(gradient)):
+        g = load_first(gradient, k, stop - k)
+        total = total + g * g
+    return float(sum_lanes(total))
+
+
+@tile_function
+def scale_range(factor, gradient, start, stop):
+    """Multiply the gradient from ``start`` to ``stop``."""
+    for k in range(start, stop, lanes(gradient)):
+        store_first(gradient, k, load_first(gradient, k, stop - k) * factor, stop - k)
 
 
 @tile_function
@@ -70,7 +165,7 @@ def update_range(optimizer, rates, parameters, gradient, memory, start, stop):
 
     ``memory`` holds the velocity or first moment of every parameter, then the second moment of every parameter.
     """
-    learning_rate, first_decay, second_decay, epsilon, first_correction, second_correction = rates
+    learning_rate, first_decay, second_decay, epsilon, first_correction, second_correction = rates[:6]
     second_half = memory.size // 2
     for k in range(start, stop, lanes(parameters)):
         left = stop - k
@@ -81,6 +176,15 @@ def update_range(optimizer, rates, parameters, gradient, memory, start, stop):
             m = load_first(memory, k, left)
             parameter, m = sgd(parameter, g, m, learning_rate, first_decay)
             store_first(memory, k, m, left)
+        elif optimizer == NESTEROV:
+            m = load_first(memory, k, left)
+            parameter, m = nesterov(parameter, g, m, learning_rate, first_decay)
+            store_first(memory, k, m, left)
+        elif optimizer == RMSPROP:
+            m, v = load_first(memory, k, left), load_first(memory, second_half + k, left)
+            parameter, m, v = rmsprop(parameter, g, m, v, learning_rate, first_decay, second_decay, epsilon)
+            store_first(memory, k, m, left)
+            store_first(memory, second_half + k, v, left)
         else:
             m, v = load_first(memory, k, left), load_first(memory, second_half + k, left)
             parameter, m, v = adam(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.oracle.activations import ACTIVATIONS
+from fastmlp.oracle.activations import OUTPUT_ACTIVATIONS
 
 Array = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ def affine_backward(W: Array, X: Array, dZ: Array) -> tuple[Array, Array, Array]
 def activate(activation: str, Z: Array) -> Array:
     """Apply the activation of this name to every element."""
     # A[j,n] = f(Z[j,n])
-    return ACTIVATIONS[activation].function(Z)
+    return OUTPUT_ACTIVATIONS[activation].function(Z)
 
 
 def activate_backward(activation: str, Z: Array, A: Array, dA: Array) -> Array:
@@ -54,4 +54,4 @@ def activate_backward(activation: str, Z: Array, A: Array, dA: Array) -> Array:
     The forward line was ``A[j,n] = f(Z[j,n])``. By the rule for elements, multiply by the slope (BP1, BP2).
     """
     # dZ[j,n] = dA[j,n] f'(Z[j,n])
-    return dA * ACTIVATIONS[activation].slope(Z, A)
+    return dA * OUTPUT_ACTIVATIONS[activation].slope(Z, A)

@@ -26,6 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.oracle import layer, losses
+from fastmlp.oracle.losses import Loss
+from fastmlp.oracle.optimizers import penalty_gradient
 
 Array = NDArray[np.float64]
 
@@ -46,6 +48,14 @@ class ForwardPass(NamedTuple):
     """``Z[j,n]`` of each layer."""
     activations: list[Array]
     """``X[i,n]``, then ``A[j,n]`` of each layer: entry ``l`` is what enters layer ``l``."""
+
+
+class Penalty(NamedTuple):
+    """What is added to the loss: ``l1 Σ |w| + l2 / 2 Σ w²`` over the weights, and over the biases too if wanted."""
+
+    l1: float = 0.0
+    l2: float = 0.0
+    biases: bool = False
 
 
 def initialize(
@@ -117,24 +127,44 @@ def forward(parameters: Sequence[Parameters], X: Array, *, activations: Sequence
     return forward_pass
 
 
-def loss_value(forward_pass: ForwardPass, targets: Array, *, loss: str = "squared_error") -> float:
-    """The loss: the mean over samples of ``L[n]``."""
-    # loss = Σ_n L[n] / N
-    chosen = losses.LOSSES[loss]
+def shares(n_samples: int, sample_weight: Array | None = None) -> Array:
+    """Each sample's share in the mean: ``1/N``, or its weight by the sum of the weights (0 where that is 0)."""
+    weight = np.ones(n_samples) if sample_weight is None else sample_weight
+    total = weight.sum()
+    return weight / total if total > 0 else np.zeros(n_samples)
+
+
+def loss_value(
+    forward_pass: ForwardPass,
+    targets: Array,
+    *,
+    loss: str | Loss = "squared_error",
+    sample_weight: Array | None = None,
+) -> float:
+    """The loss: the mean over samples of ``L[n]``, with each sample's share in it, ``s[n]``."""
+    chosen = losses.chosen(loss)
     output = forward_pass.pre_activations[-1] if chosen.of_pre_activations else forward_pass.activations[-1]
-    return float(chosen.function(output, targets)[0].mean())
+    L = chosen.of(output, targets)[0]
+    s = shares(L.size, sample_weight)
+    # loss = Σ_n s[n] L[n]
+    return float((s * L).sum())
 
 
 def output_gradient(
-    forward_pass: ForwardPass, targets: Array, *, activation: str = "identity", loss: str = "squared_error"
+    forward_pass: ForwardPass,
+    targets: Array,
+    *,
+    activation: str = "identity",
+    loss: str | Loss = "squared_error",
+    sample_weight: Array | None = None,
 ) -> Array:
     """Gradient ``dZ`` of the loss with respect to the last layer's pre-activations (Nielsen's BP1)."""
     Z, A = forward_pass.pre_activations[-1], forward_pass.activations[-1]
-    chosen = losses.LOSSES[loss]
-    n_samples = A.shape[1]
+    chosen = losses.chosen(loss)
+    s = shares(A.shape[1], sample_weight)
     if chosen.of_pre_activations:
-        return chosen.function(Z, targets)[1] / n_samples
-    return layer.activate_backward(activation, Z, A, chosen.function(A, targets)[1] / n_samples)
+        return s * chosen.of(Z, targets)[1]
+    return layer.activate_backward(activation, Z, A, s * chosen.of(A, targets)[1])
 
 
 def backward(
@@ -143,7 +173,9 @@ def backward(
     targets: Array,
     *,
     activations: Sequence[str] | None = None,
-    loss: str = "squared_error",
+    loss: str | Loss = "squared_error",
+    sample_weight: Array | None = None,
+    penalty: Penalty | None = None,
 ) -> list[Parameters]:
     """Backward pass through every layer, the last one first.
 
@@ -157,8 +189,12 @@ def backward(
         ``Y[j,n]``.
     activations : sequence of str, optional
         As in :func:`forward`.
-    loss : str
-        A name in :data:`fastmlp.oracle.losses.LOSSES`.
+    loss : str or Loss
+        A name in :data:`fastmlp.oracle.losses.LOSSES`, or an entry of it with another setting.
+    sample_weight : ndarray of shape (samples,), optional
+        The mean over samples is then weighted.
+    penalty : Penalty, optional
+        What is added to the loss for large parameters.
 
     Returns
     -------
@@ -167,7 +203,7 @@ def backward(
     """
     activations = activations or original_activations(len(parameters))
     gradients: list[Parameters] = []
-    dZ = output_gradient(forward_pass, targets, activation=activations[-1], loss=loss)
+    dZ = output_gradient(forward_pass, targets, activation=activations[-1], loss=loss, sample_weight=sample_weight)
     for index in reversed(range(len(parameters))):
         # the forward lines of this layer were:  Z = affine(W, b, X);  A = activate(Z)
         W, X = parameters[index][0], forward_pass.activations[index]
@@ -177,4 +213,24 @@ def backward(
             # what enters this layer is the activation A of the one below, so dX is that layer's dA
             below = index - 1
             dZ = layer.activate_backward(activations[below], forward_pass.pre_activations[below], X, dX)
-    return gradients
+    return gradients if penalty is None else add_penalty_gradients(parameters, gradients, penalty)
+
+
+def penalty_value(parameters: Sequence[Parameters], penalty: Penalty) -> float:
+    """What is added to the loss: Goodfellow, Bengio & Courville, section 7.1."""
+    penalized = [part for W, b in parameters for part in ([W, b] if penalty.biases else [W])]
+    return float(sum(penalty.l1 * np.abs(w).sum() + penalty.l2 / 2 * (w**2).sum() for w in penalized))
+
+
+def add_penalty_gradients(
+    parameters: Sequence[Parameters], gradients: Sequence[Parameters], penalty: Penalty
+) -> list[Parameters]:
+    """Gradients of the loss with the penalty: equations 7.5 and 7.20 of the same; 0 at the kink of ``|w|``."""
+
+    def of(w: Array) -> Array:
+        return penalty_gradient(w, penalty.l1, penalty.l2)
+
+    return [
+        Parameters(dW + of(W), db + of(b) if penalty.biases else db)
+        for (W, b), (dW, db) in zip(parameters, gradients, strict=True)
+    ]

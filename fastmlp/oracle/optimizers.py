@@ -24,6 +24,37 @@ def sgd(
     return parameter - learning_rate * velocity, velocity
 
 
+def nesterov(
+    parameter: Array, gradient: Array, velocity: Array, learning_rate: float, momentum: float
+) -> tuple[Array, Array]:
+    """Nesterov's momentum: the step goes where the velocity will have led. The new parameter and velocity.
+
+    Source: Sutskever et al. 2013, equations 3 and 4, in terms of the parameter after the look ahead (Bengio et al.
+    2013, *Advances in Optimizing Recurrent Networks*, section 3.5).
+    """
+    velocity = momentum * velocity + gradient
+    return parameter - learning_rate * (gradient + momentum * velocity), velocity
+
+
+def rmsprop(
+    parameter: Array,
+    gradient: Array,
+    velocity: Array,
+    second_moment: Array,
+    learning_rate: float,
+    momentum: float,
+    decay: float,
+    epsilon: float,
+) -> tuple[Array, Array, Array]:
+    """RMSprop, with momentum: the new parameter, velocity and second moment.
+
+    Source: Goodfellow, Bengio & Courville, algorithms 8.5 and 8.6, with ``epsilon`` outside of the root.
+    """
+    second_moment = decay * second_moment + (1 - decay) * gradient * gradient
+    velocity = momentum * velocity + gradient / (np.sqrt(second_moment) + epsilon)
+    return parameter - learning_rate * velocity, velocity, second_moment
+
+
 def adam(
     parameter: Array,
     gradient: Array,
@@ -47,3 +78,16 @@ def adam(
     second_moment = beta2 * second_moment + (1 - beta2) * gradient * gradient
     step = (first_moment / first_correction) / (np.sqrt(second_moment / second_correction) + epsilon)
     return parameter - learning_rate * step, first_moment, second_moment
+
+
+def decayed(parameter: Array, learning_rate: float, weight_decay: float) -> Array:
+    """A parameter before a step, drawn towards 0 by the rate alone, whatever its gradient: decoupled weight decay.
+
+    Source: Loshchilov & Hutter 2019, algorithm 2; with Adam it is AdamW.
+    """
+    return parameter * (1 - learning_rate * weight_decay)
+
+
+def penalty_gradient(parameter: Array, l1: float, l2: float) -> Array:
+    """Gradient of ``l1 |w| + l2 / 2 w²``; 0 at the kink of ``|w|``."""
+    return l1 * np.sign(parameter) + l2 * parameter
