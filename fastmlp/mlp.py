@@ -7,6 +7,7 @@ a *column*.
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -1154,7 +1155,8 @@ class _Trainee:
         array = self._run.optimizer.with_rates(max(mlp._steps - 1, 0), 1, mlp._rate_factor)
         is_listed = array.size > optimizers.N_SETTINGS
         rate = float(array[optimizers.N_SETTINGS if is_listed else optimizers.LEARNING_RATE])
-        norm = float(np.linalg.norm(mlp._gradient.astype(np.float64, copy=False)) / (mlp._limited or 1.0))
+        # not by np.linalg.norm: its threads, OpenBLAS's, go on waiting busily and take the processors from ours
+        norm = math.sqrt(float(np.square(mlp._gradient, dtype=np.float64).sum())) / (mlp._limited or 1.0)
         held_loss = None if self._held is None else mlp._loss_value(*self._held)
         found: dict[str, float] = {}
         if self._metrics:

@@ -30,7 +30,7 @@ MACHINERY = {
     },
     "optimizers": {
         "rates_of", "decays", "decay_range", "penalize_range", "penalty_of_range", "square_of_range", "scale_range",
-        "update_range",
+        "update_rows",
     },
     "network": {"predict", "train", "update"},
 }  # fmt: skip

@@ -55,7 +55,7 @@ from fastmlp.kernels.optimizers import (
     rates_of,
     scale_range,
     square_of_range,
-    update_range,
+    update_rows,
 )
 from fastmlp.kernels.simd import block, fill, lanes, load, load_first, store, store_first, sum_lanes, where
 
@@ -168,11 +168,13 @@ def _weigh(plan, report, sample_weights, order, first, samples):
 def _share_out(plan, arena, report, sample_weights, order, first, samples, p0, p1):
     """Write each sample's share in the mean: its weight, by their sum; 0 where a sample only fills up its block."""
     size, total = block(arena), report[BATCH, TOTAL_WEIGHT]
-    for n in range(p0 * size, p1 * size):
-        weight = 1.0 if n < samples else 0.0
-        if sample_weights.size > 0 and n < samples:
-            weight = sample_weights[row_of(order, first + n)]
-        arena[plan[-1, SHARES] + n] = weight / total if total > 0 else 0.0
+    to, share = plan[-1, SHARES], 1.0 / total if total > 0 else 0.0
+    if sample_weights.size == 0:
+        for n in range(p0 * size, p1 * size):
+            arena[to + n] = share if n < samples else 0.0
+    else:
+        for n in range(p0 * size, p1 * size):
+            arena[to + n] = sample_weights[row_of(order, first + n)] * share if n < samples else 0.0
 
 
 @tile_function
@@ -285,6 +287,12 @@ def _weight_tile(layer, strip, i, first, last, add, plan, arena, gradient, g):
 
 
 @inlined_function
+def _is_bare(plan, rates):
+    """Whether there is neither penalty nor decay: weights and biases are then updated alike."""
+    return plan[-1, PENALIZES] == NOTHING and not decays(rates, True)
+
+
+@tile_function
 def _finish_range(are_weights, start, stop, plan, report, parameters, gradient, optimizer, rates, memory):
     """Penalty and update of parameters that are all weights, or all biases."""
     if plan[-1, PENALIZES] > (NOTHING if are_weights else WEIGHTS_ALONE):
@@ -293,12 +301,18 @@ def _finish_range(are_weights, start, stop, plan, report, parameters, gradient, 
     if optimizer != NO_UPDATE:
         if decays(rates, are_weights):
             decay_range(rates, parameters, start, stop)
-        update_range(optimizer, rates, parameters, gradient, memory, start, stop)
+        update_rows(optimizer, rates, parameters, gradient, memory, start, stop - start, 1, 0)
 
 
-@tile_function
+@inlined_function
 def _finish_tile(w, b, rows, columns, inputs, is_first, plan, report, parameters, gradient, optimizer, rates, memory):
     """Penalty and update of what :func:`_weight_tile` returned; of the biases with the first tile of a strip."""
+    if _is_bare(plan, rates):
+        if optimizer != NO_UPDATE:
+            update_rows(optimizer, rates, parameters, gradient, memory, w, columns, rows, inputs)
+            if is_first:
+                update_rows(optimizer, rates, parameters, gradient, memory, b, rows, 1, 0)
+        return
     for r in range(rows):
         start = w + r * inputs
         _finish_range(True, start, start + columns, plan, report, parameters, gradient, optimizer, rates, memory)
@@ -309,9 +323,9 @@ def _finish_tile(w, b, rows, columns, inputs, is_first, plan, report, parameters
 @tile_function
 def _finish_flat(start, stop, plan, report, parameters, gradient, optimizer, rates, memory):
     """Penalty and update of the parameters from ``start`` to ``stop``, of whatever layers they are."""
-    if plan[-1, PENALIZES] == NOTHING and not decays(rates, True):
+    if _is_bare(plan, rates):
         if optimizer != NO_UPDATE:
-            update_range(optimizer, rates, parameters, gradient, memory, start, stop)
+            update_rows(optimizer, rates, parameters, gradient, memory, start, stop - start, 1, 0)
         return
     for layer in range(plan.shape[0] - 1):
         w, b = plan[layer, WEIGHTS], plan[layer, BIASES]
@@ -438,7 +452,7 @@ def _update_group(group, plan, report, parameters, gradient, optimizer, rates, m
         for layer in range(plan.shape[0] - 1):
             after = plan[layer, BIASES] + (plan[layer, OUTPUTS] if decays(rates, False) else 0)
             decay_range(rates, parameters, max(start, plan[layer, WEIGHTS]), min(stop, after))
-    update_range(optimizer, rates, parameters, gradient, memory, start, stop)
+    update_rows(optimizer, rates, parameters, gradient, memory, start, stop - start, 1, 0)
 
 
 @tile_function
@@ -691,7 +705,8 @@ def _train_along(
     phases = 4 if is_limited else 2
     while True:
         phase, task = claim(crew)
-        k, kind = phase // phases, phase % phases
+        # divided by a constant each, which is a shift
+        k, kind = (phase // 4, phase % 4) if is_limited else (phase // 2, phase % 2)
         if k >= n_steps:
             return
         start = first + k * batch_size

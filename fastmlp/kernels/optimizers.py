@@ -6,7 +6,7 @@ Compiled code chooses by an integer. Adding an optimizer is adding its function,
 
 from __future__ import annotations
 
-from fastmlp.kernels.jit import tile_function
+from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.simd import (
     absolute,
     fill,
@@ -159,38 +159,59 @@ def scale_range(factor, gradient, start, stop):
         store_first(gradient, k, load_first(gradient, k, stop - k) * factor, stop - k)
 
 
-@tile_function
-def update_range(optimizer, rates, parameters, gradient, memory, start, stop):
+@inlined_function
+def _update_range(optimizer, rates, parameters, gradient, memory, start, stop):
     """Update the parameters from ``start`` to ``stop``.
 
     ``memory`` holds the velocity or first moment of every parameter, then the second moment of every parameter.
     """
     learning_rate, first_decay, second_decay, epsilon, first_correction, second_correction = rates[:6]
     second_half = memory.size // 2
-    for k in range(start, stop, lanes(parameters)):
-        left = stop - k
-        parameter, g = load_first(parameters, k, left), load_first(gradient, k, left)
-        if optimizer == PLAIN_SGD:  # the velocity is the gradient
-            parameter = parameter - learning_rate * g
-        elif optimizer == SGD:
-            m = load_first(memory, k, left)
-            parameter, m = sgd(parameter, g, m, learning_rate, first_decay)
+    step = lanes(parameters)
+    # a loop for each rule: LLVM does not take a choice of five out of one loop
+    if optimizer == PLAIN_SGD:  # the velocity is the gradient
+        for k in range(start, stop, step):
+            left = stop - k
+            parameter = load_first(parameters, k, left) - learning_rate * load_first(gradient, k, left)
+            store_first(parameters, k, parameter, left)
+    elif optimizer in (SGD, NESTEROV):
+        for k in range(start, stop, step):
+            left = stop - k
+            parameter, g, m = (
+                load_first(parameters, k, left),
+                load_first(gradient, k, left),
+                load_first(memory, k, left),
+            )
+            if optimizer == SGD:
+                parameter, m = sgd(parameter, g, m, learning_rate, first_decay)
+            else:
+                parameter, m = nesterov(parameter, g, m, learning_rate, first_decay)
             store_first(memory, k, m, left)
-        elif optimizer == NESTEROV:
-            m = load_first(memory, k, left)
-            parameter, m = nesterov(parameter, g, m, learning_rate, first_decay)
-            store_first(memory, k, m, left)
-        elif optimizer == RMSPROP:
-            m, v = load_first(memory, k, left), load_first(memory, second_half + k, left)
-            parameter, m, v = rmsprop(parameter, g, m, v, learning_rate, first_decay, second_decay, epsilon)
+            store_first(parameters, k, parameter, left)
+    else:
+        for k in range(start, stop, step):
+            left = stop - k
+            parameter, g, m = (
+                load_first(parameters, k, left),
+                load_first(gradient, k, left),
+                load_first(memory, k, left),
+            )
+            v = load_first(memory, second_half + k, left)
+            if optimizer == RMSPROP:
+                parameter, m, v = rmsprop(parameter, g, m, v, learning_rate, first_decay, second_decay, epsilon)
+            else:
+                parameter, m, v = adam(
+                    parameter, g, m, v, learning_rate, first_decay, second_decay, epsilon,
+                    first_correction, second_correction,
+                )  # fmt: skip
             store_first(memory, k, m, left)
             store_first(memory, second_half + k, v, left)
-        else:
-            m, v = load_first(memory, k, left), load_first(memory, second_half + k, left)
-            parameter, m, v = adam(
-                parameter, g, m, v, learning_rate, first_decay, second_decay, epsilon,
-                first_correction, second_correction,
-            )  # fmt: skip
-            store_first(memory, k, m, left)
-            store_first(memory, second_half + k, v, left)
-        store_first(parameters, k, parameter, left)
+            store_first(parameters, k, parameter, left)
+
+
+@tile_function
+def update_rows(optimizer, rates, parameters, gradient, memory, start, columns, rows, stride):
+    """Update ``rows`` rows of ``columns`` parameters each, which begin ``stride`` apart. One call for all of them."""
+    for r in range(rows):
+        first = start + r * stride
+        _update_range(optimizer, rates, parameters, gradient, memory, first, first + columns)
