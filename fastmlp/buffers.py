@@ -18,6 +18,8 @@ what                elements             layout              note
 ``TARGETS_BY_FEATURES``  O × N           feature-blocked     the same, on their way; ``O``: outputs in whole blocks
 ``SHARES``          N                    by sample           each sample's share in the mean
 ``SAMPLE_LOSSES``   N                    by sample           ``L[n]``
+``X_LEFT``          0, or inputs × N,    sample-blocked      what is left of the activations that enter the layer where
+                    each layer                               some are dropped
 ``PARTIALS``        0, or parameters     by tile of samples  each tile's own gradient, in a network with few weights
                     × tiles
 ==================  ===================  ==================  =====================================================
@@ -34,7 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels import activations, crew, losses, network, simd
+from fastmlp.kernels import activations, crew, dropout, losses, network, simd
 
 _ALIGNMENT = 128  # bytes: a cache line, and the one that is fetched with it
 
@@ -43,7 +45,7 @@ _PARAMETERS_PER_UNIT = 16
 
 
 class Objective(NamedTuple):
-    """What training makes small: a loss with its setting, and a penalty."""
+    """What training makes small: a loss with its setting, and a penalty; and what it drops meanwhile."""
 
     loss: str | None
     """None: its gradient is given from outside."""
@@ -52,6 +54,10 @@ class Objective(NamedTuple):
     l2: float = 0.0
     biases: bool = False
     """Whether biases are penalized too."""
+    dropout: tuple[float, ...] = ()
+    """The part of each hidden layer's units that is dropped in training; none if it is empty."""
+    key: tuple[int, int] = (0, 0)
+    """From which it follows which they are."""
 
     @property
     def code(self) -> int:
@@ -95,6 +101,7 @@ class Workspace:
         self.plan = plan.reshape(-1, network.PLAN_COLUMNS)
         self._place_layers(layer_sizes, activation_names, objective.code >= losses.POISSON)
         self._place_batch(layer_sizes[-1], objective)
+        self._place_dropout(objective)
         self.arena = aligned(self._used, dtype)
         rows = self.capacity // block + network.REPORT_ROWS
         self.report = aligned(rows * 3, np.dtype(np.float64)).reshape(-1, 3)
@@ -127,6 +134,17 @@ class Workspace:
         row[network.THREADS] = self._n_threads = 1
         self._place_partials()
         row[network.SHARES], row[network.SAMPLE_LOSSES] = self._take(1), self._take(1)
+
+    def _place_dropout(self, objective: Objective) -> None:
+        """Take room for what is left of activations; without dropout they are all left, where they are."""
+        self.plan[:-1, network.X_LEFT] = self.plan[:-1, network.X]
+        for layer, rate in enumerate(objective.dropout):
+            threshold = round(rate * dropout.WORDS)
+            if threshold > 0:
+                self.plan[layer, network.DROPPED] = threshold
+                self.plan[layer + 1, network.X_LEFT] = self._take(int(self.plan[layer, network.OUTPUTS]))
+                self.plan[-1, network.DROPS] = 1
+        self.plan[-1, network.KEY0], self.plan[-1, network.KEY1] = objective.key
 
     def _place_partials(self) -> None:
         """Take room for a gradient of each tile, where there are few weights for the network's width."""

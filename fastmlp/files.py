@@ -44,8 +44,8 @@ _OBJECTS = {
 """The objects that a file may hold."""
 
 _CONFIG = {
-    "layer_sizes", "hidden_activation", "output_activation", "loss", "penalty", "weight_scale", "dtype", "rng",
-    "n_threads", "verify",
+    "layer_sizes", "hidden_activation", "output_activation", "loss", "penalty", "dropout", "weight_scale", "dtype",
+    "rng", "n_threads", "verify",
 }  # fmt: skip
 
 _GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
@@ -244,8 +244,9 @@ def _config(about: dict[str, Any]) -> dict[str, Any]:
         raise CorruptFileError(f"has impossible layer sizes: {config['layer_sizes']}")
     if config["dtype"] not in ("float64", "float32"):
         raise CorruptFileError(f"has the dtype {config['dtype']}")
-    if isinstance(config["hidden_activation"], list):
-        config["hidden_activation"] = tuple(config["hidden_activation"])
+    for key in ("hidden_activation", "dropout"):
+        if isinstance(config[key], list):
+            config[key] = tuple(config[key])
     return config
 
 

@@ -6,35 +6,32 @@ a *column*.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import threading
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastmlp import checks, files, rows, settings, threads, training
+from fastmlp import arguments, checks, files, rows, settings, threads, training
 from fastmlp import verify as proof
 from fastmlp.buffers import Objective, Workspace, aligned
 from fastmlp.kernels import jit, layout, network, optimizers, simd
-from fastmlp.metrics import Metric, as_metrics
+from fastmlp.metrics import as_metrics
+from fastmlp.oracle import dropout as oracle_dropout
 from fastmlp.oracle import network as oracle
-from fastmlp.oracle.activations import ACTIVATIONS, OUTPUT_ACTIVATIONS
 from fastmlp.oracle.losses import LOSSES
 from fastmlp.oracle.network import Parameters, initialize
+from fastmlp.trainee import Run, Trainee
 
 Array = NDArray[Any]  # float64 or float32, as the network is
 
 _NO_ORDER = np.empty(0, np.int64)
 _NO_SETTINGS = np.zeros(optimizers.N_SETTINGS)
-_NO_WEIGHTS = np.empty(0, np.float64)
 _NO_LABELS = np.empty(0, np.int64)
+_OF_CLASSES = ("binary_cross_entropy", "softmax_cross_entropy")
 
 _ROWS_AT_ONCE = 1024
 """Samples of one call of compiled code in ``loss``: its memory does not grow with the data."""
@@ -78,6 +75,11 @@ class MLP:
         returns the loss and its gradient with respect to the predictions.
     penalty : Penalty, optional
         What is added to the loss for large weights.
+    dropout : float or sequence of float
+        The part of the units of each hidden layer, one for all or one for each, that is set to 0 in every training
+        step (``fit``, ``train_step``), another part each time; the others are scaled up. Predictions, losses and
+        gradients otherwise are of the whole network. Which units it is follows from ``rng``, the step, the layer, the
+        unit and the sample's place in the minibatch.
     weight_scale : float or "glorot" or "he"
         Standard deviation of the normal initial weights; "glorot" is ``sqrt(2 / (inputs + outputs))``, "he" is
         ``sqrt(2 / inputs)``. Biases begin at 0.
@@ -138,6 +140,7 @@ class MLP:
         output_activation: str | None = None,
         loss: str | settings.Loss | settings.OwnLoss = "squared_error",
         penalty: settings.Penalty | None = None,
+        dropout: float | Sequence[float] = 0.0,
         weight_scale: float | str = "glorot",
         dtype: DTypeLike = np.float64,
         rng: int | np.random.Generator | None = None,
@@ -145,23 +148,26 @@ class MLP:
         verify: bool = False,
     ) -> None:
         sizes = checks.layer_sizes(layer_sizes)
-        activations = _activations(hidden_activation, output_activation, settings.loss_name(loss), len(sizes) - 1)
+        activations = arguments.activations(
+            hidden_activation, output_activation, settings.loss_name(loss), len(sizes) - 1
+        )
         if not (penalty is None or isinstance(penalty, settings.Penalty)):
             raise TypeError(f"penalty must be None or a fastmlp.Penalty; got {penalty!r}")
-        _check_weight_scale(weight_scale)
+        arguments.check_weight_scale(weight_scale)
         if n_threads is not None:
             n_threads = checks.integer("n_threads", n_threads)
         if not isinstance(verify, bool | np.bool_):
             raise TypeError(f"verify must be True or False; got {verify!r}")
-        seed, self._rng = _generator(rng)
+        seed, self._rng = arguments.generator(rng)
         self.config = {
             "layer_sizes": sizes,
             "hidden_activation": hidden_activation if isinstance(hidden_activation, str) else tuple(activations[:-1]),
             "output_activation": output_activation,
             "loss": loss,
             "penalty": penalty,
+            "dropout": arguments.dropout(dropout, len(sizes) - 2),
             "weight_scale": weight_scale,
-            "dtype": _dtype(dtype).name,
+            "dtype": arguments.dtype(dtype).name,
             "rng": seed,
             "n_threads": n_threads,
             "verify": bool(verify),
@@ -174,7 +180,7 @@ class MLP:
         self._sizes: tuple[int, ...] = self.config["layer_sizes"]
         self._loss: str = settings.loss_name(self.config["loss"])
         self._objective = self._make_objective()
-        self._activations = _activations(
+        self._activations = arguments.activations(
             self.config["hidden_activation"], self.config["output_activation"], self._loss, len(self._sizes) - 1
         )
         self._dtype = np.dtype(self.config["dtype"])
@@ -199,9 +205,27 @@ class MLP:
         """What training makes small, for the kernels."""
         penalty: settings.Penalty = self.config["penalty"] or settings.Penalty()
         penalties = float(penalty.l1), float(penalty.l2), bool(penalty.biases)
-        if self._loss == "own":
-            return Objective(None, 0.0, *penalties)
-        return Objective(self._loss, settings.loss_setting(self.config["loss"]), *penalties)
+        seed = np.random.SeedSequence(arguments.entropy(self.config["rng"])).spawn(2)[
+            1
+        ]  # the first one draws validation data
+        key0, key1 = map(int, seed.generate_state(2, np.uint32))
+        rates = self.config["dropout"]
+        dropped = tuple(rates) if isinstance(rates, tuple) else (rates,) * (len(self._sizes) - 2)
+        own = self._loss == "own"
+        name, setting = (None, 0.0) if own else (self._loss, settings.loss_setting(self.config["loss"]))
+        return Objective(name, setting, *penalties, dropped, (key0, key1))
+
+    def _masks(self, dropped: int, n_samples: int) -> list[Any] | None:
+        """The oracle's masks of hidden layers in a step; None if nothing is dropped."""
+        if dropped == network.NOTHING_DROPPED or not any(self._objective.dropout):
+            return None
+        thresholds = [round(rate * oracle_dropout.WORDS) for rate in self._objective.dropout]
+        return [
+            oracle_dropout.mask(threshold, *self._objective.key, dropped, layer, self._sizes[layer + 1], n_samples)
+            if threshold
+            else None
+            for layer, threshold in enumerate(thresholds)
+        ]
 
     # -- parameters ------------------------------------------------------------------------------------------------
 
@@ -330,12 +354,12 @@ class MLP:
             self._forward(X)
             return self.activations[-1]
 
-    def _forward(self, X: Array) -> None:
+    def _forward(self, X: Array, dropped: int = network.NOTHING_DROPPED) -> None:
         count = X.shape[0]
         workspace = self._borrow(count)
         n_threads = self._threads(count)
         status = network.forward(
-            *self._of(workspace, n_threads), rows.flat(X), _NO_ORDER, 0, count, n_threads=n_threads
+            *self._of(workspace, n_threads), rows.flat(X), _NO_ORDER, 0, count, dropped, n_threads=n_threads
         )
         if status != network.FINITE:
             self._free.append(workspace)
@@ -392,12 +416,14 @@ class MLP:
             raise RuntimeError("there has been no forward pass: call forward(X) first")
         return self._pass
 
-    def _backward(self, workspace: Workspace, count: int, targets: checks.Targets) -> tuple[float, Gradients]:
+    def _backward(
+        self, workspace: Workspace, count: int, targets: checks.Targets, dropped: int = network.NOTHING_DROPPED
+    ) -> tuple[float, Gradients]:
         vector = np.empty_like(self._vector)
         n_threads = self._threads(count)
         status, loss = network.backward(
             *self._of(workspace, n_threads), rows.flat(targets.values), targets.labels, targets.weights, _NO_ORDER, 0,
-            count, vector, n_threads=n_threads,
+            count, dropped, vector, n_threads=n_threads,
         )  # fmt: skip
         self._raise_for(status, Y=targets.values)
         return loss, Gradients(self._pairs(vector), vector)
@@ -427,10 +453,12 @@ class MLP:
             self._verify(X, targets, gradients, thorough=False).raise_if_failed()
         return loss, gradients
 
-    def _loss_and_gradients(self, X: Array, targets: checks.Targets) -> tuple[float, Gradients]:
+    def _loss_and_gradients(
+        self, X: Array, targets: checks.Targets, dropped: int = network.NOTHING_DROPPED
+    ) -> tuple[float, Gradients]:
         """Both regions of a training step, without the update."""
         if self._loss == "own":
-            return self._own_loss_and_gradients(X, targets)
+            return self._own_loss_and_gradients(X, targets, dropped)
         vector = np.full_like(self._vector, np.nan)  # what remains if the loss is not finite
         workspace, count = self._borrow(X.shape[0]), X.shape[0]
         try:
@@ -438,7 +466,7 @@ class MLP:
             status, total, _ = network.train(
                 workspace.crew, *self._of(workspace, n_threads), vector, vector, rows.flat(X),
                 rows.flat(targets.values), targets.labels, targets.weights, _NO_ORDER, count, count, 0, 1,
-                optimizers.NO_UPDATE, _NO_SETTINGS, 1, n_threads=n_threads,
+                optimizers.NO_UPDATE, _NO_SETTINGS, dropped + 1, 0.0, n_threads=n_threads,
             )  # fmt: skip
         finally:
             self._free.append(workspace)
@@ -492,14 +520,14 @@ class MLP:
             )
         return loss, checks.Targets(gradient, _NO_LABELS)
 
-    def _own_loss_and_gradients(self, X: Array, targets: checks.Targets) -> tuple[float, Gradients]:
+    def _own_loss_and_gradients(self, X: Array, targets: checks.Targets, dropped: int) -> tuple[float, Gradients]:
         with self._lock:
-            self._forward(X)
+            self._forward(X, dropped)
             loss, gradient = self._own_gradient(self.activations[-1], targets)
             if not np.isfinite(loss):
                 vector = np.full_like(self._vector, np.nan)
                 return loss, Gradients(self._pairs(vector), vector)
-            penalty, gradients = self._backward(*self._last_pass(), gradient)
+            penalty, gradients = self._backward(*self._last_pass(), gradient, dropped)
             return loss + penalty, gradients
 
     def _run_own_steps(
@@ -509,15 +537,16 @@ class MLP:
         order: NDArray[np.int64],
         first: int,
         n_steps: int,
-        run: _Run,
+        run: Run,
+        total: float = 0.0,
     ) -> tuple[float, int]:
         """Take steps as :meth:`_run_steps` does, with the user's own loss: each is a call of it."""
-        total = 0.0
         for done in range(n_steps):
             part = slice(first + done * run.batch_size, min(first + (done + 1) * run.batch_size, run.n_rows))
             chosen = order[part] if order.size else part
             some_X, some_Y = rows.converted(X, chosen, self._dtype), targets.values[chosen]
-            loss, gradients = self._loss_and_gradients(some_X, checks.Targets(some_Y, _NO_LABELS))
+            step = self._memory_for(run.optimizer)[1]
+            loss, gradients = self._loss_and_gradients(some_X, checks.Targets(some_Y, _NO_LABELS), step)
             if not np.isfinite(loss):
                 return loss, done
             self._gradient[:] = gradients.vector
@@ -601,9 +630,9 @@ class MLP:
         count = X.shape[0]
         with self._lock:
             if self.config["verify"]:
-                self._checked_step(X, targets)
+                self._checked_step(X, targets, chosen)
             steps = self._run_own_steps if self._loss == "own" else self._run_steps
-            total, taken = steps(X, targets, _NO_ORDER, 0, 1, _Run(chosen, count, count))
+            total, taken = steps(X, targets, _NO_ORDER, 0, 1, Run(chosen, count, count))
         if not taken:
             raise FloatingPointError("the loss is not finite; the parameters were left as they were")
         return total / (targets.total_weight(count) if targets.weights.size else count)
@@ -643,19 +672,27 @@ class MLP:
             raise FloatingPointError(f"the samples were not all trained on: {history.stopped}")
         return history.loss[0]
 
-    def _checked_step(self, X: Array, targets: checks.Targets) -> None:
+    def _checked_step(self, X: Array, targets: checks.Targets, optimizer: settings.Optimizer) -> None:
         """Verify the gradient of a step before it is taken."""
-        _, gradients = self._loss_and_gradients(X, targets)
-        self._verify(X, targets, gradients, thorough=False).raise_if_failed()
+        dropped = self._memory_for(optimizer)[1]
+        _, gradients = self._loss_and_gradients(X, targets, dropped)
+        self._verify(X, targets, gradients, thorough=False, dropped=dropped).raise_if_failed()
 
     def _run_steps(
-        self, X: Array, targets: checks.Targets, order: NDArray[np.int64], first: int, n_steps: int, run: _Run
+        self,
+        X: Array,
+        targets: checks.Targets,
+        order: NDArray[np.int64],
+        first: int,
+        n_steps: int,
+        run: Run,
+        total: float = 0.0,
     ) -> tuple[float, int]:
-        """Take steps over minibatches: the sum of their losses times their weights, and how many were taken."""
+        """Take steps over minibatches: ``total`` plus their losses times their weights, and how many were taken."""
         optimizer, batch_size, n_rows = run
         memory, steps = self._memory_for(optimizer)
         flat, values = rows.flat(X), rows.flat(targets.values)
-        total, done, status = 0.0, 0, network.FINITE
+        done, status = 0, network.FINITE
         workspace, pace = self._borrow(batch_size), self._pace(batch_size)
         is_measured, array = len(pace.candidates) > 1, optimizer.array
         try:
@@ -666,12 +703,11 @@ class MLP:
                 if optimizer.is_scheduled:
                     array = optimizer.with_rates(steps + done, wanted, self._rate_factor)
                 workspace.divide(n_threads)
-                status, loss, taken = network.train.on(n_threads)(
+                status, total, taken = network.train.on(n_threads)(
                     workspace.crew, workspace.plan, self._vector, workspace.arena, workspace.report, self._gradient,
                     memory, flat, values, targets.labels, targets.weights, order, n_rows, batch_size,
-                    first + done * batch_size, wanted, optimizer.code, array, steps + done + 1,
+                    first + done * batch_size, wanted, optimizer.code, array, steps + done + 1, total,
                 )  # fmt: skip
-                total += loss
                 done += taken
                 if is_measured:
                     pace.tell(time.perf_counter() - start, wanted)
@@ -686,22 +722,28 @@ class MLP:
         return total, done
 
     def _run_converted(
-        self, X: Array, targets: checks.Targets, order: NDArray[np.int64], first: int, n_steps: int, run: _Run
+        self,
+        X: Array,
+        targets: checks.Targets,
+        order: NDArray[np.int64],
+        first: int,
+        n_steps: int,
+        run: Run,
+        total: float = 0.0,
     ) -> tuple[float, int]:
         """Take steps as :meth:`_run_steps` does, over data of another dtype or layout; or verified, one by one."""
         is_verified, batch_size = self.config["verify"], run.batch_size
         at_once = 1 if is_verified else max(1, rows.count_at_once(X, self._dtype) // batch_size)
-        total, done = 0.0, 0
+        done = 0
         while done < n_steps:
             wanted, start = min(at_once, n_steps - done), first + done * batch_size
             part = slice(start, min(start + wanted * batch_size, run.n_rows))
             chosen = order[part] if order.size else part
             some_X, some = rows.converted(X, chosen, self._dtype), targets.of_rows(chosen, self._dtype)
             if is_verified:
-                self._checked_step(some_X, some)
+                self._checked_step(some_X, some, run.optimizer)
             of_these = run._replace(n_rows=len(some_X))
-            loss, taken = self._run_steps(some_X, some, _NO_ORDER, 0, wanted, of_these)
-            total += loss
+            total, taken = self._run_steps(some_X, some, _NO_ORDER, 0, wanted, of_these, total)
             done += taken
             if taken < wanted:
                 break
@@ -754,7 +796,7 @@ class MLP:
             Of an optimizer given by name, or a schedule such as ``fastmlp.CosineDecay(0.01, n_steps=1000)``, that is
             any function from the number of the step to a rate; by default 0.01 for "sgd", 0.001 for the others.
         shuffle : bool
-            Draw a new order of the samples for each epoch, from the model's ``rng``.
+            Draw a new order of the samples for each epoch, from the model's ``rng``, unless they are all in one batch.
         sample_weight : array_like of shape (n_samples,), optional
             The mean over the samples of a minibatch is then weighted.
         class_weight : "balanced" or mapping from class to weight, optional
@@ -811,15 +853,15 @@ class MLP:
             total_weight=self._weight_of(targets, training_rows, n_samples),
             epochs=checks.integer("epochs", epochs),
             batch_size=n_samples if batch_size is None else min(checks.integer("batch_size", batch_size), n_samples),
-            shuffle=_flag("shuffle", shuffle),
-            progress=_flag("progress", progress),
-            early_stopping=_early_stopping(early_stopping),
+            shuffle=arguments.flag("shuffle", shuffle),
+            progress=arguments.flag("progress", progress),
+            early_stopping=arguments.early_stopping(early_stopping),
             plateau=chosen.learning_rate if isinstance(chosen.learning_rate, settings.ReduceOnPlateau) else None,
-            callbacks=_callbacks(self, callbacks),
-            checkpoint=_checkpoint(checkpoint),
+            callbacks=arguments.callbacks(self, callbacks),
+            checkpoint=arguments.checkpoint(checkpoint),
         )
         with self._lock:
-            trainee = _Trainee(self, X, targets, plan, _Run(chosen, plan.batch_size, n_samples), held, all_metrics)
+            trainee = Trainee(self, X, targets, plan, Run(chosen, plan.batch_size, n_samples), held, all_metrics)
             return training.fit(plan, trainee, self._rng, trainee.history)
 
     def _weight_of(self, targets: checks.Targets, training_rows: NDArray[np.int64] | None, n_samples: int) -> float:
@@ -836,7 +878,7 @@ class MLP:
         if isinstance(validation, float):
             settings.check_number("validation", validation, low=0, high=1, low_allowed=False)
             classes = targets.classes() if self._loss in _OF_CLASSES else None
-            seed = np.random.SeedSequence(_entropy(self.config["rng"])).spawn(1)[0]
+            seed = np.random.SeedSequence(arguments.entropy(self.config["rng"])).spawn(1)[0]
             kept, held = training.hold_out(X.shape[0], validation, classes, np.random.default_rng(seed))
             some_Y = targets.values[held] if self._loss == "own" else None
             some = checks.Targets(some_Y, _NO_LABELS) if some_Y is not None else targets.of_rows(held, self._dtype)
@@ -900,6 +942,8 @@ class MLP:
     def verify(self, X: ArrayLike, Y: ArrayLike, *, sample_weight: ArrayLike | None = None) -> proof.Report:
         """Prove this network's gradients on this data: finite differences, oracle, kernels.
 
+        With dropout it is the gradient of the next training step, whose dropped units are held fast.
+
         Parameters
         ----------
         X : array_like of shape (n_samples, n_features)
@@ -914,11 +958,17 @@ class MLP:
         """
         X, targets = self._data(X, Y, sample_weight)
         with self._lock:
-            _, gradients = self._loss_and_gradients(X, targets)
-            return self._verify(X, targets, gradients, thorough=True)
+            _, gradients = self._loss_and_gradients(X, targets, self._steps)
+            return self._verify(X, targets, gradients, thorough=True, dropped=self._steps)
 
     def _verify(
-        self, X: Array, targets: checks.Targets, gradients: Sequence[Parameters], *, thorough: bool
+        self,
+        X: Array,
+        targets: checks.Targets,
+        gradients: Sequence[Parameters],
+        *,
+        thorough: bool,
+        dropped: int = network.NOTHING_DROPPED,
     ) -> proof.Report:
         o = self._objective
         if o.loss is None:
@@ -934,6 +984,7 @@ class MLP:
             loss=loss,
             sample_weight=targets.weights if targets.weights.size else None,
             penalty=oracle.Penalty(o.l1, o.l2, o.biases) if o.l1 or o.l2 else None,
+            masks=self._masks(dropped, X.shape[0]),
             computed=proof.Computed([Parameters(*map(np.asarray, pair)) for pair in gradients], self._dtype),
             thorough=thorough,
         )
@@ -1041,7 +1092,7 @@ class MLP:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.config = dict(state["config"])
-        self._rng = _generator(state["rng"])[1]
+        self._rng = arguments.generator(state["rng"])[1]
         self._set_up()
         self._restore(state)
 
@@ -1087,140 +1138,6 @@ class MLP:
         return f"<MLP {sizes}, {', '.join(self._activations)}, {self._loss}, {self._dtype}>"
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# in training
-
-
-class _Run(NamedTuple):
-    """How training steps are taken."""
-
-    optimizer: settings.Optimizer
-    batch_size: int
-    n_rows: int
-    """Rows of an epoch."""
-
-
-class _Trainee:
-    """A model in training, as :func:`fastmlp.training.fit` sees it."""
-
-    def __init__(
-        self,
-        mlp: MLP,
-        X: Array,
-        targets: checks.Targets,
-        plan: training.Plan,
-        run: _Run,
-        held: tuple[Array, checks.Targets] | None,
-        metrics: dict[str, Metric],
-    ) -> None:
-        self._mlp, self._X, self._targets, self._plan, self._run = mlp, X, targets, plan, run
-        self._held, self._metrics = held, metrics
-        self._best = mlp._vector.copy()
-        self._is_ready = rows.is_ready(X, mlp._dtype) and rows.is_ready(targets.values, mlp._dtype)
-        self._pages = rows.MappedPages(X, targets.values)
-        self.history = training.History()
-        if plan.checkpoint is not None and plan.checkpoint.resume and os.path.exists(plan.checkpoint.path):
-            self._resume(plan.checkpoint.path)
-
-    def take_steps(self, order: NDArray[np.int64], first: int, n_steps: int) -> tuple[float, int]:
-        """Take them, a part at a time where the data are a large mapped file."""
-        mlp, size = self._mlp, self._run.batch_size
-        if mlp._loss == "own":
-            return mlp._run_own_steps(self._X, self._targets, order, first, n_steps, self._run)
-        run = mlp._run_steps if self._is_ready and not mlp.config["verify"] else mlp._run_converted
-        scattered, total, done = order.size > 0, 0.0, 0
-        at_once = max(1, self._pages.rows_at_once(scattered=scattered) // size)
-        while done < n_steps:
-            wanted, start = min(at_once, n_steps - done), first + done * size
-            loss, taken = run(self._X, self._targets, order, start, wanted, self._run)
-            self._pages.have_read(wanted * size, scattered=scattered)
-            total += loss
-            done += taken
-            if taken < wanted:
-                break
-        return total, done
-
-    def where_not_finite(self, order: NDArray[np.int64], first: int) -> str:
-        """Go forward once more, and look at each layer."""
-        part = slice(first, min(first + self._run.batch_size, self._run.n_rows))
-        X = rows.converted(self._X, order[part] if order.size else part, self._mlp._dtype)
-        self._mlp._forward(X)
-        overflowing = [k for k, A in enumerate(self._mlp.activations) if not np.isfinite(A).all()]
-        where = f"layer {overflowing[0]}" if overflowing else "the loss itself"
-        return f"rows {part.start} to {part.stop - 1} of the epoch; {where} overflows"
-
-    def measure(self) -> training.EpochEnd:
-        """Rate and gradient of the last step; loss and metrics of the data."""
-        mlp = self._mlp
-        array = self._run.optimizer.with_rates(max(mlp._steps - 1, 0), 1, mlp._rate_factor)
-        is_listed = array.size > optimizers.N_SETTINGS
-        rate = float(array[optimizers.N_SETTINGS if is_listed else optimizers.LEARNING_RATE])
-        # not by np.linalg.norm: its threads, OpenBLAS's, go on waiting busily and take the processors from ours
-        norm = math.sqrt(float(np.square(mlp._gradient, dtype=np.float64).sum())) / (mlp._limited or 1.0)
-        held_loss = None if self._held is None else mlp._loss_value(*self._held)
-        found: dict[str, float] = {}
-        if self._metrics:
-            data = (self._X, self._targets) if self._plan.rows is None else self._training_part(self._plan.rows)
-            found = self._metrics_of(*data)
-        of_held = self._metrics_of(*self._held) if self._held is not None and self._metrics else {}
-        return training.EpochEnd(rate, norm, held_loss, found, of_held)
-
-    def _training_part(self, chosen: NDArray[np.int64]) -> tuple[Array, checks.Targets]:
-        dtype = self._mlp._dtype
-        X = rows.converted(self._X, chosen, dtype)
-        if self._mlp._loss == "own":
-            return X, checks.Targets(self._targets.values[chosen], _NO_LABELS)
-        return X, self._targets.of_rows(chosen, dtype)
-
-    def _metrics_of(self, X: Array, targets: checks.Targets) -> dict[str, float]:
-        predictions = self._mlp.predict(X)
-        wanted = targets.values if self._mlp._loss == "own" else targets.as_rows(self._mlp._sizes[-1])
-        return {name: float(metric(predictions, wanted)) for name, metric in self._metrics.items()}
-
-    def keep(self) -> None:
-        """Remember the parameters."""
-        self._best[:] = self._mlp._vector
-
-    def restore(self) -> None:
-        """Put them back; what the optimizer remembers was of others."""
-        if not np.array_equal(self._best, self._mlp._vector):
-            self._mlp._vector[:] = self._best
-            self._mlp._forget()
-
-    def reduce_rate(self, factor: float) -> None:
-        """Until parameters are assigned."""
-        self._mlp._rate_factor *= factor
-
-    def _settings(self) -> dict[str, Any]:
-        """What a run must have in common with the one that it goes on from, in terms of JSON."""
-        plan, config = self._plan, dict(self._mlp.config)
-        del config["n_threads"], config["verify"]  # they do not change what is computed
-        wanted = {
-            **config, "optimizer": self._run.optimizer, "batch_size": plan.batch_size, "n_samples": plan.n_samples,
-            "shuffle": plan.shuffle, "early_stopping": plan.early_stopping,
-        }  # fmt: skip
-        return dict(files.as_json(wanted, names_of_functions=True))
-
-    def save(self, history: training.History) -> None:
-        """Write the model, the best parameters so far, and the history."""
-        assert self._plan.checkpoint is not None  # noqa: S101 (for the type checker)
-        training_state = {"settings": self._settings(), "history": vars(history)}
-        files.write(self._plan.checkpoint.path, self._mlp.__getstate__(), self._mlp._sizes, training_state, self._best)
-
-    def _resume(self, path: str | os.PathLike[str]) -> None:
-        stored = files.read(path)
-        own, theirs = self._settings(), stored.training.get("settings", {})
-        different = [key for key in own if own[key] != theirs.get(key)]
-        if different or stored.best is None:
-            raise ValueError(
-                f"checkpoint {os.fspath(path)!r} is of another run: {', '.join(different)} differ. Remove the file, or"
-                " pass Checkpoint(path, resume=False) to replace it"
-            )
-        self._mlp._restore(stored.state)
-        self._best[:] = stored.best
-        self.history = training.History(**stored.training["history"])
-
-
 def _own_in_columns(function: settings.OwnLoss) -> Any:
     """The user's loss as the oracle has losses: samples are columns, and each has its own loss."""
 
@@ -1230,106 +1147,6 @@ def _own_in_columns(function: settings.OwnLoss) -> Any:
         return np.full(n_samples, float(loss)), n_samples * np.asarray(gradient, np.float64).T
 
     return LOSSES["squared_error"]._replace(name="own", function=of_columns, setting=None)
-
-
-_OF_CLASSES = ("binary_cross_entropy", "softmax_cross_entropy")
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# the arguments of MLP
-
-
-def _activations(hidden: str | Sequence[str], output: str | None, loss: str, n_layers: int) -> list[str]:
-    """One name per layer, checked."""
-    known = list(ACTIVATIONS)
-    if isinstance(hidden, str):
-        names = [checks.one_of("hidden_activation", hidden, known)] * (n_layers - 1)
-    elif isinstance(hidden, Sequence):
-        if len(hidden) != n_layers - 1:
-            raise ValueError(
-                f"hidden_activation must be one name, or one for each of the {n_layers - 1} hidden layers;"
-                f" got {len(hidden)}"
-            )
-        names = [checks.one_of(f"hidden_activation[{index}]", name, known) for index, name in enumerate(hidden)]
-    else:
-        raise TypeError(f"hidden_activation must be a name or a sequence of names; got {hidden!r}")
-    own = "identity" if loss == "own" else LOSSES[loss].output_activation
-    if output is None:
-        return [*names, own]
-    if loss == "own":
-        return [*names, checks.one_of("output_activation", output, list(OUTPUT_ACTIVATIONS))]
-    if not LOSSES[loss].of_pre_activations:
-        return [*names, checks.one_of("output_activation", output, known)]
-    if output != own:
-        raise ValueError(f"output_activation must be {own!r} or None for {loss}, which goes with it; got {output!r}")
-    return [*names, output]
-
-
-def _check_weight_scale(weight_scale: object) -> None:
-    if isinstance(weight_scale, str):
-        if weight_scale not in ("glorot", "he"):
-            raise ValueError(f"weight_scale must be a number, 'glorot' or 'he'; got {weight_scale!r}")
-    else:
-        settings.check_number("weight_scale", weight_scale, low=0)
-
-
-def _dtype(dtype: DTypeLike) -> np.dtype:
-    try:
-        chosen = np.dtype(dtype)
-    except TypeError:
-        raise TypeError(f"dtype must be float64 or float32; got {dtype!r}") from None
-    if chosen.newbyteorder("=") not in (np.dtype(np.float64), np.dtype(np.float32)):
-        raise ValueError(f"dtype must be float64 or float32; got {chosen}")
-    return chosen.newbyteorder("=")
-
-
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False; got {value!r}")
-    return bool(value)
-
-
-def _generator(rng: Any) -> tuple[Any, np.random.Generator]:
-    """A generator, and what makes it again: a seed, or the state that a given generator was in."""
-    if isinstance(rng, np.random.Generator):
-        return rng.bit_generator.state, rng
-    if isinstance(rng, dict):
-        bit_generator = getattr(np.random, rng["bit_generator"])()
-        bit_generator.state = rng
-        return rng, np.random.Generator(bit_generator)
-    if rng is None:
-        rng = np.random.SeedSequence().entropy
-    if isinstance(rng, bool) or not isinstance(rng, int | np.integer) or rng < 0:
-        expected = "None, a seed (a whole number of at least 0) or a numpy.random.Generator"
-        raise TypeError(f"rng must be {expected}; got {rng!r}")
-    return int(rng), np.random.default_rng(int(rng))
-
-
-def _entropy(seed: Any) -> list[int]:
-    """Whole numbers from a seed, or from the state that a given generator was in."""
-    if isinstance(seed, dict):
-        return [zlib.crc32(json.dumps(files.as_json(seed), sort_keys=True).encode())]
-    return [int(seed)]
-
-
-def _early_stopping(value: object) -> settings.EarlyStopping | None:
-    if isinstance(value, settings.EarlyStopping):
-        return value
-    if isinstance(value, bool | np.bool_):
-        return settings.EarlyStopping() if value else None
-    raise TypeError(f"early_stopping must be True, False or a fastmlp.EarlyStopping; got {value!r}")
-
-
-def _checkpoint(value: Any) -> settings.Checkpoint | None:
-    return value if value is None or isinstance(value, settings.Checkpoint) else settings.Checkpoint(value)
-
-
-def _callbacks(mlp: MLP, value: Any) -> list[Callable[[training.History], object]]:
-    several = [value] if callable(value) else list(value)
-    for callback in several:
-        if not callable(callback):
-            raise TypeError(f"callbacks must be functions of the model and the history; got {callback!r}")
-    return [partial(callback, mlp) for callback in several]
 
 
 def load(path: str | os.PathLike[str]) -> MLP:

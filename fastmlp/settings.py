@@ -335,7 +335,7 @@ class ReduceOnPlateau:
     def __post_init__(self) -> None:
         check_number("learning_rate", self.learning_rate, low=0, low_allowed=False)
         check_number("factor", self.factor, low=0, high=1, low_allowed=False)
-        check_number("patience", self.patience, low=0)
+        check_number("patience", self.patience, low=1)
         check_number("minimum_gain", self.minimum_gain, low=0)
         check_number("least", self.least, low=0)
 

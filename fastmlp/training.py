@@ -76,8 +76,11 @@ class EpochEnd(NamedTuple):
 class Trainee(Protocol):
     """What is trained."""
 
-    def take_steps(self, order: NDArray[np.int64], first: int, n_steps: int) -> tuple[float, int]:
-        """Take training steps from a row of the epoch's order on: (loss × weights of the samples, steps taken).
+    def take_steps(self, order: NDArray[np.int64], first: int, n_steps: int, total: float) -> tuple[float, int]:
+        """Take training steps from a row of the epoch's order on.
+
+        Returns ``total`` plus the steps' losses times their samples' weights, added one by one, so that it does not
+        matter in how many calls the steps are taken; and the number of steps taken.
 
         Fewer steps are taken only if the loss became infinite or NaN: the parameters are then those before that step.
         """
@@ -119,8 +122,11 @@ class Plan:
     checkpoint: Checkpoint | None = None
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """The rows of an epoch, one after the other; empty where they are taken as they stand."""
-        if self.shuffle:
+        """The rows of an epoch, one after the other; empty where they are taken as they stand.
+
+        In a batch of all samples their order says nothing, and none is drawn.
+        """
+        if self.shuffle and self.batch_size < self.n_samples:
             return rng.permutation(self.n_samples) if self.rows is None else rng.permutation(self.rows)
         return _IN_ORDER if self.rows is None else self.rows
 
@@ -135,9 +141,10 @@ def fit(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: History
     training once for two.
     """
     written = time.monotonic()
-    history.stopped = "all epochs done"
+    stopping, plateau = _Patience(plan.early_stopping, history), _Patience(plan.plateau, history)
+    history.stopped = history.stopped if stopping.is_over else "all epochs done"
     with _progress_bar(plan, history) as bar, _interruptible() as interrupted:
-        while history.n_epochs < plan.epochs:
+        while history.n_epochs < plan.epochs and not stopping.is_over:
             start = time.perf_counter()
             total, why = _epoch(plan, trainee, plan.order(rng), interrupted, bar)
             if why:
@@ -146,7 +153,7 @@ def fit(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: History
             _note(history, total / plan.total_weight, trainee.measure())
             history.seconds.append(time.perf_counter() - start)
             history.samples_per_second.append(plan.n_samples / max(history.seconds[-1], 1e-9))
-            why = _after_epoch(plan, trainee, history)
+            why = _after_epoch(plan, trainee, history, stopping, plateau)
             _show(bar, history)
             history.stopped = why or history.stopped
             written = _write(plan, trainee, history, written, is_last=bool(why) or history.n_epochs == plan.epochs)
@@ -172,35 +179,49 @@ def _note(history: History, loss: float, measured: EpochEnd) -> None:
     history.gradient_norm.append(measured.gradient_norm)
 
 
-def _after_epoch(plan: Plan, trainee: Trainee, history: History) -> str:
+class _Patience:
+    """Counts the epochs since the loss last fell by more than the minimum gain below the best one so far."""
+
+    def __init__(self, settings: EarlyStopping | ReduceOnPlateau | None, history: History) -> None:
+        self.waited = 0
+        self._settings, self._best = settings, np.inf
+        for loss in history.watched:  # those of the run that goes on
+            self.tell(loss)
+
+    def tell(self, loss: float) -> None:
+        """Note the loss of another epoch."""
+        if self._settings is None:
+            return
+        if self.is_over and isinstance(self._settings, ReduceOnPlateau):
+            self.waited = 0  # the rate has been reduced: count again
+        if loss < self._best - self._settings.minimum_gain or np.isinf(self._best):
+            self._best, self.waited = loss, 0
+        else:
+            self.waited += 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is none left."""
+        return self._settings is not None and self.waited >= self._settings.patience
+
+
+def _after_epoch(plan: Plan, trainee: Trainee, history: History, stopping: _Patience, plateau: _Patience) -> str:
     """Early stopping, a lower learning rate, callbacks: why training is to stop, or nothing."""
-    history.best_epoch = int(np.argmin(history.watched)) + 1
-    why = ""
-    if plan.early_stopping is not None:
-        if history.best_epoch == history.n_epochs:
+    loss, why = history.watched[-1], ""
+    if not history.best_epoch or loss < history.watched[history.best_epoch - 1]:
+        history.best_epoch = history.n_epochs
+        if plan.early_stopping is not None:
             trainee.keep()
-        waited = _epochs_without_gain(history.watched, plan.early_stopping.minimum_gain)
-        if waited >= plan.early_stopping.patience:
-            why = f"stopped early: {waited} epochs without a gain; the best was epoch {history.best_epoch}"
-    if plan.plateau is not None:
-        waited = _epochs_without_gain(history.watched, plan.plateau.minimum_gain)
-        if waited and waited % (plan.plateau.patience + 1) == 0:
-            trainee.reduce_rate(plan.plateau.factor)
+    stopping.tell(loss)
+    plateau.tell(loss)
+    if stopping.is_over:
+        why = f"stopped early: {stopping.waited} epochs without a gain; the best was epoch {history.best_epoch}"
+    if plan.plateau is not None and plateau.is_over:
+        trainee.reduce_rate(plan.plateau.factor)
     for callback in plan.callbacks:
         if callback(history):
             why = why or "a callback asked to stop"
     return why
-
-
-def _epochs_without_gain(losses: Sequence[float], minimum_gain: float) -> int:
-    """Epochs since the loss last fell by more than the minimum gain below the best one so far."""
-    best, waited = np.inf, 0
-    for loss in losses:
-        if loss < best - minimum_gain or np.isinf(best):
-            best, waited = loss, 0
-        else:
-            waited += 1
-    return waited
 
 
 def _write(plan: Plan, trainee: Trainee, history: History, written: float, *, is_last: bool) -> float:
@@ -226,13 +247,12 @@ def _epoch(
             return total, "interrupted"
         wanted = min(at_once, n_steps - done)
         start = time.perf_counter()
-        loss, taken = trainee.take_steps(order, done * plan.batch_size, wanted)
+        total, taken = trainee.take_steps(order, done * plan.batch_size, wanted, total)
         per_step = (time.perf_counter() - start) / wanted
         done += taken
         if taken < wanted:
             where = trainee.where_not_finite(order, done * plan.batch_size)
             return total, f"stopped because the loss was not finite at step {done + 1} ({where})"
-        total += loss
         if bar is not None:
             bar.update(taken)
         at_once = max(1, int(_SECONDS_PER_CALL / per_step))

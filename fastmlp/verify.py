@@ -156,9 +156,10 @@ class _Network(NamedTuple):
     loss: Loss
     sample_weight: Array | None
     penalty: Penalty
+    masks: Sequence[Array | None] | None
 
     def forward(self, parameters: Sequence[Parameters]) -> ForwardPass:
-        return network.forward(parameters, self.X, activations=self.activations)
+        return network.forward(parameters, self.X, activations=self.activations, masks=self.masks)
 
     def loss_of(self, parameters: Sequence[Parameters], forward_pass: ForwardPass) -> float:
         """The loss with the penalty."""
@@ -185,6 +186,7 @@ def check(
     loss: str | Loss = "squared_error",
     sample_weight: Array | None = None,
     penalty: Penalty | None = None,
+    masks: Sequence[Array | None] | None = None,
     backward: Backward = network.backward,
     computed: Computed | None = None,
     thorough: bool = True,
@@ -205,6 +207,8 @@ def check(
         A name in :data:`fastmlp.oracle.losses.LOSSES`, or an entry of it with another setting.
     sample_weight : ndarray of shape (samples,), optional
     penalty : Penalty, optional
+    masks : sequence of ndarray or None, optional
+        Dropout's, for each hidden layer: they are held fast.
     backward : function
         What is to be proved, called as :func:`fastmlp.oracle.network.backward`, which it is by default.
     computed : Computed, optional
@@ -222,10 +226,10 @@ def check(
     pairs = [Parameters(np.asarray(W, np.float64), np.asarray(b, np.float64)) for W, b in parameters]
     names = list(activations or network.original_activations(len(pairs)))
     chosen = losses.chosen(loss)
-    targets = (
-        np.asarray(Y, np.float64) if chosen.name in losses.LOSSES else Y
-    )  # a loss of one's own takes what it likes
-    net = _Network(pairs, np.asarray(X, np.float64), targets, names, chosen, sample_weight, penalty or Penalty())
+    # a loss of one's own takes whatever targets it likes
+    targets = np.asarray(Y, np.float64) if chosen.name in losses.LOSSES else Y
+    samples = np.asarray(X, np.float64)
+    net = _Network(pairs, samples, targets, names, chosen, sample_weight, penalty or Penalty(), masks)
     sizes = "-".join(str(size) for size in [net.X.shape[0], *(W.shape[0] for W, b in pairs)])
     report = Report(f"Gradients of {sizes} ({', '.join(names)}; {chosen.name}) on {net.X.shape[1]} samples")
     with np.errstate(all="ignore"):
@@ -482,7 +486,7 @@ def _smooth_direction(
 def _adjoint_rows(net: _Network, forward_pass: ForwardPass, rng: np.random.Generator) -> list[Row]:
     rows = []
     for layer, (W, b) in enumerate(net.parameters):
-        X = forward_pass.activations[layer]
+        X = forward_pass.entering(layer)
         rows.append(_affine_adjoint_row(layer, W, b, X, rng))
         if net.activations[layer] in ACTIVATIONS:
             rows.append(_activation_adjoint_row(net, layer, forward_pass, rng))
@@ -638,13 +642,14 @@ def _rounding_bounds(net: _Network, forward_pass: ForwardPass, unit: float, tiny
     The errors ``e…`` are carried through the very steps of forward and backward, each adding its own rounding.
     """
     eZ, eA = _forward_errors(net, forward_pass, unit, tiny)
+    eX = [eA[0], *(_masked_errors(forward_pass, k, eA[k + 1], unit) for k in range(len(eA) - 1))]
     e, dZ = _output_gradient_errors(net, forward_pass, eZ[-1], eA[-1], unit, tiny)
     samples = net.X.shape[1]
     bounds: list[Parameters] = []
     for layer in reversed(range(len(net.parameters))):
-        W, X = net.parameters[layer].weights, forward_pass.activations[layer]
+        W, X = net.parameters[layer].weights, forward_pass.entering(layer)
         own = _growth(samples + 2, unit)
-        eW = e @ np.abs(X).T + (np.abs(dZ) + e) @ eA[layer].T + own * (np.abs(dZ) @ np.abs(X).T)
+        eW = e @ np.abs(X).T + (np.abs(dZ) + e) @ eX[layer].T + own * (np.abs(dZ) @ np.abs(X).T)
         eb = e.sum(axis=1) + own * np.abs(dZ).sum(axis=1)
         eW, eb = eW + samples * tiny, eb + samples * tiny
         if net.penalty.l1 or net.penalty.l2:
@@ -653,11 +658,25 @@ def _rounding_bounds(net: _Network, forward_pass: ForwardPass, unit: float, tiny
         if layer > 0:
             dA = W.T @ dZ
             e_dA = np.abs(W).T @ e + _growth(W.shape[0] + 2, unit) * (np.abs(W).T @ np.abs(dZ)) + tiny
-            name, Z = net.activations[layer - 1], forward_pass.pre_activations[layer - 1]
-            dZ = oracle_layer.activate_backward(name, Z, X, dA)
-            slope, e_slope = _slope_errors(name, Z, X, eZ[layer - 1], unit)
+            mask = forward_pass.mask(layer - 1)
+            dA, e_dA = mask * dA, mask * (e_dA + 2 * unit * np.abs(dA))
+            name, Z, A = (
+                net.activations[layer - 1],
+                forward_pass.pre_activations[layer - 1],
+                forward_pass.activations[layer],
+            )
+            dZ = oracle_layer.activate_backward(name, Z, A, dA)
+            slope, e_slope = _slope_errors(name, Z, A, eZ[layer - 1], unit)
             e = slope * e_dA + (np.abs(dA) + e_dA) * e_slope + 2 * unit * np.abs(dZ) + tiny
     return bounds
+
+
+def _masked_errors(forward_pass: ForwardPass, layer: int, eA: Array, unit: float) -> Array:
+    """Errors of what is left of a layer's activations: the mask's scale is rounded, and the product."""
+    if forward_pass.masks is None or layer >= len(forward_pass.masks) or forward_pass.masks[layer] is None:
+        return eA
+    mask = forward_pass.mask(layer)
+    return mask * (eA + 2 * unit * np.abs(forward_pass.activations[layer + 1]))
 
 
 def _penalty_errors(penalty: Penalty, w: Array, unit: float) -> Array:
@@ -672,9 +691,10 @@ def _forward_errors(
     eZ: list[Array] = []
     eA = [np.zeros_like(net.X)]
     for layer, (W, b) in enumerate(net.parameters):
-        X, Z = forward_pass.activations[layer], forward_pass.pre_activations[layer]
+        X, Z = forward_pass.entering(layer), forward_pass.pre_activations[layer]
         sizes = np.abs(W) @ np.abs(X) + np.abs(b)[:, np.newaxis]
-        eZ.append(np.abs(W) @ eA[-1] + _growth(W.shape[1] + 2, unit) * sizes + tiny)
+        eX = _masked_errors(forward_pass, layer - 1, eA[-1], unit) if layer else eA[-1]
+        eZ.append(np.abs(W) @ eX + _growth(W.shape[1] + 2, unit) * sizes + tiny)
         name, A = net.activations[layer], forward_pass.activations[layer + 1]
         if name in ACTIVATIONS:
             bend, steepest = ACTIVATIONS[name].bend, ACTIVATIONS[name].steepest

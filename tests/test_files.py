@@ -295,6 +295,16 @@ def test_a_checkpoint_of_another_run_is_refused(changed, named, tmp_path, rng):
     assert fit(mlp, rng, replacing, **changed).n_epochs == 3
 
 
+def test_a_run_that_has_stopped_early_stays_so(tmp_path):
+    stopping = fastmlp.EarlyStopping(patience=2, minimum_gain=1e9)
+    histories = [
+        fit(fastmlp.MLP([2, 2], rng=1), np.random.default_rng(0), tmp_path / "run", early_stopping=stopping, epochs=9)
+        for _ in range(2)
+    ]
+    assert [history.n_epochs for history in histories] == [3, 3]
+    assert histories[0].stopped == histories[1].stopped != "all epochs done"
+
+
 def test_checkpoints_are_written_when_they_are_due(tmp_path, rng, monkeypatch):
     written = []
     monkeypatch.setattr(files, "write", lambda *arguments: written.append(len(arguments[3]["history"]["loss"])))

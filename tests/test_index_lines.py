@@ -21,10 +21,12 @@ import fastmlp
 from conftest import compiled
 from fastmlp import buffers
 from fastmlp.kernels import activations as kernel_activations
+from fastmlp.kernels import dropout as kernel_dropout
 from fastmlp.kernels import layer as kernel_layer
 from fastmlp.kernels import layout, simd
 from fastmlp.kernels import losses as kernel_losses
 from fastmlp.kernels import network as kernel_network
+from fastmlp.oracle import dropout as oracle_dropout
 from fastmlp.oracle import layer as oracle_layer
 from fastmlp.oracle import losses as oracle_losses
 from fastmlp.oracle import network as oracle_network
@@ -96,6 +98,7 @@ ARGUMENTS = {
     "losses.softmax_cross_entropy": ("Z", "Y"),
     **{f"losses.{name}": ("A", "Y") for name in ("absolute_error", "huber", "quantile")},
     "losses.poisson": ("Z", "Y"),
+    "dropout.drop": ("A", "m"),
     "network.loss_value": ("W", "b", "X", "Y", "L", "s"),
 }
 """What each function is given. Its formulas may name these arrays, and no others."""
@@ -122,6 +125,7 @@ def draw_arguments(function: str, variant: str, sizes: Sizes) -> Arrays:
         "dA": rng.standard_normal((outputs, samples)),
         "dZ": rng.standard_normal((outputs, samples)),
         "s": rng.dirichlet(np.ones(samples)),
+        "m": oracle_dropout.mask(*DROPOUT, outputs, samples),
     }
     if function == "layer.activate_backward":
         drawn["A"] = ACTIVATIONS[variant].function(drawn["Z"])
@@ -202,6 +206,20 @@ def oracle_softmax(given: Arrays, _: str) -> Arrays:
     return {"A": oracle_losses.softmax(given["Z"])}
 
 
+DROPOUT = (6_000_000, 1, 2, 3, 4)
+"""Threshold, keys, step and layer."""
+
+
+def oracle_drop(given: Arrays, _: str) -> Arrays:
+    return {"D": oracle_dropout.drop(given["A"], *DROPOUT)}
+
+
+def kernel_drop(given: Arrays, _: str) -> Arrays:
+    D = room_for(given["A"])
+    kernel_dropout.drop(sample_blocks(given["A"]), *DROPOUT, D)
+    return {"D": layout.from_sample_blocks(D, given["A"].shape[1])}
+
+
 def oracle_loss_value(given: Arrays, loss: str) -> Arrays:
     forward_pass = forward_through_one_layer(given, loss)
     value = oracle_network.loss_value(forward_pass, given["Y"], loss=loss, sample_weight=3 * given["s"])
@@ -209,6 +227,7 @@ def oracle_loss_value(given: Arrays, loss: str) -> Arrays:
 
 
 ORACLE: dict[str, Call] = {
+    "dropout.drop": oracle_drop,
     "layer.affine": oracle_affine,
     "layer.affine_backward": oracle_affine_backward,
     "layer.activate": oracle_activate,
@@ -323,6 +342,7 @@ def kernel_loss_value(given: Arrays, loss: str) -> Arrays:
 
 
 KERNELS: dict[str, Call] = {
+    "dropout.drop": kernel_drop,
     "layer.affine": kernel_affine,
     "layer.affine_sample": kernel_affine_sample,
     "layer.affine_backward": kernel_affine_backward,
@@ -334,6 +354,7 @@ KERNELS: dict[str, Call] = {
 }
 
 STRIPS = {
+    "dropout.drop_block": "dropout.drop",
     "layer.affine_strip": "layer.affine",
     "layer.input_gradient_strip": "layer.affine_backward",
     "layer.weight_gradient_strip": "layer.affine_backward",
@@ -426,6 +447,8 @@ def test_kernel_runs_its_strip(strip: str, kernel: str) -> None:
 
 
 FORMULAS_OF_FILES = {
+    "oracle.dropout": {"D"},
+    "kernels.dropout": {"D"},
     "oracle.layer": {"Z", "dX", "dW", "db", "A", "dZ"},
     "oracle.losses": {"L", "dA", "dZ", "A"},
     "oracle.network": {"loss"},

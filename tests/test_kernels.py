@@ -23,6 +23,7 @@ NO_ORDER = np.empty(0, np.int64)
 NO_LABELS = np.empty(0, np.int64)
 NO_WEIGHTS = np.empty(0, np.float64)
 RATE = (0.1,)  # plain gradient descent
+NOTHING = kernels.NOTHING_DROPPED
 
 # layer sizes and samples: distinct, square, 1, around the tile's rows, its block, and a tile of samples
 SHAPES = [
@@ -110,7 +111,7 @@ class Network:
         X, Y = self.data[rows].T.astype(np.float64), self.targets[rows].T.astype(np.float64)
         forward_pass = oracle.forward(parameters, X, activations=self.names)
         weights = self.weights[rows] if self.weights.size else None
-        penalty = oracle.Penalty(*self.objective[2:])
+        penalty = oracle.Penalty(*self.objective[2:5])
         gradients = oracle.backward(
             parameters, forward_pass, Y, activations=self.names, loss=self.loss, sample_weight=weights, penalty=penalty
         )
@@ -129,7 +130,7 @@ class Network:
         return kernels.train(
             self.workspace.crew, *self.first, self.gradient, self.memory, flat(self.data), flat(self.targets),
             flat(self.labels), self.weights, order, self.samples, batch_size or self.samples, 0, n_steps, optimizer,
-            as_array(settings), 1, n_threads=n_threads,
+            as_array(settings), 1, 0.0, n_threads=n_threads,
         )  # fmt: skip
 
 
@@ -173,9 +174,9 @@ def test_forward_then_backward_is_the_training_step(sizes, samples, way, dtype, 
         sum_by_weights(network)
     _, total, _ = network.train()
     gradient = np.full_like(network.gradient, np.nan)
-    assert kernels.forward(*network.first, flat(network.data), NO_ORDER, 0, samples) == kernels.FINITE
+    assert kernels.forward(*network.first, flat(network.data), NO_ORDER, 0, samples, NOTHING) == kernels.FINITE
     status, loss = kernels.backward(
-        *network.first, flat(network.targets), NO_LABELS, NO_WEIGHTS, NO_ORDER, 0, samples, gradient
+        *network.first, flat(network.targets), NO_LABELS, NO_WEIGHTS, NO_ORDER, 0, samples, NOTHING, gradient
     )
     assert status == kernels.FINITE
     assert loss * samples == total
@@ -278,7 +279,7 @@ def test_same_bits_at_any_number_of_threads(sizes, samples, way, extra, dtype, r
         status, total, taken = kernels.train(
             network.workspace.crew, *network.first, network.gradient, network.memory, flat(network.data),
             flat(network.targets), NO_LABELS, network.weights, order, order.size, batch_size, 0, n_steps,
-            codes.ADAM, settings, 1, n_threads=n_threads,
+            codes.ADAM, settings, 1, 0.0, n_threads=n_threads,
         )  # fmt: skip
         assert (status, taken) == (kernels.FINITE, n_steps)
         results.append((network.vector.copy(), network.gradient.copy(), network.memory.copy(), np.array(total)))
@@ -319,7 +320,7 @@ def test_interpreted_threads_wait_for_each_other():
                 flat(network.targets), NO_LABELS, NO_WEIGHTS, NO_ORDER, 3 * BLOCK, BLOCK, 0, 3, codes.PLAIN_SGD,
                 as_array(RATE), 1,
             )  # fmt: skip
-            kernels._begin(network.workspace.crew, network.workspace.report)
+            kernels._begin(network.workspace.crew, network.workspace.report, 0.0)
             with ThreadPoolExecutor(n_threads) as pool:
                 for result in [pool.submit(kernels._train_along, *arguments) for _ in range(n_threads)]:
                     result.result(timeout=60)

@@ -152,7 +152,7 @@ def test_a_schedule_is_any_function_and_its_rates_are_checked(rng):
 def test_a_plateau_reduces_the_rate(rng):
     """Targets that cannot be learned, and a rate that is too high: the loss stays, the rate falls to the least."""
     X, Y = rng.standard_normal((16, 3)), rng.standard_normal((16, 2))
-    rate = fastmlp.ReduceOnPlateau(0.5, factor=0.1, patience=1, minimum_gain=1e9, least=0.004)
+    rate = fastmlp.ReduceOnPlateau(0.5, factor=0.1, patience=2, minimum_gain=1e9, least=0.004)
     mlp = fastmlp.MLP([3, 2], rng=1)
     history = mlp.fit(X, Y, epochs=8, batch_size=None, optimizer=fastmlp.SGD(rate), progress=False)
     np.testing.assert_allclose(history.learning_rate, [0.5, 0.5, 0.5, 0.05, 0.05, 0.005, 0.005, 0.004])

@@ -16,10 +16,11 @@ from fastmlp.kernels import activations, layout, losses, optimizers, simd
 from fastmlp.kernels.jit import Kernel
 from fastmlp.oracle.activations import ACTIVATIONS, OUTPUT_ACTIVATIONS
 
-FILES = ["activations", "layer", "losses", "network", "optimizers"]
+FILES = ["activations", "dropout", "layer", "losses", "network", "optimizers"]
 
 # the machinery around the formulas: not a formula of its own, so it has no twin
 MACHINERY = {
+    "dropout": {"drop_block"},
     "activations": {"activate_strip", "slope_strip"},
     "layer": {
         "for_every_height", "n_strips", "strip_start",
@@ -38,9 +39,10 @@ MACHINERY = {
 # which letters an argument's axes have, and which layout a kernel takes it in
 AXES = {
     "W": "ji", "b": "j", "X": "in", "Z": "jn", "A": "jn", "Y": "jn", "L": "n",
-    "dZ": "jn", "dA": "jn", "dX": "in", "dW": "ji", "db": "j",
+    "D": "jn", "dZ": "jn", "dA": "jn", "dX": "in", "dW": "ji", "db": "j",
 }  # fmt: skip
 NUMBERS = {"threshold": 0.6, "q": 0.8, "smoothing": 0.1}
+OF_DROPOUT = {"threshold": 5_000_000, "key0": 0x9ABCDEF0, "key1": 3, "step": 2**32 + 7, "layer": 1}
 FEATURE_BLOCKED = {("affine_backward", "X")}
 
 # pairwise distinct, square, 1, and around the sizes of a tile
@@ -96,7 +98,7 @@ def test_every_activation_loss_and_optimizer_of_the_oracle_has_a_twin():
     assert set(activations.CODES) == {*OUTPUT_ACTIVATIONS, "softmax"}
     assert set(losses.CODES) == set(oracle_losses.LOSSES)
     assert set(optimizers.CODES) == set(public(oracle_optimizers)) - {"decayed", "penalty_gradient"}
-    for file in FILES[:3]:
+    for file in ("activations", "layer", "losses"):
         names = set(public(importlib.import_module(f"fastmlp.oracle.{file}")))
         names -= {"Activation", "Loss", "chosen", "normal_density", "normal_distribution"}
         assert names <= set(public(importlib.import_module(f"fastmlp.kernels.{file}")))
@@ -105,7 +107,7 @@ def test_every_activation_loss_and_optimizer_of_the_oracle_has_a_twin():
 # ------------------------------------------------------------------------------------------------------------------
 # kernels over whole arrays: layer.py and losses.py
 
-ARRAY_PAIRS = [pair for pair in pairs() if pair[0] in ("layer", "losses")]
+ARRAY_PAIRS = [pair for pair in pairs() if pair[0] in ("dropout", "layer", "losses")]
 
 
 def laid_out(name, argument, array):
@@ -134,6 +136,8 @@ def run_pair(name, kernel, oracle, sizes, draw, dtype, activation=None, n_thread
     for argument in arguments:
         if argument == "activation":
             given[argument] = activation
+        elif name == "drop" and argument in OF_DROPOUT:
+            given[argument] = OF_DROPOUT[argument]
         elif argument in NUMBERS:
             given[argument] = NUMBERS[argument]
         else:

@@ -25,6 +25,7 @@ from numba import prange
 
 from fastmlp.kernels.activations import SOFTMAX, activate_strip, slope_strip
 from fastmlp.kernels.crew import claim, finish, open_phase, wait_for_next
+from fastmlp.kernels.dropout import drop_block
 from fastmlp.kernels.jit import inlined_function, kernel, tile_function
 from fastmlp.kernels.layer import (
     affine_sample,
@@ -60,12 +61,15 @@ from fastmlp.kernels.optimizers import (
 from fastmlp.kernels.simd import block, fill, lanes, load, load_first, store, store_first, sum_lanes, where
 
 # One row of the plan per layer. Sizes and codes, then places: of W and b in the parameters, of the rest in the arena.
-INPUTS, OUTPUTS, ACTIVATION, WEIGHTS, BIASES, X_FEATURES, X, Z, A, DZ = range(10)
-PLAN_COLUMNS = 10
+INPUTS, OUTPUTS, ACTIVATION, WEIGHTS, BIASES, X_FEATURES, X, Z, A, DZ, DROPPED, X_LEFT = range(12)
+PLAN_COLUMNS = 13
 
 # The last row of the plan holds what belongs to the whole batch.
 LOSS, PADDED_SAMPLES, TARGETS, TARGETS_BY_FEATURES, SHARES, SAMPLE_LOSSES, THREADS, BY_SAMPLES, PARTIALS = range(9)
-PENALIZES = 9
+PENALIZES, DROPS, KEY0, KEY1 = 9, 10, 11, 12
+
+NOTHING_DROPPED = -1
+"""In the place of the number of the step, by which it is known what is dropped."""
 
 NOTHING, WEIGHTS_ALONE, EVERYTHING = range(3)
 """What is penalized."""
@@ -178,25 +182,42 @@ def _share_out(plan, arena, report, sample_weights, order, first, samples, p0, p
 
 
 @tile_function
-def _forward_tile(plan, parameters, arena, p0, p1, before_backward):
+def _drop_tile(layer, place, to, dropped, plan, arena, p0, p1):
+    """What is left of a hidden layer's activations, or of their gradient, where some are dropped."""
+    outputs, size, threshold = plan[layer, OUTPUTS], block(arena), plan[layer, DROPPED]
+    for p in range(p0, p1):
+        here = p * outputs * size
+        drop_block(
+            threshold, plan[-1, KEY0], plan[-1, KEY1], dropped, layer, outputs, p * size, arena, place + here, arena,
+            to + here,
+        )  # fmt: skip
+
+
+@tile_function
+def _forward_tile(plan, parameters, arena, p0, p1, before_backward, dropped):
     """Forward through every layer; before a backward pass, what enters each is kept in the other layout too."""
     size = block(arena)
     n_layers = plan.shape[0] - 1
     for layer in range(n_layers):
         inputs, outputs, code = plan[layer, INPUTS], plan[layer, OUTPUTS], plan[layer, ACTIVATION]
+        entering = plan[layer, X if dropped == NOTHING_DROPPED else X_LEFT]
         for strip in range(n_strips(outputs)):
             j = strip_start(outputs, strip)
             rows = strip_start(outputs, strip + 1) - j
             w, b = plan[layer, WEIGHTS] + j * inputs, plan[layer, BIASES] + j
             for p in range(p0, p1):
-                x, here = plan[layer, X] + p * inputs * size, (p * outputs + j) * size
+                x, here = entering + p * inputs * size, (p * outputs + j) * size
                 z, a = plan[layer, Z] + here, plan[layer, A] + here
                 # Z = affine(W, b, X);  A = activate(Z)
                 affine_strip(rows, parameters, w, parameters, b, inputs, arena, x, arena, z)
                 activate_strip(code, arena, z, arena, a, rows * size)
+        left = plan[layer, A]
+        if dropped != NOTHING_DROPPED and plan[layer, DROPPED] > 0:
+            left = plan[layer + 1, X_LEFT]
+            _drop_tile(layer, plan[layer, A], left, dropped, plan, arena, p0, p1)
         if before_backward and layer + 1 < n_layers:
             feature_blocks_of(
-                arena, plan[layer, A], outputs, plan[-1, PADDED_SAMPLES], p0, p1, arena, plan[layer + 1, X_FEATURES]
+                arena, left, outputs, plan[-1, PADDED_SAMPLES], p0, p1, arena, plan[layer + 1, X_FEATURES]
             )
     last = n_layers - 1
     if plan[last, ACTIVATION] == SOFTMAX:
@@ -228,7 +249,7 @@ def _loss_tile(plan, arena, report, p0, p1):
 
 
 @tile_function
-def _backward_tile(plan, parameters, arena, p0, p1):
+def _backward_tile(plan, parameters, arena, p0, p1, dropped):
     """Backward through every layer, the last one first: ``dZ`` of each layer from that of the layer above it."""
     size = block(arena)
     for layer in range(plan.shape[0] - 2, 0, -1):
@@ -246,6 +267,8 @@ def _backward_tile(plan, parameters, arena, p0, p1):
                     input_gradient_strip(rows, parameters, w, inputs, first, last, arena, d, arena, x)
                     if last == outputs:
                         slope_strip(plan[below, ACTIVATION], arena, z, arena, a, arena, arena, x, rows * size)
+        if dropped != NOTHING_DROPPED and plan[below, DROPPED] > 0:
+            _drop_tile(below, plan[below, DZ], plan[below, DZ], dropped, plan, arena, p0, p1)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -518,8 +541,10 @@ def _status(plan, arena, samples, report):
 
 
 @kernel
-def forward(plan, parameters, arena, report, data, order, first, samples):
+def forward(plan, parameters, arena, report, data, order, first, samples, dropped):
     """Forward pass of a batch; what it computes stays in the arena. Returns the status.
+
+    ``dropped`` is the number of the step that tells which units are dropped, or :data:`NOTHING_DROPPED`.
 
     The batch is ``samples`` rows of ``data``: those that ``order`` names from its entry ``first`` on, or, if ``order``
     is empty, the rows from ``first`` on.
@@ -528,7 +553,7 @@ def forward(plan, parameters, arena, report, data, order, first, samples):
         p0, p1 = _blocks_of_tile(plan, arena, samples, tile)
         report[p0:p1, BLOCK_LOSS], report[p0, Y_CHECK] = 0.0, 0.0
         report[p0, X_CHECK] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
-        _forward_tile(plan, parameters, arena, p0, p1, True)
+        _forward_tile(plan, parameters, arena, p0, p1, True, dropped)
     report[_first_group(report) : SETTINGS, 0] = 0.0
     return _status(plan, arena, samples, report)[0]
 
@@ -574,7 +599,7 @@ def _predict_tiles(slot, tile_blocks, plan, parameters, arena, data, first, samp
         shift = (tile * tile_blocks - p0) * size
         p1 = p0 + min(tile_blocks, _n_blocks(arena, samples) - tile * tile_blocks)
         check += _read_samples(plan, arena, data, NO_ORDER, first + shift, samples - shift, p0, p1)
-        _forward_tile(plan, parameters, arena, p0, p1, False)
+        _forward_tile(plan, parameters, arena, p0, p1, False, NOTHING_DROPPED)
         scatter_rows(arena, plan[-2, A], plan[-2, OUTPUTS], samples - shift, p0, p1, output, first + shift)
     return check
 
@@ -620,14 +645,14 @@ def loss_value(plan, parameters, arena, report, data, targets, labels, sample_we
             report[p0, X_CHECK] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
             report[p0, Y_CHECK] = _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1)
             _share_out(plan, arena, report, sample_weights, order, first, samples, p0, p1)
-            _forward_tile(plan, parameters, arena, p0, p1, False)
+            _forward_tile(plan, parameters, arena, p0, p1, False, NOTHING_DROPPED)
             _loss_tile(plan, arena, report, p0, p1)
     return _status(plan, arena, samples, report)
 
 
 @tile_function
 def _backward_task(
-    task, plan, parameters, arena, report, targets, labels, sample_weights, order, first, samples,
+    task, plan, parameters, arena, report, targets, labels, sample_weights, order, first, samples, dropped,
 ):  # fmt: skip
     """Backward pass of a tile of samples that has been forward; or the penalty of a group of parameters."""
     if task >= _n_tiles(plan, arena, samples):
@@ -637,20 +662,21 @@ def _backward_task(
     report[p0, Y_CHECK] = _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1)
     _share_out(plan, arena, report, sample_weights, order, first, samples, p0, p1)
     _loss_tile(plan, arena, report, p0, p1)
-    _backward_tile(plan, parameters, arena, p0, p1)
+    _backward_tile(plan, parameters, arena, p0, p1, dropped)
     if plan[-1, BY_SAMPLES]:
         _partial_gradient(task, plan, arena, parameters.size, p0, p1)
 
 
 @kernel
 def backward(
-    plan, parameters, arena, report, targets, labels, sample_weights, order, first, samples, gradient,
+    plan, parameters, arena, report, targets, labels, sample_weights, order, first, samples, dropped, gradient,
 ):  # fmt: skip
     """Backward pass of the batch that :func:`forward` left in the arena. Returns the status and the loss."""
     _weigh(plan, report, sample_weights, order, first, samples)
     for task in prange(_n_sample_tasks(plan, arena, samples)):
         _backward_task(
             np.int64(task), plan, parameters, arena, report, targets, labels, sample_weights, order, first, samples,
+            dropped,
         )  # fmt: skip
     parts = _n_parts(plan, arena, samples, parameters.size)
     for part in prange(parts):
@@ -660,22 +686,23 @@ def backward(
 
 @tile_function
 def _training_task(
-    task, plan, parameters, arena, report, data, targets, labels, sample_weights, order, first, samples,
+    task, plan, parameters, arena, report, data, targets, labels, sample_weights, order, first, samples, dropped,
 ):  # fmt: skip
     """A tile of samples: read, forward, loss, backward; or the penalty of a group of parameters."""
     if task < _n_tiles(plan, arena, samples):
         p0, p1 = _blocks_of_tile(plan, arena, samples, task)
         report[p0, X_CHECK] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
-        _forward_tile(plan, parameters, arena, p0, p1, True)
+        _forward_tile(plan, parameters, arena, p0, p1, True, dropped)
     _backward_task(
-        task, plan, parameters, arena, report, targets, labels, sample_weights, order, first, samples,
+        task, plan, parameters, arena, report, targets, labels, sample_weights, order, first, samples, dropped,
     )  # fmt: skip
 
 
 @tile_function
-def _begin(crew, report):
+def _begin(crew, report, total):
     for k in range(report.shape[1]):
         report[RUN, k] = 0.0
+    report[RUN, 1] = total
     open_phase(crew, 0)
 
 
@@ -720,8 +747,10 @@ def _train_along(
         if task >= tasks:
             wait_for_next(crew, phase)
         elif kind == OVER_SAMPLES:
+            dropped = step + k - 1 if step > 0 and plan[-1, DROPS] else NOTHING_DROPPED
             _training_task(
                 task, plan, parameters, arena, report, data, targets, labels, sample_weights, order, start, samples,
+                dropped,
             )  # fmt: skip
             if finish(crew, tasks):
                 good = _judge(plan, arena, samples, report)
@@ -748,14 +777,18 @@ def _train_along(
 @kernel
 def train(
     crew, plan, parameters, arena, report, gradient, memory, data, targets, labels, sample_weights, order, n_rows,
-    batch_size, first, n_steps, optimizer, settings, step,
+    batch_size, first, n_steps, optimizer, settings, step, total,
 ):  # fmt: skip
     """Take ``n_steps`` training steps over minibatches of ``n_rows`` rows, from row ``first`` of ``order`` on.
 
-    Returns the status, the sum of the steps' losses times their samples' weights, and the number of steps taken. A
-    step whose data or loss is not finite changes nothing and is the last one; its loss is what comes back.
+    The first of them is the optimizer's step ``step``, from 1; units are dropped by that number. With ``step`` 0,
+    which is for gradients alone, none are.
+
+    Returns the status, ``total`` plus the steps' losses times their samples' weights (added one by one, so that it
+    does not matter in how many calls the steps are taken), and the number of steps taken. A step whose data or loss
+    is not finite changes nothing and is the last one; its loss is what comes back.
     """
-    _begin(crew, report)
+    _begin(crew, report, total)
     _weigh(plan, report, sample_weights, order, first, min(batch_size, n_rows - first))
     for _ in prange(plan[-1, THREADS]):
         _train_along(

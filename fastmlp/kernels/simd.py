@@ -847,6 +847,64 @@ def _turned(builder: Any, registers: list[Any]) -> list[Any]:
 
 
 # ------------------------------------------------------------------------------------------------------------------
+# random words: Philox4x32-10, which fastmlp.oracle.dropout has in NumPy
+
+_PHILOX_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+_PHILOX_INCREMENTS = 0x9E3779B9, 0xBB67AE85
+_PHILOX_ROUNDS = 10
+
+
+def random_words(
+    A: np.ndarray, n: int, group: int, layer: int, step: int, key0: int, key1: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Four vectors like ``A``'s, of whole numbers below 2^24: in each lane ``r`` those of the counter ``n + r, …``."""
+    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    c0 = (np.arange(lanes(A)) + n).astype(np.uint64) & low
+    c1, c2, c3 = (np.full(lanes(A), word & 0xFFFFFFFF, np.uint64) for word in (group, layer, step))
+    for r in range(_PHILOX_ROUNDS):
+        k0, k1 = (
+            np.uint64((int(key) + r * by) & 0xFFFFFFFF)
+            for key, by in zip((key0, key1), _PHILOX_INCREMENTS, strict=True)
+        )
+        first, second = np.uint64(_PHILOX_MULTIPLIERS[0]) * c0, np.uint64(_PHILOX_MULTIPLIERS[1]) * c2
+        c0, c1, c2, c3 = (second >> half) ^ c1 ^ k0, second & low, (first >> half) ^ c3 ^ k1, first & low
+    return tuple((c >> np.uint64(8)).astype(A.dtype) for c in (c0, c1, c2, c3))  # type: ignore[return-value]
+
+
+def _random_words_typing(A: Any, n: Any, group: Any, layer: Any, step: Any, key0: Any, key1: Any) -> Any:
+    return types.UniTuple(Vector(A.dtype), 4) if _is_buffer(A) else None
+
+
+@_machine_form(random_words, _random_words_typing)
+def _(m: _Machine) -> Any:
+    b, count = m.builder, m.result.dtype.lanes
+    word, wide = ir.VectorType(ir.IntType(32), count), ir.VectorType(ir.IntType(64), count)
+
+    def constant(kind: ir.VectorType, value: int) -> Any:
+        return ir.Constant(kind, [value] * count)
+
+    def argument(position: int) -> Any:
+        return m.splat(b.trunc(m.index(position), ir.IntType(32)), word)
+
+    def product(c: Any, multiplier: int) -> tuple[Any, Any]:
+        whole = b.mul(b.zext(c, wide), constant(wide, multiplier))
+        return b.trunc(b.lshr(whole, constant(wide, 32)), word), b.trunc(whole, word)
+
+    c0 = b.add(argument(1), ir.Constant(word, list(range(count))))
+    c1, c2, c3, k0, k1 = (argument(position) for position in range(2, 7))
+    for r in range(_PHILOX_ROUNDS):
+        high0, low0 = product(c0, _PHILOX_MULTIPLIERS[0])
+        high1, low1 = product(c2, _PHILOX_MULTIPLIERS[1])
+        key0, key1 = (
+            b.add(k, constant(word, r * by & 0xFFFFFFFF)) for k, by in zip((k0, k1), _PHILOX_INCREMENTS, strict=True)
+        )
+        c0, c1, c2, c3 = b.xor(b.xor(high1, c1), key0), low1, b.xor(b.xor(high0, c3), key1), low0
+    # 24 bits are a number of float32 without rounding; signed numbers are converted by an instruction
+    vectors = [b.sitofp(b.lshr(c, constant(word, 8)), _llvm_vector(m.result.dtype)) for c in (c0, c1, c2, c3)]
+    return m.context.make_tuple(b, m.result, vectors)
+
+
+# ------------------------------------------------------------------------------------------------------------------
 # counters that threads share: elements of an int64 array, read and written in one piece and in one order for all
 
 

@@ -47,7 +47,19 @@ class ForwardPass(NamedTuple):
     pre_activations: list[Array]
     """``Z[j,n]`` of each layer."""
     activations: list[Array]
-    """``X[i,n]``, then ``A[j,n]`` of each layer: entry ``l`` is what enters layer ``l``."""
+    """``X[i,n]``, then ``A[j,n]`` of each layer: entry ``l`` is what enters layer ``l``, where nothing is dropped."""
+    masks: Sequence[Array | None] | None = None
+    """Of dropout: ``m[j,n]`` of each hidden layer that has it."""
+
+    def mask(self, layer: int) -> Array | float:
+        """By what the activations of a layer are multiplied before they enter the next one."""
+        found = None if self.masks is None else self.masks[layer]
+        return 1.0 if found is None else found
+
+    def entering(self, layer: int) -> Array:
+        """What enters a layer."""
+        X = self.activations[layer]
+        return X * self.mask(layer - 1) if layer else X
 
 
 class Penalty(NamedTuple):
@@ -100,7 +112,13 @@ def original_activations(n_layers: int) -> list[str]:
     return ["sigmoid"] * (n_layers - 1) + ["identity"]
 
 
-def forward(parameters: Sequence[Parameters], X: Array, *, activations: Sequence[str] | None = None) -> ForwardPass:
+def forward(
+    parameters: Sequence[Parameters],
+    X: Array,
+    *,
+    activations: Sequence[str] | None = None,
+    masks: Sequence[Array | None] | None = None,
+) -> ForwardPass:
     """Forward pass through every layer.
 
     Parameters
@@ -111,6 +129,8 @@ def forward(parameters: Sequence[Parameters], X: Array, *, activations: Sequence
         A sample is a column.
     activations : sequence of str, optional
         The activation of each layer; the last may be "softmax". By default :func:`original_activations`.
+    masks : sequence of ndarray or None, optional
+        Dropout's, for each hidden layer.
 
     Returns
     -------
@@ -118,9 +138,9 @@ def forward(parameters: Sequence[Parameters], X: Array, *, activations: Sequence
         Pre-activations and activations, ``X`` first among the latter.
     """
     activations = activations or original_activations(len(parameters))
-    forward_pass = ForwardPass([], [X])
-    for (W, b), activation in zip(parameters, activations, strict=True):
-        Z = layer.affine(W, b, forward_pass.activations[-1])
+    forward_pass = ForwardPass([], [X], masks)
+    for index, ((W, b), activation) in enumerate(zip(parameters, activations, strict=True)):
+        Z = layer.affine(W, b, forward_pass.entering(index))
         A = losses.softmax(Z) if activation == "softmax" else layer.activate(activation, Z)
         forward_pass.pre_activations.append(Z)
         forward_pass.activations.append(A)
@@ -206,13 +226,14 @@ def backward(
     dZ = output_gradient(forward_pass, targets, activation=activations[-1], loss=loss, sample_weight=sample_weight)
     for index in reversed(range(len(parameters))):
         # the forward lines of this layer were:  Z = affine(W, b, X);  A = activate(Z)
-        W, X = parameters[index][0], forward_pass.activations[index]
+        W, X = parameters[index][0], forward_pass.entering(index)
         dX, dW, db = layer.affine_backward(W, X, dZ)
         gradients.insert(0, Parameters(dW, db))
         if index > 0:
-            # what enters this layer is the activation A of the one below, so dX is that layer's dA
+            # what enters this layer is the activation A of the one below, so dX is that layer's dA (times its mask)
             below = index - 1
-            dZ = layer.activate_backward(activations[below], forward_pass.pre_activations[below], X, dX)
+            Z, A = forward_pass.pre_activations[below], forward_pass.activations[index]
+            dZ = layer.activate_backward(activations[below], Z, A, dX * forward_pass.mask(below))
     return gradients if penalty is None else add_penalty_gradients(parameters, gradients, penalty)
 
 

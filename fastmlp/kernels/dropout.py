@@ -1,0 +1,41 @@
+"""Dropout on vector registers: the twin of :mod:`fastmlp.oracle.dropout`.
+
+Nothing is stored for the backward pass: whether a unit is dropped is computed again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from fastmlp.kernels.jit import kernel, tile_function
+from fastmlp.kernels.simd import block, fill_like, lanes, load, random_words, store, where
+
+WORDS = 1 << 24
+"""The words that are compared with a threshold are whole numbers from 0 to below this."""
+
+
+@tile_function
+def drop_block(threshold, key0, key1, step, layer, units, first, A, a, D, d):
+    """What is left of one block of samples, the first of which is sample ``first``; ``D`` may be ``A``."""
+    # D[j,n] = m[j,n] A[j,n]
+    scale, size = WORDS / (WORDS - threshold), block(A)
+    for group in range((units + 3) // 4):
+        for k in range(0, size, lanes(A)):
+            words = random_words(A, first + k, group, layer, step, key0, key1)
+            for r in range(4):
+                j = 4 * group + r
+                if j < units:
+                    kept = where(words[r] < threshold, fill_like(words[r], 0.0), scale)
+                    store(D, d + j * size + k, kept * load(A, a + j * size + k))
+
+
+@kernel
+def drop(A, threshold, key0, key1, step, layer, D):
+    """What is left of a layer's activations. Its derivative is the same function, of the gradient: it is linear."""
+    # D[j,n] = m[j,n] A[j,n]
+    blocks, units, size = A.shape
+    a, d = A.reshape(A.size), D.reshape(D.size)
+    for p in prange(blocks):
+        start = p * units * size
+        drop_block(threshold, key0, key1, step, layer, units, np.int64(p) * size, a, start, d, start)

@@ -1,0 +1,147 @@
+"""A model in training, as :func:`fastmlp.training.fit` sees it: its data, its steps, its checkpoint."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import checks, files, rows, settings, training
+from fastmlp.kernels import optimizers
+from fastmlp.metrics import Metric
+
+Array = NDArray[Any]
+
+_NO_LABELS = np.empty(0, np.int64)
+
+
+class Run(NamedTuple):
+    """How training steps are taken."""
+
+    optimizer: settings.Optimizer
+    batch_size: int
+    n_rows: int
+    """Rows of an epoch."""
+
+
+class Trainee:
+    """A model in training, as :func:`fastmlp.training.fit` sees it."""
+
+    def __init__(
+        self,
+        mlp: Any,
+        X: Array,
+        targets: checks.Targets,
+        plan: training.Plan,
+        run: Run,
+        held: tuple[Array, checks.Targets] | None,
+        metrics: dict[str, Metric],
+    ) -> None:
+        self._mlp, self._X, self._targets, self._plan, self._run = mlp, X, targets, plan, run
+        self._held, self._metrics = held, metrics
+        self._best = mlp._vector.copy()
+        self._is_ready = rows.is_ready(X, mlp._dtype) and rows.is_ready(targets.values, mlp._dtype)
+        self._pages = rows.MappedPages(X, targets.values)
+        self.history = training.History()
+        if plan.checkpoint is not None and plan.checkpoint.resume and os.path.exists(plan.checkpoint.path):
+            self._resume(plan.checkpoint.path)
+
+    def take_steps(self, order: NDArray[np.int64], first: int, n_steps: int, total: float) -> tuple[float, int]:
+        """Take them, a part at a time where the data are a large mapped file."""
+        mlp, size = self._mlp, self._run.batch_size
+        if mlp._loss == "own":
+            return mlp._run_own_steps(self._X, self._targets, order, first, n_steps, self._run, total)
+        run = mlp._run_steps if self._is_ready and not mlp.config["verify"] else mlp._run_converted
+        scattered, done = order.size > 0, 0
+        at_once = max(1, self._pages.rows_at_once(scattered=scattered) // size)
+        while done < n_steps:
+            wanted, start = min(at_once, n_steps - done), first + done * size
+            total, taken = run(self._X, self._targets, order, start, wanted, self._run, total)
+            self._pages.have_read(wanted * size, scattered=scattered)
+            done += taken
+            if taken < wanted:
+                break
+        return total, done
+
+    def where_not_finite(self, order: NDArray[np.int64], first: int) -> str:
+        """Go forward once more, and look at each layer."""
+        part = slice(first, min(first + self._run.batch_size, self._run.n_rows))
+        X = rows.converted(self._X, order[part] if order.size else part, self._mlp._dtype)
+        self._mlp._forward(X)
+        overflowing = [k for k, A in enumerate(self._mlp.activations) if not np.isfinite(A).all()]
+        where = f"layer {overflowing[0]}" if overflowing else "the loss itself"
+        return f"rows {part.start} to {part.stop - 1} of the epoch; {where} overflows"
+
+    def measure(self) -> training.EpochEnd:
+        """Rate and gradient of the last step; loss and metrics of the data."""
+        mlp = self._mlp
+        array = self._run.optimizer.with_rates(max(mlp._steps - 1, 0), 1, mlp._rate_factor)
+        is_listed = array.size > optimizers.N_SETTINGS
+        rate = float(array[optimizers.N_SETTINGS if is_listed else optimizers.LEARNING_RATE])
+        # not by np.linalg.norm: its threads, OpenBLAS's, go on waiting busily and take the processors from ours
+        norm = math.sqrt(float(np.square(mlp._gradient, dtype=np.float64).sum())) / (mlp._limited or 1.0)
+        held_loss = None if self._held is None else mlp._loss_value(*self._held)
+        found: dict[str, float] = {}
+        if self._metrics:
+            data = (self._X, self._targets) if self._plan.rows is None else self._training_part(self._plan.rows)
+            found = self._metrics_of(*data)
+        of_held = self._metrics_of(*self._held) if self._held is not None and self._metrics else {}
+        return training.EpochEnd(rate, norm, held_loss, found, of_held)
+
+    def _training_part(self, chosen: NDArray[np.int64]) -> tuple[Array, checks.Targets]:
+        dtype = self._mlp._dtype
+        X = rows.converted(self._X, chosen, dtype)
+        if self._mlp._loss == "own":
+            return X, checks.Targets(self._targets.values[chosen], _NO_LABELS)
+        return X, self._targets.of_rows(chosen, dtype)
+
+    def _metrics_of(self, X: Array, targets: checks.Targets) -> dict[str, float]:
+        predictions = self._mlp.predict(X)
+        wanted = targets.values if self._mlp._loss == "own" else targets.as_rows(self._mlp._sizes[-1])
+        return {name: float(metric(predictions, wanted)) for name, metric in self._metrics.items()}
+
+    def keep(self) -> None:
+        """Remember the parameters."""
+        self._best[:] = self._mlp._vector
+
+    def restore(self) -> None:
+        """Put them back; what the optimizer remembers was of others."""
+        if not np.array_equal(self._best, self._mlp._vector):
+            self._mlp._vector[:] = self._best
+            self._mlp._forget()
+
+    def reduce_rate(self, factor: float) -> None:
+        """Until parameters are assigned."""
+        self._mlp._rate_factor *= factor
+
+    def _settings(self) -> dict[str, Any]:
+        """What a run must have in common with the one that it goes on from, in terms of JSON."""
+        plan, config = self._plan, dict(self._mlp.config)
+        del config["n_threads"], config["verify"]  # they do not change what is computed
+        wanted = {
+            **config, "optimizer": self._run.optimizer, "batch_size": plan.batch_size, "n_samples": plan.n_samples,
+            "shuffle": plan.shuffle, "early_stopping": plan.early_stopping,
+        }  # fmt: skip
+        return dict(files.as_json(wanted, names_of_functions=True))
+
+    def save(self, history: training.History) -> None:
+        """Write the model, the best parameters so far, and the history."""
+        assert self._plan.checkpoint is not None  # noqa: S101 (for the type checker)
+        training_state = {"settings": self._settings(), "history": vars(history)}
+        files.write(self._plan.checkpoint.path, self._mlp.__getstate__(), self._mlp._sizes, training_state, self._best)
+
+    def _resume(self, path: str | os.PathLike[str]) -> None:
+        stored = files.read(path)
+        own, theirs = self._settings(), stored.training.get("settings", {})
+        different = [key for key in own if own[key] != theirs.get(key)]
+        if different or stored.best is None:
+            raise ValueError(
+                f"checkpoint {os.fspath(path)!r} is of another run: {', '.join(different)} differ. Remove the file, or"
+                " pass Checkpoint(path, resume=False) to replace it"
+            )
+        self._mlp._restore(stored.state)
+        self._best[:] = stored.best
+        self.history = training.History(**stored.training["history"])
