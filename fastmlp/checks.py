@@ -90,15 +90,19 @@ def _is_right_already(value: Any, columns: int, dtype: np.dtype | None) -> bool:
     return len(shape) == 2 and shape[1] == columns and shape[0] > 0
 
 
+_NO_LABELS = np.empty(0, np.int64)
+_NO_WEIGHTS = np.empty(0, np.float64)
+
+
 class Targets:
     """Targets as the kernels take them: numbers, or class indices, the other one being empty; and samples' weights."""
 
     __slots__ = ("labels", "values", "weights")
 
-    def __init__(self, values: Array, labels: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> None:
+    def __init__(self, values: Array, labels: NDArray[np.int64], weights: NDArray[np.float64] = _NO_WEIGHTS) -> None:
         self.values = values
         self.labels = labels
-        self.weights = _NO_WEIGHTS if weights is None else weights
+        self.weights = weights
 
     def as_rows(self, outputs: int) -> Array:
         """Rows of numbers; class indices become one-hot."""
@@ -128,9 +132,6 @@ class Targets:
             return self.values[:, 0].astype(np.int64)
         return self.values.argmax(axis=1) if (self.values.sum(axis=1) == 1).all() else None
 
-
-_NO_LABELS = np.empty(0, np.int64)
-_NO_WEIGHTS = np.empty(0, np.float64)
 
 _OF_ANY_NUMBERS = ("squared_error", "absolute_error", "huber", "quantile")
 """Losses that take any targets."""

@@ -193,6 +193,7 @@ class MLP:
         self._steps = 0  # of the optimizer whose memory this is
         self._optimizer_code = optimizers.NO_UPDATE
         self._rate_factor = 1.0  # by which ReduceOnPlateau has reduced the rate
+        self._run: Run | None = None  # of the last training step
         self._limited = 1.0  # by what the last gradient was multiplied, to limit its norm
         self._block = simd.VECTORS * (simd.VECTOR_BYTES // self._dtype.itemsize)
         self._lock = threading.RLock()
@@ -632,7 +633,9 @@ class MLP:
             if self.config["verify"]:
                 self._checked_step(X, targets, chosen)
             steps = self._run_own_steps if self._loss == "own" else self._run_steps
-            total, taken = steps(X, targets, _NO_ORDER, 0, 1, Run(chosen, count, count))
+            if self._run is None or self._run.optimizer is not chosen or self._run.n_rows != count:
+                self._run = Run(chosen, count, count)
+            total, taken = steps(X, targets, _NO_ORDER, 0, 1, self._run)
         if not taken:
             raise FloatingPointError("the loss is not finite; the parameters were left as they were")
         return total / (targets.total_weight(count) if targets.weights.size else count)
@@ -1002,6 +1005,11 @@ class MLP:
     ) -> tuple[Array, checks.Targets]:
         """Check both; without conversion, arrays keep their dtype and layout."""
         X = checks.samples("X", X, self._sizes[0], self._dtype if convert else None)
+        if sample_weight is class_weight is None and convert and self._loss != "own":  # a step may take microseconds
+            targets = checks.targets("Y", Y, self._sizes[-1], self._loss, X.shape[0], self._dtype)
+            if targets.labels.size:
+                targets.values = np.empty(0, self._dtype)
+            return X, targets
         return X, self._targets(Y, X.shape[0], sample_weight, class_weight, convert=convert)
 
     def _targets(

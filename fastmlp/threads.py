@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 _TRIAL_SECONDS = 0.004
 """How long a number of threads is tried: longer than a busy machine's turns, so that their mean is met."""
 
+_TRIAL_UNITS = 3
+"""How many units it is tried for, at least: a single long step may meet somebody else's turn."""
+
 _KEEP_SECONDS = 0.5
 """How long the best one is kept, at least."""
 
@@ -61,9 +64,9 @@ class Pace:
             return
         self._seconds += seconds
         self._units += units
-        if self._seconds_left() > 0:
-            return
         kept = self._is_kept()
+        if self._seconds_left() > 0 or (not kept and self._units < _TRIAL_UNITS):
+            return
         self._trials = 0.0 if kept else self._trials + self._seconds
         self.seconds_per_unit[self.n_threads] = self._seconds / self._units
         self._seconds = self._units = 0.0
