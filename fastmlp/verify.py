@@ -696,7 +696,9 @@ def _forward_errors(
         eX = _masked_errors(forward_pass, layer - 1, eA[-1], unit) if layer else eA[-1]
         eZ.append(np.abs(W) @ eX + _growth(W.shape[1] + 2, unit) * sizes + tiny)
         name, A = net.activations[layer], forward_pass.activations[layer + 1]
-        if name in ACTIVATIONS:
+        if name == "exp":
+            eA.append(A * (np.expm1(eZ[-1]) + _ULPS * unit) + tiny)
+        elif name in ACTIVATIONS:
             bend, steepest = ACTIVATIONS[name].bend, ACTIVATIONS[name].steepest
             slope = np.abs(ACTIVATIONS[name].slope(Z, A))
             curved = slope * eZ[-1] + bend / 2 * eZ[-1] ** 2 if np.isfinite(bend) else np.inf
@@ -712,6 +714,8 @@ _ULPS = 8
 
 def _slope_errors(name: str, Z: Array, A: Array, eZ: Array, unit: float) -> tuple[Array, Array]:
     """The slope's size, and its error: by the bend; where a kink is within reach, the whole slope."""
+    if name == "exp":
+        return A, A * (np.expm1(eZ) + _ULPS * unit)
     bend, steepest = ACTIVATIONS[name].bend, ACTIVATIONS[name].steepest
     slope = np.abs(ACTIVATIONS[name].slope(Z, A))
     if np.isinf(bend):

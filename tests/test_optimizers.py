@@ -304,6 +304,20 @@ def test_a_loss_of_ones_own_is_verified(rng):
     assert not wrong.verify(X, Y).ok
 
 
+def test_a_loss_of_ones_own_of_a_positive_output(rng, dtype):
+    """The deviance of the gamma distribution, with the output that is else poisson's."""
+
+    def gamma(A, Y):
+        return float(np.mean((Y / A + np.log(A)).sum(axis=1))), (1 / A - Y / A**2) / len(A)
+
+    X, Y = rng.standard_normal((40, 3)), rng.gamma(3, size=(40, 2))
+    mlp = fastmlp.MLP(SIZES, loss=gamma, output_activation="exp", dtype=dtype, rng=1)
+    report = mlp.verify(X, Y)
+    assert report.ok, report
+    history = mlp.fit(X, Y, epochs=20, learning_rate=0.01, progress=False)
+    assert history.loss[-1] < history.loss[0]
+
+
 @pytest.mark.parametrize(
     ("loss", "error", "words"),
     [

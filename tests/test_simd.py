@@ -48,6 +48,7 @@ from fastmlp.kernels.simd import (
     pause,
     polynomial,
     power_of_two,
+    random_words,
     rank1,
     read_counter,
     set_counter,
@@ -61,6 +62,7 @@ from fastmlp.kernels.simd import (
     where,
     zeros,
 )
+from fastmlp.oracle.dropout import philox
 
 PUBLIC = {
     name: function
@@ -956,6 +958,34 @@ def test_machine_forms_raise_out_of_bounds_in_the_checked_build():
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{2 * len(MEMORY)} passed" in done.stdout
     assert "skipped" not in done.stdout
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# random words
+
+
+@compiled
+def words_of(A, counters, keys, out):
+    for k in range(counters.shape[0]):
+        n, group, layer, step = counters[k]
+        words = random_words(A, n, group, layer, step, keys[k, 0], keys[k, 1])
+        for r in range(4):
+            store(out, (4 * k + r) * lanes(A), words[r])
+
+
+@covers("random_words")
+def test_random_words_are_the_oracles(dtype, rng):
+    """The high 24 bits of Philox's words; a lane is a sample; counters and keys are taken modulo 2^32."""
+    size, A = n_lanes(dtype), np.zeros(2 * n_lanes(dtype), dtype)
+    counters, keys = rng.integers(0, 2**33, (200, 4)), rng.integers(0, 2**32, (200, 2))
+    counters[:3, 0] = 0, 2**32 - 2, 2**31 - 2  # here lanes begin again at 0, or change their sign
+    for run in both(words_of):
+        found = np.full((200, 4, size), np.nan, dtype)
+        run(A, counters, keys, found.reshape(-1))
+        for (n, *rest), (key0, key1), words in zip(counters, keys, found, strict=True):
+            lane_counters = (n + np.arange(size)) % 2**32
+            expected = philox((lane_counters, *(np.uint64(word % 2**32) for word in rest)), int(key0), int(key1))
+            same_bits(words, (np.stack(np.broadcast_arrays(*expected)) >> np.uint64(8)).astype(dtype))
 
 
 # ------------------------------------------------------------------------------------------------------------------
