@@ -216,6 +216,13 @@ def _fits_loss(name: str, array: Array, loss: str) -> None:
             raise ValueError(f"{name} must sum to 1 over the outputs for {loss}; row {row} sums to {sums[row]:g}")
 
 
+def several_classes(targets: Targets) -> None:
+    """Refuse targets that are all of one class: nothing is learned from them but to say its name."""
+    classes = targets.classes()
+    if classes is not None and classes.size > 1 and (classes == classes[0]).all():
+        raise ValueError(f"Y must hold samples of two classes or more; got class {classes[0]} alone")
+
+
 def sample_weight(value: object, class_weight: object, targets: Targets, n_samples: int) -> NDArray[np.float64]:
     """Return one weight per sample, from the samples' own and from their classes'; none if neither is given."""
     weights: NDArray[np.float64] | None = None

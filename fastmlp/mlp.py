@@ -667,10 +667,16 @@ class MLP:
         FloatingPointError
             If the loss is infinite or NaN; the parameters are then those before that minibatch.
         """
-        history = self.fit(
-            X, Y, epochs=1, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate, shuffle=False,
-            sample_weight=sample_weight, progress=False,
-        )  # fmt: skip
+        chosen = settings.as_optimizer(optimizer, learning_rate)
+        X, targets = self._training_data(X, Y, sample_weight, None)
+        n_samples = X.shape[0]
+        size = n_samples if batch_size is None else min(checks.integer("batch_size", batch_size), n_samples)
+        plan = training.Plan(
+            None, n_samples, targets.total_weight(n_samples), epochs=1, batch_size=size, shuffle=False, progress=False
+        )
+        with self._lock:
+            trainee = Trainee(self, X, targets, plan, Run(chosen, size, n_samples), None, {})
+            history = training.fit(plan, trainee, self._rng, trainee.history)
         if not history.loss:
             raise FloatingPointError(f"the samples were not all trained on: {history.stopped}")
         return history.loss[0]
@@ -842,10 +848,9 @@ class MLP:
         True
         """
         chosen = settings.as_optimizer(optimizer, learning_rate)
-        X, targets = self._data(X, Y, sample_weight, class_weight, convert=False)
-        checks.finite("X", X, self._dtype)
-        if targets.values.size and self._loss != "own":
-            checks.finite("Y", targets.values, self._dtype)
+        X, targets = self._training_data(X, Y, sample_weight, class_weight)
+        if self._loss in _OF_CLASSES:
+            checks.several_classes(targets)
         held_out = self._validation(validation, X, targets)
         training_rows, held = held_out if held_out is not None else (None, None)
         n_samples = X.shape[0] if training_rows is None else len(training_rows)
@@ -866,6 +871,16 @@ class MLP:
         with self._lock:
             trainee = Trainee(self, X, targets, plan, Run(chosen, plan.batch_size, n_samples), held, all_metrics)
             return training.fit(plan, trainee, self._rng, trainee.history)
+
+    def _training_data(
+        self, X: ArrayLike, Y: ArrayLike, sample_weight: ArrayLike | None, class_weight: Any
+    ) -> tuple[Array, checks.Targets]:
+        """Check all of the data before the first step, as they are: they may be a large file."""
+        X, targets = self._data(X, Y, sample_weight, class_weight, convert=False)
+        checks.finite("X", X, self._dtype)
+        if targets.values.size and self._loss != "own":
+            checks.finite("Y", targets.values, self._dtype)
+        return X, targets
 
     def _weight_of(self, targets: checks.Targets, training_rows: NDArray[np.int64] | None, n_samples: int) -> float:
         if training_rows is None or not targets.weights.size:

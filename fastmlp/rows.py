@@ -71,6 +71,16 @@ class MappedPages:
     def _bytes_of_row(self, scattered: bool) -> int:
         return max(self._row_bytes, _AROUND_BYTES) if scattered else self._row_bytes
 
+    def gathered(self, array: Array, chosen: NDArray[np.int64], dtype: np.dtype) -> Array:
+        """Return scattered rows, so few at a time that pages can be given back between them."""
+        found = np.empty((len(chosen), *array.shape[1:]), dtype)
+        at_once = self.rows_at_once(scattered=True)
+        for start in range(0, len(chosen), at_once):
+            some = chosen[start : start + at_once]
+            found[start : start + len(some)] = converted(array, some, dtype)
+            self.have_read(len(some), scattered=True)
+        return found
+
     def have_read(self, n_rows: int, *, scattered: bool) -> None:
         """Note that rows have been read, one after the other or scattered."""
         if not self._maps:

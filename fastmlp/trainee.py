@@ -16,6 +16,7 @@ from fastmlp.metrics import Metric
 Array = NDArray[Any]
 
 _NO_LABELS = np.empty(0, np.int64)
+_IN_ORDER = np.empty(0, np.int64)
 
 
 class Run(NamedTuple):
@@ -54,6 +55,8 @@ class Trainee:
         mlp, size = self._mlp, self._run.batch_size
         if mlp._loss == "own":
             return mlp._run_own_steps(self._X, self._targets, order, first, n_steps, self._run, total)
+        if order.size and self._pages.rows_at_once(scattered=True) < size:
+            return self._take_scattered_steps(order, first, n_steps, total)
         run = mlp._run_steps if self._is_ready and not mlp.config["verify"] else mlp._run_converted
         scattered, done = order.size > 0, 0
         at_once = max(1, self._pages.rows_at_once(scattered=scattered) // size)
@@ -65,6 +68,22 @@ class Trainee:
             if taken < wanted:
                 break
         return total, done
+
+    def _take_scattered_steps(
+        self, order: NDArray[np.int64], first: int, n_steps: int, total: float
+    ) -> tuple[float, int]:
+        """Take steps one by one, whose rows lie on more pages of a mapped file than may be in memory at once."""
+        mlp, size = self._mlp, self._run.batch_size
+        for done in range(n_steps):
+            start = first + done * size
+            chosen = order[start : min(start + size, self._run.n_rows)]
+            X = self._pages.gathered(self._X, chosen, mlp._dtype)
+            run = mlp._run_converted if mlp.config["verify"] else mlp._run_steps
+            targets = self._targets.of_rows(chosen, mlp._dtype)
+            total, taken = run(X, targets, _IN_ORDER, 0, 1, self._run._replace(n_rows=len(X)), total)
+            if not taken:
+                return total, done
+        return total, n_steps
 
     def where_not_finite(self, order: NDArray[np.int64], first: int) -> str:
         """Go forward once more, and look at each layer."""

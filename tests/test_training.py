@@ -287,6 +287,21 @@ def test_history_has_an_entry_for_each_epoch(data):
     assert all(norm > 0 for norm in history.gradient_norm)
 
 
+@pytest.mark.parametrize("kind", ["labels", "one-hot", "binary"])
+def test_a_single_class_is_refused(kind, rng):
+    """By fit; a piece of a stream may well hold only one."""
+    X, labels = rng.standard_normal((6, 2)), np.ones(6, int)
+    loss, outputs = ("binary_cross_entropy", 1) if kind == "binary" else ("softmax_cross_entropy", 3)
+    Y = np.eye(3)[labels] if kind == "one-hot" else labels
+    mlp = fastmlp.MLP([2, outputs], loss=loss, rng=1)
+    before = mlp.parameter_vector.copy()
+    with pytest.raises(ValueError, match="Y must hold samples of two classes or more; got class 1 alone"):
+        mlp.fit(X, Y, progress=False)
+    np.testing.assert_array_equal(mlp.parameter_vector, before)
+    mlp.partial_fit(X, Y)
+    assert not np.array_equal(mlp.parameter_vector, before)
+
+
 def test_partial_fit_takes_a_stream(data, dtype):
     X, Y = data
     streamed, fitted = (fastmlp.MLP([2, 5, 1], dtype=dtype, rng=3) for _ in range(2))
