@@ -81,9 +81,13 @@ def dtype(dtype: DTypeLike) -> np.dtype:
 
 def flag(name: str, value: object) -> bool:
     """True or False."""
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False; got {value!r}")
+    settings.check_flag(name, value)
     return bool(value)
+
+
+def batch_size(value: object, n_samples: int) -> int:
+    """Samples of a step: all of them for None, and never more than there are."""
+    return n_samples if value is None else min(checks.integer("batch_size", value), n_samples)
 
 
 def generator(rng: Any) -> tuple[Any, np.random.Generator]:

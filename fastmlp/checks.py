@@ -99,7 +99,12 @@ class Targets:
 
     __slots__ = ("labels", "values", "weights")
 
-    def __init__(self, values: Array, labels: NDArray[np.int64], weights: NDArray[np.float64] = _NO_WEIGHTS) -> None:
+    def __init__(
+        self,
+        values: Array,
+        labels: NDArray[np.int64] = _NO_LABELS,
+        weights: NDArray[np.float64] = _NO_WEIGHTS,
+    ) -> None:
         self.values = values
         self.labels = labels
         self.weights = weights
@@ -114,8 +119,8 @@ class Targets:
         """The sum of the weights; without any, the number of samples."""
         return float(self.weights.sum()) if self.weights.size else float(n_samples)
 
-    def of_rows(self, chosen: NDArray[np.int64] | slice, dtype: np.dtype) -> Targets:
-        """Some samples' targets, converted."""
+    def of_rows(self, chosen: NDArray[np.int64] | slice, dtype: np.dtype | None) -> Targets:
+        """Some samples' targets, converted; None keeps the dtype."""
         return Targets(
             self.values if self.labels.size else rows.converted(self.values, chosen, dtype),
             self.labels[chosen] if self.labels.size else self.labels,
@@ -140,7 +145,7 @@ _OF_ANY_NUMBERS = ("squared_error", "absolute_error", "huber", "quantile")
 def targets(name: str, value: Any, outputs: int, loss: str, n_samples: int, dtype: np.dtype | None) -> Targets:
     """Return ``Y``, as fits the loss: rows of numbers, or one class index per sample."""
     if loss in _OF_ANY_NUMBERS and _is_right_already(value, outputs, dtype) and value.shape[0] == n_samples:
-        return Targets(value, _NO_LABELS)
+        return Targets(value)
     if loss == "softmax_cross_entropy" and _rank(value) == 1:
         labels = _class_indices(name, value, outputs)
         _same_count(name, labels.shape[0], n_samples)
@@ -159,7 +164,7 @@ def targets(name: str, value: Any, outputs: int, loss: str, n_samples: int, dtyp
         raise ValueError(f"{name} must have shape (n_samples, {outputs}){also}; got {array.shape}{hint}")
     _same_count(name, array.shape[0], n_samples)
     _fits_loss(name, array, loss)
-    return Targets(array, _NO_LABELS)
+    return Targets(array)
 
 
 def rows_of_anything(name: str, value: object, n_samples: int) -> NDArray[Any]:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from fastmlp import settings
 from fastmlp.kernels import optimizers
+from fastmlp.oracle import network
 
 VERSION = 1
 """Of the format. It rises when an older fastmlp could not read, or would misread, what is written."""
@@ -131,13 +132,8 @@ def write(
 
 def _tensors(vector: NDArray[Any], layer_sizes: tuple[int, ...]) -> dict[str, NDArray[Any]]:
     """The parameters, array by array."""
-    tensors, start = {}, 0
-    for layer, (inputs, outputs) in enumerate(zip(layer_sizes[:-1], layer_sizes[1:], strict=True)):
-        middle, end = start + inputs * outputs, start + (inputs + 1) * outputs
-        tensors[f"layer.{layer}.weights"] = vector[start:middle].reshape(outputs, inputs)
-        tensors[f"layer.{layer}.biases"] = vector[middle:end]
-        start = end
-    return tensors
+    pairs = enumerate(network.split(vector, layer_sizes))
+    return {f"layer.{layer}.{part}": array for layer, pair in pairs for part, array in pair._asdict().items()}
 
 
 def _replace(path: str | os.PathLike[str], content: bytes) -> None:
@@ -188,18 +184,15 @@ def _parsed(content: bytes) -> Stored:
     tensors = safetensors.numpy.load(content)
     sizes, dtype = config["layer_sizes"], np.dtype(config["dtype"])
     n_parameters = sum((i + 1) * j for i, j in zip(sizes[:-1], sizes[1:], strict=True))
-    expected = {
-        name: array.shape for name, array in _tensors(np.broadcast_to(dtype.type(0), n_parameters), sizes).items()
-    }
+    parameters = _tensors(np.broadcast_to(dtype.type(0), n_parameters), sizes)  # which takes no memory
+    expected = {name: array.shape for name, array in parameters.items()}
     expected["optimizer"] = (2 * n_parameters,)
     if "best" in tensors:
         expected["best"] = (n_parameters,)
     found = {name: array.shape for name, array in tensors.items()}
     if found != expected or any(array.dtype != dtype for array in tensors.values()):
         raise CorruptFileError("holds other arrays than its configuration says")
-    vector = np.concatenate([
-        tensors[f"layer.{layer}.{part}"].ravel() for layer in range(len(sizes) - 1) for part in ("weights", "biases")
-    ])  # fmt: skip
+    vector = np.concatenate([tensors[name].ravel() for name in parameters])
     state: dict[str, Any] = {
         "config": config, "vector": vector, "memory": tensors["optimizer"], "rng": _generator_state(about["rng"]),
         "steps": int(about["steps"]), "optimizer_code": int(about["optimizer_code"]),

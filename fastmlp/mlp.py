@@ -30,7 +30,6 @@ Array = NDArray[Any]  # float64 or float32, as the network is
 
 _NO_ORDER = np.empty(0, np.int64)
 _NO_SETTINGS = np.zeros(optimizers.N_SETTINGS)
-_NO_LABELS = np.empty(0, np.int64)
 _OF_CLASSES = ("binary_cross_entropy", "softmax_cross_entropy")
 
 _ROWS_AT_ONCE = 1024
@@ -156,8 +155,7 @@ class MLP:
         arguments.check_weight_scale(weight_scale)
         if n_threads is not None:
             n_threads = checks.integer("n_threads", n_threads)
-        if not isinstance(verify, bool | np.bool_):
-            raise TypeError(f"verify must be True or False; got {verify!r}")
+        verify = arguments.flag("verify", verify)
         seed, self._rng = arguments.generator(rng)
         self.config = {
             "layer_sizes": sizes,
@@ -170,7 +168,7 @@ class MLP:
             "dtype": arguments.dtype(dtype).name,
             "rng": seed,
             "n_threads": n_threads,
-            "verify": bool(verify),
+            "verify": verify,
         }
         self._set_up()
         self._flatten(initialize(sizes, self._rng, weight_scale), self._vector)
@@ -193,7 +191,7 @@ class MLP:
         self._steps = 0  # of the optimizer whose memory this is
         self._optimizer_code = optimizers.NO_UPDATE
         self._rate_factor = 1.0  # by which ReduceOnPlateau has reduced the rate
-        self._run: Run | None = None  # of the last training step
+        self._run: Run | None = None  # of the last training step: a tuple with names takes a quarter of a µs to make
         self._limited = 1.0  # by what the last gradient was multiplied, to limit its norm
         self._block = simd.VECTORS * (simd.VECTOR_BYTES // self._dtype.itemsize)
         self._lock = threading.RLock()
@@ -263,12 +261,7 @@ class MLP:
 
     def _pairs(self, vector: Array) -> list[Parameters]:
         """Views of a vector as (weights, biases) pairs."""
-        pairs, start = [], 0
-        for inputs, outputs in zip(self._sizes[:-1], self._sizes[1:], strict=True):
-            middle, end = start + inputs * outputs, start + (inputs + 1) * outputs
-            pairs.append(Parameters(vector[start:middle].reshape(outputs, inputs), vector[middle:end]))
-            start = end
-        return pairs
+        return oracle.split(vector, self._sizes)
 
     def _flatten(self, pairs: Sequence[tuple[Array, Array]], vector: Array) -> None:
         for (weights, biases), views in zip(pairs, self._pairs(vector), strict=True):
@@ -404,7 +397,7 @@ class MLP:
             workspace, count = self._last_pass()
             if not self._pass_is_current:
                 raise RuntimeError("backward needs a forward pass of the present parameters: call forward(X) first")
-            targets = self._targets(Y, count, sample_weight)
+            targets = self._weighted(self._targets("Y", Y, count, self._dtype), count, sample_weight)
             if self._loss == "own":
                 targets = self._own_gradient(self.activations[-1], targets)[1]
             gradients = self._backward(workspace, count, targets)[1]
@@ -519,7 +512,7 @@ class MLP:
             raise ValueError(
                 f"the gradient of your loss must have the predictions' shape {predictions.shape}; got {gradient.shape}"
             )
-        return loss, checks.Targets(gradient, _NO_LABELS)
+        return loss, checks.Targets(gradient)
 
     def _own_loss_and_gradients(self, X: Array, targets: checks.Targets, dropped: int) -> tuple[float, Gradients]:
         with self._lock:
@@ -543,11 +536,9 @@ class MLP:
     ) -> tuple[float, int]:
         """Take steps as :meth:`_run_steps` does, with the user's own loss: each is a call of it."""
         for done in range(n_steps):
-            part = slice(first + done * run.batch_size, min(first + (done + 1) * run.batch_size, run.n_rows))
-            chosen = order[part] if order.size else part
-            some_X, some_Y = rows.converted(X, chosen, self._dtype), targets.values[chosen]
-            step = self._memory_for(run.optimizer)[1]
-            loss, gradients = self._loss_and_gradients(some_X, checks.Targets(some_Y, _NO_LABELS), step)
+            chosen = run.rows(order, first + done * run.batch_size)
+            some_X, some = rows.converted(X, chosen, self._dtype), targets.of_rows(chosen, None)
+            loss, gradients = self._loss_and_gradients(some_X, some, self._memory_for(run.optimizer)[1])
             if not np.isfinite(loss):
                 return loss, done
             self._gradient[:] = gradients.vector
@@ -638,7 +629,7 @@ class MLP:
             total, taken = steps(X, targets, _NO_ORDER, 0, 1, self._run)
         if not taken:
             raise FloatingPointError("the loss is not finite; the parameters were left as they were")
-        return total / (targets.total_weight(count) if targets.weights.size else count)
+        return total / targets.total_weight(count)
 
     def partial_fit(
         self,
@@ -670,7 +661,7 @@ class MLP:
         chosen = settings.as_optimizer(optimizer, learning_rate)
         X, targets = self._training_data(X, Y, sample_weight, None)
         n_samples = X.shape[0]
-        size = n_samples if batch_size is None else min(checks.integer("batch_size", batch_size), n_samples)
+        size = arguments.batch_size(batch_size, n_samples)
         plan = training.Plan(
             None, n_samples, targets.total_weight(n_samples), epochs=1, batch_size=size, shuffle=False, progress=False
         )
@@ -745,9 +736,8 @@ class MLP:
         at_once = 1 if is_verified else max(1, rows.count_at_once(X, self._dtype) // batch_size)
         done = 0
         while done < n_steps:
-            wanted, start = min(at_once, n_steps - done), first + done * batch_size
-            part = slice(start, min(start + wanted * batch_size, run.n_rows))
-            chosen = order[part] if order.size else part
+            wanted = min(at_once, n_steps - done)
+            chosen = run.rows(order, first + done * batch_size, wanted)
             some_X, some = rows.converted(X, chosen, self._dtype), targets.of_rows(chosen, self._dtype)
             if is_verified:
                 self._checked_step(some_X, some, run.optimizer)
@@ -860,7 +850,7 @@ class MLP:
             n_samples=n_samples,
             total_weight=self._weight_of(targets, training_rows, n_samples),
             epochs=checks.integer("epochs", epochs),
-            batch_size=n_samples if batch_size is None else min(checks.integer("batch_size", batch_size), n_samples),
+            batch_size=arguments.batch_size(batch_size, n_samples),
             shuffle=arguments.flag("shuffle", shuffle),
             progress=arguments.flag("progress", progress),
             early_stopping=arguments.early_stopping(early_stopping),
@@ -898,8 +888,7 @@ class MLP:
             classes = targets.classes() if self._loss in _OF_CLASSES else None
             seed = np.random.SeedSequence(arguments.entropy(self.config["rng"])).spawn(1)[0]
             kept, held = training.hold_out(X.shape[0], validation, classes, np.random.default_rng(seed))
-            some_Y = targets.values[held] if self._loss == "own" else None
-            some = checks.Targets(some_Y, _NO_LABELS) if some_Y is not None else targets.of_rows(held, self._dtype)
+            some = targets.of_rows(held, None if self._loss == "own" else self._dtype)
             return kept, (rows.converted(X, held, self._dtype), some)
         try:
             X_given, Y_given = validation
@@ -907,7 +896,7 @@ class MLP:
             expected = "a pair (X, Y), or a fraction of the samples"
             raise TypeError(f"validation must be {expected}; got {type(validation).__name__}") from None
         some_X = checks.samples("validation X", X_given, self._sizes[0], self._dtype)
-        some = self._targets(Y_given, some_X.shape[0], name="validation Y")
+        some = self._targets("validation Y", Y_given, some_X.shape[0], self._dtype)
         checks.finite("validation X", some_X, self._dtype)
         if some.values.size and self._loss != "own":
             checks.finite("validation Y", some.values, self._dtype)
@@ -1019,34 +1008,27 @@ class MLP:
         convert: bool = True,
     ) -> tuple[Array, checks.Targets]:
         """Check both; without conversion, arrays keep their dtype and layout."""
-        X = checks.samples("X", X, self._sizes[0], self._dtype if convert else None)
-        if sample_weight is class_weight is None and convert and self._loss != "own":  # a step may take microseconds
-            targets = checks.targets("Y", Y, self._sizes[-1], self._loss, X.shape[0], self._dtype)
-            if targets.labels.size:
-                targets.values = np.empty(0, self._dtype)
-            return X, targets
-        return X, self._targets(Y, X.shape[0], sample_weight, class_weight, convert=convert)
-
-    def _targets(
-        self,
-        Y: ArrayLike,
-        n_samples: int,
-        sample_weight: ArrayLike | None = None,
-        class_weight: Any = None,
-        *,
-        convert: bool = True,
-        name: str = "Y",
-    ) -> checks.Targets:
-        if self._loss == "own":
-            if not (sample_weight is None and class_weight is None):
-                raise ValueError("sample_weight and class_weight must be None beside a loss of your own: it can weigh")
-            return checks.Targets(checks.rows_of_anything(name, Y, n_samples), _NO_LABELS)
         dtype = self._dtype if convert else None
+        X = checks.samples("X", X, self._sizes[0], dtype)
+        return X, self._weighted(self._targets("Y", Y, X.shape[0], dtype), X.shape[0], sample_weight, class_weight)
+
+    def _targets(self, name: str, Y: ArrayLike, n_samples: int, dtype: np.dtype | None) -> checks.Targets:
+        if self._loss == "own":
+            return checks.Targets(checks.rows_of_anything(name, Y, n_samples))
         targets = checks.targets(name, Y, self._sizes[-1], self._loss, n_samples, dtype)
         if targets.labels.size:
             targets.values = np.empty(0, self._dtype)
-        if sample_weight is not None or class_weight is not None:
-            targets.weights = checks.sample_weight(sample_weight, class_weight, targets, n_samples)
+        return targets
+
+    def _weighted(
+        self, targets: checks.Targets, n_samples: int, sample_weight: ArrayLike | None, class_weight: Any = None
+    ) -> checks.Targets:
+        """The targets with the weights of their samples."""
+        if sample_weight is class_weight is None:
+            return targets
+        if self._loss == "own":
+            raise ValueError("sample_weight and class_weight must be None beside a loss of your own: it can weigh")
+        targets.weights = checks.sample_weight(sample_weight, class_weight, targets, n_samples)
         return targets
 
     def _of(self, workspace: Workspace, n_threads: int) -> tuple[Any, ...]:

@@ -44,8 +44,8 @@ class _SaidToBeWritable:
         self.__array_interface__ = {**array.__array_interface__, "data": (place, False)}
 
 
-def converted(array: Array, rows: NDArray[np.int64] | slice, dtype: np.dtype) -> Array:
-    """Return some rows as compiled code reads them."""
+def converted(array: Array, rows: NDArray[np.int64] | slice, dtype: np.dtype | None) -> Array:
+    """Return some rows as compiled code reads them; None keeps the dtype."""
     with np.errstate(over="ignore", invalid="ignore"):
         return np.ascontiguousarray(array[rows], dtype)
 

@@ -27,7 +27,8 @@ def check_number(name: str, value: object, *, low: float, high: float = math.inf
         raise ValueError(f"{name} must be {expected}; got {value!r}")
 
 
-def _check_flag(name: str, value: object) -> None:
+def check_flag(name: str, value: object) -> None:
+    """Refuse what is neither True nor False."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False; got {value!r}")
 
@@ -185,7 +186,7 @@ class Penalty:
     def __post_init__(self) -> None:
         check_number("l1", self.l1, low=0)
         check_number("l2", self.l2, low=0)
-        _check_flag("biases", self.biases)
+        check_flag("biases", self.biases)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -382,7 +383,7 @@ class EarlyStopping:
     def __post_init__(self) -> None:
         check_number("patience", self.patience, low=1)
         check_number("minimum_gain", self.minimum_gain, low=0)
-        _check_flag("restore_best", self.restore_best)
+        check_flag("restore_best", self.restore_best)
 
 
 @dataclass(frozen=True)
@@ -421,7 +422,7 @@ class Checkpoint:
             check_number("every_epochs", self.every_epochs, low=1)
         if self.every_minutes is not None:
             check_number("every_minutes", self.every_minutes, low=0)
-        _check_flag("resume", self.resume)
+        check_flag("resume", self.resume)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -441,7 +442,7 @@ class _Optimizer:
         for name, value in decays.items():
             check_number(name, value, low=0, high=1)
         check_number("weight_decay", self.weight_decay, low=0)
-        _check_flag("decay_biases", self.decay_biases)
+        check_flag("decay_biases", self.decay_biases)
         if self.max_gradient_norm is not None:
             check_number("max_gradient_norm", self.max_gradient_norm, low=0, low_allowed=False)
 
@@ -515,7 +516,7 @@ class SGD(_Optimizer):
 
     def __post_init__(self) -> None:
         self._check(momentum=self.momentum)
-        _check_flag("nesterov", self.nesterov)
+        check_flag("nesterov", self.nesterov)
         if self.nesterov and not self.momentum:
             raise ValueError("momentum must be above 0 with nesterov=True; got 0")
 

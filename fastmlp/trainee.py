@@ -15,7 +15,6 @@ from fastmlp.metrics import Metric
 
 Array = NDArray[Any]
 
-_NO_LABELS = np.empty(0, np.int64)
 _IN_ORDER = np.empty(0, np.int64)
 
 
@@ -26,6 +25,11 @@ class Run(NamedTuple):
     batch_size: int
     n_rows: int
     """Rows of an epoch."""
+
+    def rows(self, order: NDArray[np.int64], first: int, n_steps: int = 1) -> NDArray[np.int64] | slice:
+        """Rows of the data that some steps take, from row ``first`` of the epoch on."""
+        part = slice(first, min(first + n_steps * self.batch_size, self.n_rows))
+        return order[part] if order.size else part
 
 
 class Trainee:
@@ -75,8 +79,8 @@ class Trainee:
         """Take steps one by one, whose rows lie on more pages of a mapped file than may be in memory at once."""
         mlp, size = self._mlp, self._run.batch_size
         for done in range(n_steps):
-            start = first + done * size
-            chosen = order[start : min(start + size, self._run.n_rows)]
+            chosen = self._run.rows(order, first + done * size)
+            assert isinstance(chosen, np.ndarray)  # noqa: S101 (for the type checker: scattered rows have an order)
             X = self._pages.gathered(self._X, chosen, mlp._dtype)
             run = mlp._run_converted if mlp.config["verify"] else mlp._run_steps
             targets = self._targets.of_rows(chosen, mlp._dtype)
@@ -87,12 +91,11 @@ class Trainee:
 
     def where_not_finite(self, order: NDArray[np.int64], first: int) -> str:
         """Go forward once more, and look at each layer."""
-        part = slice(first, min(first + self._run.batch_size, self._run.n_rows))
-        X = rows.converted(self._X, order[part] if order.size else part, self._mlp._dtype)
+        X = rows.converted(self._X, self._run.rows(order, first), self._mlp._dtype)
         self._mlp._forward(X)
         overflowing = [k for k, A in enumerate(self._mlp.activations) if not np.isfinite(A).all()]
         where = f"layer {overflowing[0]}" if overflowing else "the loss itself"
-        return f"rows {part.start} to {part.stop - 1} of the epoch; {where} overflows"
+        return f"rows {first} to {first + len(X) - 1} of the epoch; {where} overflows"
 
     def measure(self) -> training.EpochEnd:
         """Rate and gradient of the last step; loss and metrics of the data."""
@@ -101,7 +104,9 @@ class Trainee:
         is_listed = array.size > optimizers.N_SETTINGS
         rate = float(array[optimizers.N_SETTINGS if is_listed else optimizers.LEARNING_RATE])
         # not by np.linalg.norm: its threads, OpenBLAS's, go on waiting busily and take the processors from ours
-        norm = math.sqrt(float(np.square(mlp._gradient, dtype=np.float64).sum())) / (mlp._limited or 1.0)
+        norm = math.sqrt(float(np.square(mlp._gradient, dtype=np.float64).sum()))
+        if self._run.optimizer.max_gradient_norm is not None:
+            norm /= mlp._limited or 1.0
         held_loss = None if self._held is None else mlp._loss_value(*self._held)
         found: dict[str, float] = {}
         if self._metrics:
@@ -112,10 +117,8 @@ class Trainee:
 
     def _training_part(self, chosen: NDArray[np.int64]) -> tuple[Array, checks.Targets]:
         dtype = self._mlp._dtype
-        X = rows.converted(self._X, chosen, dtype)
-        if self._mlp._loss == "own":
-            return X, checks.Targets(self._targets.values[chosen], _NO_LABELS)
-        return X, self._targets.of_rows(chosen, dtype)
+        of_targets = None if self._mlp._loss == "own" else dtype
+        return rows.converted(self._X, chosen, dtype), self._targets.of_rows(chosen, of_targets)
 
     def _metrics_of(self, X: Array, targets: checks.Targets) -> dict[str, float]:
         predictions = self._mlp.predict(X)

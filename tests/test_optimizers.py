@@ -261,6 +261,10 @@ def test_a_gradient_is_limited_and_the_history_tells_what_it_was(rng):
     )
     assert np.linalg.norm(mlp.parameter_vector - before) == pytest.approx(norm / 4)
     assert history.gradient_norm[0] == pytest.approx(norm)
+    norm = np.linalg.norm(mlp.loss_and_gradients(X, Y)[1].vector)  # and nothing of the limit is left behind
+    assert mlp.fit(X, Y, epochs=1, batch_size=None, optimizer="sgd", progress=False).gradient_norm == [
+        pytest.approx(norm)
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------------

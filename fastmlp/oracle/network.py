@@ -41,6 +41,16 @@ class Parameters(NamedTuple):
     """``b[j]``, of shape (outputs,)."""
 
 
+def split(vector: Array, layer_sizes: Sequence[int]) -> list[Parameters]:
+    """Views of a vector of all parameters: layer by layer, weights row by row, then biases."""
+    pairs, start = [], 0
+    for inputs, outputs in zip(layer_sizes[:-1], layer_sizes[1:], strict=True):
+        middle, end = start + inputs * outputs, start + (inputs + 1) * outputs
+        pairs.append(Parameters(vector[start:middle].reshape(outputs, inputs), vector[middle:end]))
+        start = end
+    return pairs
+
+
 class ForwardPass(NamedTuple):
     """What the forward pass leaves behind for the backward pass, one entry per layer."""
 
