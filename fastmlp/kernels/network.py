@@ -310,55 +310,41 @@ def _weight_tile(layer, strip, i, first, last, add, plan, arena, gradient, g):
 
 
 @inlined_function
-def _is_bare(plan, rates):
-    """Whether there is neither penalty nor decay: weights and biases are then updated alike."""
-    return plan[-1, PENALIZES] == NOTHING and not decays(rates, True)
-
-
-@tile_function
-def _finish_range(are_weights, start, stop, plan, report, parameters, gradient, optimizer, rates, memory):
-    """Penalty and update of parameters that are all weights, or all biases."""
-    if plan[-1, PENALIZES] > (NOTHING if are_weights else WEIGHTS_ALONE):
-        l1, l2 = report[SETTINGS, L1], report[SETTINGS, L2]
-        penalize_range(l1, l2, parameters, gradient, start, stop)
-    if optimizer != NO_UPDATE:
-        if decays(rates, are_weights):
-            decay_range(rates, parameters, start, stop)
-        update_rows(optimizer, rates, parameters, gradient, memory, start, stop - start, 1, 0)
-
-
-@inlined_function
 def _finish_tile(w, b, rows, columns, inputs, is_first, plan, report, parameters, gradient, optimizer, rates, memory):
     """Penalty and update of what :func:`_weight_tile` returned; of the biases with the first tile of a strip."""
-    if _is_bare(plan, rates):
-        if optimizer != NO_UPDATE:
-            update_rows(optimizer, rates, parameters, gradient, memory, w, columns, rows, inputs)
-            if is_first:
-                update_rows(optimizer, rates, parameters, gradient, memory, b, rows, 1, 0)
+    if plan[-1, PENALIZES] != NOTHING:
+        l1, l2 = report[SETTINGS, L1], report[SETTINGS, L2]
+        for r in range(rows):
+            penalize_range(l1, l2, parameters, gradient, w + r * inputs, w + r * inputs + columns)
+        if is_first and plan[-1, PENALIZES] == EVERYTHING:
+            penalize_range(l1, l2, parameters, gradient, b, b + rows)
+    if optimizer == NO_UPDATE:
         return
-    for r in range(rows):
-        start = w + r * inputs
-        _finish_range(True, start, start + columns, plan, report, parameters, gradient, optimizer, rates, memory)
+    if decays(rates, True):
+        for r in range(rows):
+            decay_range(rates, parameters, w + r * inputs, w + r * inputs + columns)
+        if is_first and decays(rates, False):
+            decay_range(rates, parameters, b, b + rows)
+    update_rows(optimizer, rates, parameters, gradient, memory, w, columns, rows, inputs)
     if is_first:
-        _finish_range(False, b, b + rows, plan, report, parameters, gradient, optimizer, rates, memory)
+        update_rows(optimizer, rates, parameters, gradient, memory, b, rows, 1, 0)
 
 
 @tile_function
-def _finish_flat(start, stop, plan, report, parameters, gradient, optimizer, rates, memory):
-    """Penalty and update of the parameters from ``start`` to ``stop``, of whatever layers they are."""
-    if _is_bare(plan, rates):
-        if optimizer != NO_UPDATE:
-            update_rows(optimizer, rates, parameters, gradient, memory, start, stop - start, 1, 0)
-        return
-    for layer in range(plan.shape[0] - 1):
-        w, b = plan[layer, WEIGHTS], plan[layer, BIASES]
-        after = b + plan[layer, OUTPUTS]
-        _finish_range(
-            True, max(start, w), min(stop, b), plan, report, parameters, gradient, optimizer, rates, memory
-        )  # fmt: skip
-        _finish_range(
-            False, max(start, b), min(stop, after), plan, report, parameters, gradient, optimizer, rates, memory
-        )
+def _meant(start, stop, layer, with_biases, plan):
+    """The parameters of a layer among those from ``start`` to ``stop``: its weights, and its biases too if wanted."""
+    after = plan[layer, BIASES] + (plan[layer, OUTPUTS] if with_biases else 0)
+    return max(start, plan[layer, WEIGHTS]), min(stop, after)
+
+
+@tile_function
+def _update_flat(start, stop, plan, parameters, gradient, optimizer, rates, memory):
+    """Decay and update of the parameters from ``start`` to ``stop``, of whatever layers they are."""
+    if decays(rates, True):
+        for layer in range(plan.shape[0] - 1):
+            first, last = _meant(start, stop, layer, decays(rates, False), plan)
+            decay_range(rates, parameters, first, last)
+    update_rows(optimizer, rates, parameters, gradient, memory, start, stop - start, 1, 0)
 
 
 @tile_function
@@ -407,7 +393,12 @@ def _add_partials(start, stop, tiles, plan, arena, report, parameters, gradient,
         for tile in range(1, tiles):
             total = total + load_first(arena, plan[-1, PARTIALS] + tile * parameters.size + k, stop - k)
         store_first(gradient, k, total, stop - k)
-    _finish_flat(start, stop, plan, report, parameters, gradient, optimizer, rates, memory)
+    if plan[-1, PENALIZES] != NOTHING:
+        for layer in range(plan.shape[0] - 1):
+            first, last = _meant(start, stop, layer, plan[-1, PENALIZES] == EVERYTHING, plan)
+            penalize_range(report[SETTINGS, L1], report[SETTINGS, L2], parameters, gradient, first, last)
+    if optimizer != NO_UPDATE:
+        _update_flat(start, stop, plan, parameters, gradient, optimizer, rates, memory)
 
 
 @tile_function
@@ -454,8 +445,8 @@ def _penalty_group(group, plan, parameters, report):
     l1, l2 = report[SETTINGS, L1], report[SETTINGS, L2]
     total = 0.0
     for layer in range(plan.shape[0] - 1):
-        after = plan[layer, BIASES] + (plan[layer, OUTPUTS] if plan[-1, PENALIZES] == EVERYTHING else 0)
-        total += penalty_of_range(l1, l2, parameters, max(start, plan[layer, WEIGHTS]), min(stop, after))
+        first, last = _meant(start, stop, layer, plan[-1, PENALIZES] == EVERYTHING, plan)
+        total += penalty_of_range(l1, l2, parameters, first, last)
     report[_first_group(report) + group, 0] = total
 
 
@@ -471,11 +462,7 @@ def _update_group(group, plan, report, parameters, gradient, optimizer, rates, m
     """Update a group of parameters from its gradient, times the batch's factor."""
     start, stop = _group(group, parameters.size)
     scale_range(report[BATCH, FACTOR], gradient, start, stop)
-    if decays(rates, True):
-        for layer in range(plan.shape[0] - 1):
-            after = plan[layer, BIASES] + (plan[layer, OUTPUTS] if decays(rates, False) else 0)
-            decay_range(rates, parameters, max(start, plan[layer, WEIGHTS]), min(stop, after))
-    update_rows(optimizer, rates, parameters, gradient, memory, start, stop - start, 1, 0)
+    _update_flat(start, stop, plan, parameters, gradient, optimizer, rates, memory)
 
 
 @tile_function
