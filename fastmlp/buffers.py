@@ -20,8 +20,8 @@ what                elements             layout              note
 ``SAMPLE_LOSSES``   N                    by sample           ``L[n]``
 ``X_LEFT``          0, or inputs × N,    sample-blocked      what is left of the activations that enter the layer where
                     each layer                               some are dropped
-``PARTIALS``        0, or parameters     by tile of samples  each tile's own gradient, in a network with few weights
-                    × tiles
+``PARTIALS``        0, or parameters     by group of         each group's own gradient, in a network with few weights
+                    × groups             samples
 ==================  ===================  ==================  =====================================================
 
 So the arena takes about ``N × (2 × inputs + 3 × hidden units + 3 or 4 × outputs)`` elements, and nothing in it grows
@@ -36,11 +36,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels import activations, crew, dropout, losses, network, simd
+from fastmlp.kernels import activations, calls, crew, dropout, losses, network, simd
 
 _ALIGNMENT = 128  # bytes: a cache line, and the one that is fetched with it
 
-_PARAMETERS_PER_UNIT = 16
+_OF_THE_USER = [
+    network.train.position(name) for name in ("data", "targets", "labels", "sample_weights", "order", "settings")
+]
+"""Arguments that a workspace does not keep alive after a call."""
+
+_PARAMETERS_PER_UNIT = 64
 """Parameters, for each input and output of a layer, up to which gradients are summed tile by tile, as measured."""
 
 
@@ -82,8 +87,16 @@ class Workspace:
     report: NDArray[np.float64]
     """One row per block of samples: its loss, and whether its ``X`` and ``Y`` are finite; then sums over groups of
     parameters, settings, a row for the batch, and one for the run."""
+    results: NDArray[np.float64]
+    """The report's last row: status, sum of losses, steps taken."""
     crew: NDArray[np.int64]
     """Counters by which the threads of a training run share out its tasks."""
+    first_check: NDArray[np.float64]
+    """Whether the first block's ``X`` is finite."""
+    train_call: calls.Call | None
+    """The last call of the kernel ``train`` in this workspace, packed."""
+    predict_call: calls.Call | None
+    """The same for ``predict`` of a few samples."""
 
     def __init__(
         self,
@@ -106,7 +119,11 @@ class Workspace:
         rows = self.capacity // block + network.REPORT_ROWS
         self.report = aligned(rows * 3, np.dtype(np.float64)).reshape(-1, 3)
         self.report[network.SETTINGS] = objective.setting, objective.l1, objective.l2
-        self.crew = aligned(crew.SIZE, np.dtype(np.int64))
+        self.first_check = self.report[0, network.X_CHECK : network.X_CHECK + 1]
+        self.results = self.report[network.RUN]
+        self.train_call: calls.Call | None = None
+        self.predict_call: calls.Call | None = None
+        self.crew = aligned(crew.size(1), np.dtype(np.int64))
 
     def _place_layers(self, layer_sizes: Sequence[int], names: Sequence[str], of_pre_activations: bool) -> None:
         parameters, last = 0, len(layer_sizes) - 2
@@ -152,9 +169,9 @@ class Workspace:
         n_parameters = int(((inputs + 1) * outputs).sum())
         if n_parameters > _PARAMETERS_PER_UNIT * int((inputs + outputs).sum()):
             return
-        tiles = -(-self.capacity // (self._block * network.TILE_BLOCKS))
+        groups = min(network.MOST_GROUPS, max(2, self.capacity // network.GROUP_SAMPLES))
         self.plan[-1, network.BY_SAMPLES], self.plan[-1, network.PARTIALS] = 1, self._used
-        self._used += tiles * n_parameters
+        self._used += min(groups, self.capacity // self._block) * n_parameters
 
     def _take(self, features: int) -> int:
         """Take room for ``features`` of every sample; return where it begins."""
@@ -166,6 +183,27 @@ class Workspace:
         """Make the plan ready for so many threads."""
         if self._n_threads != n_threads:
             self._n_threads = self.plan[-1, network.THREADS] = n_threads
+            if self.crew.size < crew.size(n_threads):
+                self.crew = aligned(crew.size(n_threads), np.dtype(np.int64))
+
+    def train(self, n_threads: int, *arguments: Any) -> tuple[int, float, int]:
+        """Call the kernel ``train``, packed if it can be: status, sum of losses, steps taken."""
+        if not calls.are_packed():
+            found: tuple[int, float, int] = network.train(*arguments)
+            return found
+        call = self.pack(*arguments)
+        call.run(n_threads)
+        call.let_go(_OF_THE_USER)
+        status, total, taken = self.results.tolist()
+        return int(status), total, int(taken)
+
+    def pack(self, *arguments: Any) -> calls.Call:
+        """Pack a call of the kernel ``train``."""
+        if self.train_call is None:
+            self.train_call = calls.Call(network.train, *arguments)
+        else:
+            self.train_call.set(*arguments)
+        return self.train_call
 
     def view(self, place: int, features: int, samples: int) -> NDArray[np.floating]:
         """What stands sample-blocked at a place of the arena, as an array ``[n // B, i, n % B]``."""

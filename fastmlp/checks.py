@@ -90,8 +90,13 @@ def _is_right_already(value: Any, columns: int, dtype: np.dtype | None) -> bool:
     return len(shape) == 2 and shape[1] == columns and shape[0] > 0
 
 
-_NO_LABELS = np.empty(0, np.int64)
-_NO_WEIGHTS = np.empty(0, np.float64)
+def is_such(value: Any, dtype: np.dtype, shape: tuple[int, ...]) -> bool:
+    """Whether an array can go to compiled code as it is, and has this shape."""
+    return type(value) is np.ndarray and value.dtype is dtype and value.shape == shape and value.flags.carray
+
+
+NO_LABELS = np.empty(0, np.int64)
+NO_WEIGHTS = np.empty(0, np.float64)
 
 
 class Targets:
@@ -102,8 +107,8 @@ class Targets:
     def __init__(
         self,
         values: Array,
-        labels: NDArray[np.int64] = _NO_LABELS,
-        weights: NDArray[np.float64] = _NO_WEIGHTS,
+        labels: NDArray[np.int64] = NO_LABELS,
+        weights: NDArray[np.float64] = NO_WEIGHTS,
     ) -> None:
         self.values = values
         self.labels = labels
@@ -138,13 +143,13 @@ class Targets:
         return self.values.argmax(axis=1) if (self.values.sum(axis=1) == 1).all() else None
 
 
-_OF_ANY_NUMBERS = ("squared_error", "absolute_error", "huber", "quantile")
+OF_ANY_NUMBERS = ("squared_error", "absolute_error", "huber", "quantile")
 """Losses that take any targets."""
 
 
 def targets(name: str, value: Any, outputs: int, loss: str, n_samples: int, dtype: np.dtype | None) -> Targets:
     """Return ``Y``, as fits the loss: rows of numbers, or one class index per sample."""
-    if loss in _OF_ANY_NUMBERS and _is_right_already(value, outputs, dtype) and value.shape[0] == n_samples:
+    if loss in OF_ANY_NUMBERS and _is_right_already(value, outputs, dtype) and value.shape[0] == n_samples:
         return Targets(value)
     if loss == "softmax_cross_entropy" and _rank(value) == 1:
         labels = _class_indices(name, value, outputs)
@@ -205,7 +210,7 @@ def _class_indices(name: str, value: object, outputs: int) -> NDArray[np.int64]:
 
 def _fits_loss(name: str, array: Array, loss: str) -> None:
     """Refuse targets for which the loss has no meaning. NaN is found, and told, later."""
-    if loss in _OF_ANY_NUMBERS:
+    if loss in OF_ANY_NUMBERS:
         return
     if loss == "poisson":
         if array.min() < 0:
@@ -241,7 +246,7 @@ def sample_weight(value: object, class_weight: object, targets: Targets, n_sampl
             what = f"{weights.min()}" if weights.min() < 0 else "nothing but 0"
             raise ValueError(f"sample_weight must be at least 0, and above 0 somewhere; got {what}")
     if class_weight is None:
-        return _NO_WEIGHTS if weights is None else weights
+        return NO_WEIGHTS if weights is None else weights
     of_classes = _weights_of_classes(class_weight, targets)
     return of_classes if weights is None else of_classes * weights
 

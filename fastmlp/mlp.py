@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastmlp import arguments, checks, files, rows, settings, threads, training
 from fastmlp import verify as proof
 from fastmlp.buffers import Objective, Workspace, aligned
-from fastmlp.kernels import jit, layout, network, optimizers, simd
+from fastmlp.kernels import calls, jit, layout, network, optimizers, simd
 from fastmlp.metrics import as_metrics
 from fastmlp.oracle import dropout as oracle_dropout
 from fastmlp.oracle import network as oracle
@@ -29,7 +29,9 @@ from fastmlp.trainee import Run, Trainee
 Array = NDArray[Any]  # float64 or float32, as the network is
 
 _NO_ORDER = np.empty(0, np.int64)
-_NO_SETTINGS = np.zeros(optimizers.N_SETTINGS)
+_DATA, _STEP = network.train.slot("data"), network.train.slot("step")
+_DATA_TO_PREDICT, _PREDICTED = network.predict.slot("data"), network.predict.slot("samples")
+_DIVERGED = "the loss is not finite; the parameters were left as they were"
 _OF_CLASSES = ("binary_cross_entropy", "softmax_cross_entropy")
 
 _ROWS_AT_ONCE = 1024
@@ -43,6 +45,19 @@ _PARALLEL_FROM = 2_000_000
 
 _MEASURE_FROM = 1_000_000
 """Operations of a training step from which the best number of threads is found by measuring."""
+
+
+class _Prepared(NamedTuple):
+    """A training step whose call is packed but for its data, for the next one like it."""
+
+    optimizer: settings.Optimizer | str | None
+    learning_rate: settings.Rate | None
+    """Both as they were given."""
+    shape_of_x: tuple[int, ...]
+    shape_of_y: tuple[int, ...]
+    """Shapes of the data."""
+    workspace: Workspace
+    call: calls.Call
 
 
 class Gradients(list[Parameters]):
@@ -197,6 +212,7 @@ class MLP:
         self._lock = threading.RLock()
         self._paces: dict[int, threads.Pace] = {}  # by batch size
         self._free: list[Workspace] = []  # list.append and list.pop are atomic
+        self._prepared: _Prepared | None = None
         self._pass: tuple[Workspace, int] | None = None  # the last forward pass and its number of samples
         self._pass_is_current = False
 
@@ -314,22 +330,49 @@ class MLP:
         X = checks.samples("X", X, self._sizes[0], self._dtype)
         samples = X.shape[0]
         output = np.empty((samples, self._sizes[-1]), self._dtype)
+        if samples <= network.SAMPLES_ALONE:
+            self._predict_a_few(X, samples, output)
+            return output
         flat, flat_output = rows.flat(X), output.reshape(-1)
-        alone = samples <= network.SAMPLES_ALONE
-        n_threads = 1 if alone else self._threads(min(samples, _PREDICTED_AT_ONCE))
-        workspace = self._borrow(samples if alone else n_threads * network.TILE_BLOCKS * self._block)
+        n_threads = self._threads(min(samples, _PREDICTED_AT_ONCE))
+        workspace = self._borrow(n_threads * network.TILE_BLOCKS * self._block)
         workspace.divide(n_threads)
         try:
             for first in range(0, samples, _PREDICTED_AT_ONCE):
-                status = network.predict.on(n_threads)(
-                    workspace.plan, self._vector, workspace.arena, workspace.report, flat, first,
-                    min(_PREDICTED_AT_ONCE, samples - first), flat_output,
+                status = network.predict(
+                    workspace.plan, self._vector, workspace.arena, workspace.report, flat, flat_output, first,
+                    min(_PREDICTED_AT_ONCE, samples - first), n_threads=n_threads,
                 )  # fmt: skip
                 if status != network.FINITE:
                     self._raise_for(status, X=X)
         finally:
             self._free.append(workspace)
         return output
+
+    def _predict_a_few(self, X: Array, samples: int, output: Array) -> None:
+        """Predict without threads, by a packed call where there is one: it takes a microsecond."""
+        workspace = self._borrow(samples)
+        try:
+            if calls.are_packed() and X.flags.writeable:
+                call = workspace.predict_call
+                if call is None:
+                    call = workspace.predict_call = calls.Call(
+                        network.predict, workspace.plan, self._vector, workspace.arena, workspace.report, self._vector,
+                        self._vector, 0, samples,
+                    )  # fmt: skip
+                call.table[_PREDICTED] = samples
+                calls.run_with(call.entry, call.table, _DATA_TO_PREDICT, X, output)
+                finite = workspace.first_check[0] == 0
+            else:
+                status = network.predict(
+                    workspace.plan, self._vector, workspace.arena, workspace.report, rows.flat(X), output.reshape(-1),
+                    0, samples,
+                )  # fmt: skip
+                finite = status == network.FINITE
+        finally:
+            self._free.append(workspace)
+        if not finite:
+            raise checks.not_finite("X", X)
 
     def forward(self, X: ArrayLike) -> Array:
         """Forward pass that is remembered, for :attr:`activations` and :meth:`backward`.
@@ -415,9 +458,11 @@ class MLP:
     ) -> tuple[float, Gradients]:
         vector = np.empty_like(self._vector)
         n_threads = self._threads(count)
-        status, loss = network.backward(
-            *self._of(workspace, n_threads), rows.flat(targets.values), targets.labels, targets.weights, _NO_ORDER, 0,
-            count, dropped, vector, n_threads=n_threads,
+        workspace.divide(n_threads)
+        status, loss = network.backward(  # type: ignore[no-untyped-call]
+            workspace.crew, workspace.plan, self._vector, workspace.arena, workspace.report,
+            rows.flat(targets.values), targets.labels, targets.weights, _NO_ORDER, 0, count, dropped, vector,
+            n_threads=n_threads,
         )  # fmt: skip
         self._raise_for(status, Y=targets.values)
         return loss, Gradients(self._pairs(vector), vector)
@@ -458,9 +503,9 @@ class MLP:
         try:
             n_threads = self._threads(count)
             status, total, _ = network.train(
-                workspace.crew, *self._of(workspace, n_threads), vector, vector, rows.flat(X),
+                workspace.crew, network.BOTH_WAYS, *self._of(workspace, n_threads), vector, vector, rows.flat(X),
                 rows.flat(targets.values), targets.labels, targets.weights, _NO_ORDER, count, count, 0, 1,
-                optimizers.NO_UPDATE, _NO_SETTINGS, dropped + 1, 0.0, n_threads=n_threads,
+                optimizers.NO_UPDATE, network.NO_SETTINGS, dropped + 1, 0.0, n_threads=n_threads,
             )  # fmt: skip
         finally:
             self._free.append(workspace)
@@ -615,6 +660,18 @@ class MLP:
         FloatingPointError
             If the loss is infinite or NaN; the parameters are then left as they were.
         """
+        prepared = self._prepared
+        if (
+            prepared is not None
+            and sample_weight is None
+            and learning_rate is prepared.learning_rate
+            and optimizer is prepared.optimizer
+            and checks.is_such(X, self._dtype, prepared.shape_of_x)
+            and checks.is_such(Y, self._dtype, prepared.shape_of_y)
+        ):
+            loss = self._prepared_step(prepared, X, Y)
+            if loss is not None:
+                return loss
         if learning_rate is None and optimizer is None:
             raise TypeError("train_step needs a learning_rate or an optimizer; got neither")
         chosen = settings.as_optimizer("sgd" if optimizer is None else optimizer, learning_rate)
@@ -624,12 +681,59 @@ class MLP:
             if self.config["verify"]:
                 self._checked_step(X, targets, chosen)
             steps = self._run_own_steps if self._loss == "own" else self._run_steps
-            if self._run is None or self._run.optimizer is not chosen or self._run.n_rows != count:
-                self._run = Run(chosen, count, count)
-            total, taken = steps(X, targets, _NO_ORDER, 0, 1, self._run)
+            run, is_new = self._run, False
+            if run is None or run.optimizer is not chosen or run.n_rows != count:
+                run = self._run = Run(chosen, count, count)
+                is_new = True
+            total, taken = steps(X, targets, _NO_ORDER, 0, 1, run)
+            if taken and not is_new and sample_weight is None and self._can_be_prepared(chosen, count):
+                self._prepare((optimizer, learning_rate), chosen, X, targets.values)
         if not taken:
-            raise FloatingPointError("the loss is not finite; the parameters were left as they were")
+            raise FloatingPointError(_DIVERGED)
         return total / targets.total_weight(count)
+
+    def _can_be_prepared(self, optimizer: settings.Optimizer, count: int) -> bool:
+        """Whether the next step like this one needs nothing but its data: no new rates, no checks, one thread."""
+        return (
+            self._loss in checks.OF_ANY_NUMBERS
+            and not (optimizer.is_scheduled or optimizer.max_gradient_norm or self.config["verify"])
+            and self._pace(count).candidates == (1,)
+            and calls.are_packed()
+        )
+
+    def _prepare(self, given: tuple[Any, Any], optimizer: settings.Optimizer, X: Array, values: Array) -> None:
+        """Pack the call of steps like the one that has been taken, in a workspace that is kept for it."""
+        self._unprepare()
+        count = X.shape[0]
+        workspace = self._borrow(count)
+        workspace.divide(1)
+        call = workspace.pack(
+            workspace.crew, network.BOTH_WAYS, workspace.plan, self._vector, workspace.arena, workspace.report,
+            self._gradient, self._memory, self._vector, self._vector, checks.NO_LABELS, checks.NO_WEIGHTS, _NO_ORDER,
+            count, count, 0, 1, optimizer.code, optimizer.array, self._steps, 0.0,
+        )  # fmt: skip
+        self._prepared = _Prepared(*given, X.shape, values.shape, workspace, call)
+
+    def _prepared_step(self, prepared: _Prepared, X: Any, Y: Any) -> float | None:
+        """Take the step that has been prepared, over new data of the same shape; None if it is prepared no more."""
+        with self._lock:
+            if prepared is not self._prepared:
+                return None
+            call, steps = prepared.call, self._steps + 1
+            call.table[_STEP] = steps
+            calls.run_with(call.entry, call.table, _DATA, X, Y)
+            status, total, _ = prepared.workspace.results.tolist()
+            if status == network.FINITE:
+                self._steps, self._pass_is_current = steps, False
+                return total / prepared.shape_of_x[0]
+        self._raise_for(status, X=X, Y=Y)
+        raise FloatingPointError(_DIVERGED)
+
+    def _unprepare(self) -> None:
+        """What steps were prepared for has changed."""
+        if self._prepared is not None:
+            self._free.append(self._prepared.workspace)
+            self._prepared = None
 
     def partial_fit(
         self,
@@ -703,10 +807,11 @@ class MLP:
                 if optimizer.is_scheduled:
                     array = optimizer.with_rates(steps + done, wanted, self._rate_factor)
                 workspace.divide(n_threads)
-                status, total, taken = network.train.on(n_threads)(
-                    workspace.crew, workspace.plan, self._vector, workspace.arena, workspace.report, self._gradient,
-                    memory, flat, values, targets.labels, targets.weights, order, n_rows, batch_size,
-                    first + done * batch_size, wanted, optimizer.code, array, steps + done + 1, total,
+                status, total, taken = workspace.train(
+                    n_threads, workspace.crew, network.BOTH_WAYS, workspace.plan, self._vector, workspace.arena,
+                    workspace.report, self._gradient, memory, flat, values, targets.labels, targets.weights, order,
+                    n_rows, batch_size, first + done * batch_size, wanted, optimizer.code, array, steps + done + 1,
+                    total,
                 )  # fmt: skip
                 done += taken
                 if is_measured:
@@ -756,6 +861,8 @@ class MLP:
 
     def _keep(self, optimizer: settings.Optimizer, memory: Array, steps: int) -> None:
         """Steps have been taken: keep what the optimizer remembers. A refused step keeps nothing."""
+        if memory is not self._memory:
+            self._unprepare()
         self._memory, self._steps, self._optimizer_code = memory, steps, optimizer.code
         self._pass_is_current = False
 
@@ -1103,6 +1210,7 @@ class MLP:
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Take over parameters, what the optimizer remembers, and the random state."""
+        self._unprepare()
         self._vector[:], self._memory[:] = state["vector"], state["memory"]
         self._steps, self._optimizer_code = state["steps"], state["optimizer_code"]
         self._rate_factor = state["rate_factor"]

@@ -7,12 +7,13 @@ from numpy.typing import DTypeLike
 
 from fastmlp.kernels import jit, network
 from fastmlp.mlp import MLP
+from fastmlp.settings import SGD
 
 
 def warm_up(dtype: DTypeLike = np.float64) -> None:
     """Compile everything that networks of one dtype need, or find it in the cache.
 
-    It takes some 30 seconds where nothing is cached, and about one where all is. Later processes that use the same
+    It takes some 20 seconds where nothing is cached, and about one where all is. Later processes that use the same
     cache (``NUMBA_CACHE_DIR``) on the same kind of processor then start at once.
 
     Parameters
@@ -30,10 +31,14 @@ def warm_up(dtype: DTypeLike = np.float64) -> None:
     >>> import fastmlp
     >>> fastmlp.warm_up("float32")
     """
+    step = SGD()
     for n_threads in range(1, min(jit.max_threads(), 2) + 1):
         mlp = MLP([1, 1], dtype=dtype, rng=0, n_threads=n_threads)
         X = np.zeros((network.SAMPLES_ALONE + 1, 1), mlp.config["dtype"])
         mlp.fit(X, X, epochs=1, validation=(X, X), progress=False)
-        mlp.predict(X)
+        for samples in (1, len(X)):
+            mlp.predict(X[:samples])
+        for _ in range(3):  # the third one is packed
+            mlp.train_step(X, X, optimizer=step)
         mlp.forward(X)
         mlp.update(mlp.backward(X), "sgd")

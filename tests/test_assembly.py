@@ -45,17 +45,17 @@ code = next(iter(product.inspect_llvm().values()))
 module = llvm.parse_assembly(code)
 machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=3)
 module.triple, module.data_layout = triple, str(machine.target_data)
-print(ROWS, simd.VECTOR_BYTES)
+print(ROWS, simd.VECTORS, simd.VECTOR_BYTES)
 print(machine.emit_assembly(module))
 """
 
 X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
-# name: triple, processor, features, bytes of a register, rows of the tile, what a multiply-add looks like
+# name: triple, processor, features, bytes of a register, rows and vectors of the tile, what a multiply-add looks like
 PROCESSORS = {
-    "SSE2": (X86, "x86-64", "", 16, 6, {"single": r"mulp[sd]\s", "other": r"addp[sd]\s"}),
-    "AVX2": (X86, "x86-64-v3", "+avx,+avx2,+fma", 32, 6, {"single": r"vfn?madd\d+p[sd]\s"}),
-    "AVX-512": (X86, "x86-64-v4", "+avx,+avx2,+fma,+avx512f", 64, 8, {"single": r"vfn?madd\d+p[sd]\s"}),
-    "NEON": (ARM, "generic", "", 16, 8, {"single": r"fmla\s"}),
+    "SSE2": (X86, "x86-64", "", 16, (6, 2), {"single": r"mulp[sd]\s", "other": r"addp[sd]\s"}),
+    "AVX2": (X86, "x86-64-v3", "+avx,+avx2,+fma", 32, (6, 2), {"single": r"vfn?madd\d+p[sd]\s"}),
+    "AVX-512": (X86, "x86-64-v4", "+avx,+avx2,+fma,+avx512f", 64, (16, 1), {"single": r"vfn?madd\d+p[sd]\s"}),
+    "NEON": (ARM, "generic", "", 16, (8, 2), {"single": r"fmla\s"}),
 }
 STACK = re.compile(r"\(%r[sb]p[,)]|\[(sp|x29)\b")
 
@@ -74,7 +74,7 @@ def inner_loop(assembly, instruction):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_inner_loop_is_all_of_the_tile_and_stays_in_registers(name, dtype):
-    triple, processor, features, vector_bytes, rows, instructions = PROCESSORS[name]
+    triple, processor, features, vector_bytes, (rows, vectors), instructions = PROCESSORS[name]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, triple, processor, features, dtype],
         check=False, capture_output=True, text=True,
@@ -84,10 +84,10 @@ def test_inner_loop_is_all_of_the_tile_and_stays_in_registers(name, dtype):
         pytest.skip(f"this llvmlite cannot translate for {triple}")
     assert done.returncode == 0, done.stderr
     first, assembly = done.stdout.split("\n", 1)
-    assert first == f"{rows} {vector_bytes}"
+    assert first == f"{rows} {vectors} {vector_bytes}"
     loop = inner_loop(assembly, instructions["single"])
     for what in instructions.values():
         count = len(re.findall(what, loop))
         assert count > 0
-        assert count % (2 * rows) == 0, loop  # LLVM may take several turns of the loop at once
+        assert count % (vectors * rows) == 0, loop  # LLVM may take several turns of the loop at once
     assert not STACK.search(loop), loop

@@ -52,7 +52,7 @@ WAYS = {
 }
 """What may be added to a step."""
 
-WIDE_AND_NARROW = [[3, 4, 4, 2], [80, 90, 70]]
+WIDE_AND_NARROW = [[3, 4, 4, 2], [130, 140, 130]]
 
 CASES = [
     ("squared_error", "sigmoid", "identity"),
@@ -128,9 +128,9 @@ class Network:
         """Run the training kernel."""
         self.workspace.divide(n_threads)
         return kernels.train(
-            self.workspace.crew, *self.first, self.gradient, self.memory, flat(self.data), flat(self.targets),
-            flat(self.labels), self.weights, order, self.samples, batch_size or self.samples, 0, n_steps, optimizer,
-            as_array(settings), 1, 0.0, n_threads=n_threads,
+            self.workspace.crew, kernels.BOTH_WAYS, *self.first, self.gradient, self.memory, flat(self.data),
+            flat(self.targets), flat(self.labels), self.weights, order, self.samples, batch_size or self.samples, 0,
+            n_steps, optimizer, as_array(settings), 1, 0.0, n_threads=n_threads,
         )  # fmt: skip
 
 
@@ -176,7 +176,16 @@ def test_forward_then_backward_is_the_training_step(sizes, samples, way, dtype, 
     gradient = np.full_like(network.gradient, np.nan)
     assert kernels.forward(*network.first, flat(network.data), NO_ORDER, 0, samples, NOTHING) == kernels.FINITE
     status, loss = kernels.backward(
-        *network.first, flat(network.targets), NO_LABELS, NO_WEIGHTS, NO_ORDER, 0, samples, NOTHING, gradient
+        network.workspace.crew,
+        *network.first,
+        flat(network.targets),
+        NO_LABELS,
+        NO_WEIGHTS,
+        NO_ORDER,
+        0,
+        samples,
+        NOTHING,
+        gradient,
     )
     assert status == kernels.FINITE
     assert loss * samples == total
@@ -189,7 +198,7 @@ def test_prediction_loss_and_activations(sizes, samples, case, dtype, rng):
     network = Network(sizes, samples, case, dtype, rng)
     loss, _, forward_pass = network.expected()
     output = np.full((samples, sizes[-1]), np.nan, dtype)
-    kernels.predict(*network.first, flat(network.data), 0, samples, output.reshape(-1))
+    kernels.predict(*network.first, flat(network.data), output.reshape(-1), 0, samples)
     expected = forward_pass.activations[-1].T
     np.testing.assert_allclose(output, expected, rtol=0, atol=tolerance(network, expected))
     status, found = kernels.loss_value(
@@ -218,8 +227,8 @@ def test_one_sample_has_the_bits_that_it_has_among_others(sizes, case, dtype, rn
         workspace.divide(n_threads)
         for first in range(0, samples, at_once):
             status = kernels.predict(
-                workspace.plan, network.vector, workspace.arena, workspace.report, flat(network.data), first,
-                min(at_once, samples - first), output.reshape(-1), n_threads=n_threads,
+                workspace.plan, network.vector, workspace.arena, workspace.report, flat(network.data),
+                output.reshape(-1), first, min(at_once, samples - first), n_threads=n_threads,
             )  # fmt: skip
             assert status == kernels.FINITE
         outputs.append(output)
@@ -236,10 +245,10 @@ def test_prediction_tells_what_is_not_finite(samples, value, dtype, rng):
     output = np.empty(2 * samples, dtype)
     for feature in (0, BLOCK):
         network.data[samples - 1, feature] = value
-        status = kernels.predict(*network.first, flat(network.data), 0, samples, output)
+        status = kernels.predict(*network.first, flat(network.data), output, 0, samples)
         assert status == kernels.X_NOT_FINITE
         network.data[samples - 1, feature] = 1
-    assert kernels.predict(*network.first, flat(network.data), 0, samples, output) == kernels.FINITE
+    assert kernels.predict(*network.first, flat(network.data), output, 0, samples) == kernels.FINITE
 
 
 @pytest.mark.parametrize(("sizes", "samples"), SHAPES, ids=str)
@@ -277,9 +286,9 @@ def test_same_bits_at_any_number_of_threads(sizes, samples, way, extra, dtype, r
         settings = as_array((0.1, 0.9, 0.99, 1e-8, *ways.get("decay", (0, 0)), ways.get("limit", 0)))
         network.workspace.divide(n_threads)
         status, total, taken = kernels.train(
-            network.workspace.crew, *network.first, network.gradient, network.memory, flat(network.data),
-            flat(network.targets), NO_LABELS, network.weights, order, order.size, batch_size, 0, n_steps,
-            codes.ADAM, settings, 1, 0.0, n_threads=n_threads,
+            network.workspace.crew, kernels.BOTH_WAYS, *network.first, network.gradient, network.memory,
+            flat(network.data), flat(network.targets), NO_LABELS, network.weights, order, order.size, batch_size, 0,
+            n_steps, codes.ADAM, settings, 1, 0.0, n_threads=n_threads,
         )  # fmt: skip
         assert (status, taken) == (kernels.FINITE, n_steps)
         results.append((network.vector.copy(), network.gradient.copy(), network.memory.copy(), np.array(total)))
@@ -316,13 +325,13 @@ def test_interpreted_threads_wait_for_each_other():
             sum_by_weights(network)
             network.workspace.divide(2)
             arguments = (
-                network.workspace.crew, *network.first, network.gradient, network.memory, flat(network.data),
-                flat(network.targets), NO_LABELS, NO_WEIGHTS, NO_ORDER, 3 * BLOCK, BLOCK, 0, 3, codes.PLAIN_SGD,
-                as_array(RATE), 1,
+                network.workspace.crew, kernels.BOTH_WAYS, *network.first, network.gradient, network.memory,
+                flat(network.data), flat(network.targets), NO_LABELS, NO_WEIGHTS, NO_ORDER, 3 * BLOCK, BLOCK, 0,
+                3, codes.PLAIN_SGD, as_array(RATE), 1,
             )  # fmt: skip
-            kernels._begin(network.workspace.crew, network.workspace.report, 0.0)
+            kernels.train.python(kernels.OPENING, *arguments, 0.0)
             with ThreadPoolExecutor(n_threads) as pool:
-                for result in [pool.submit(kernels._train_along, *arguments) for _ in range(n_threads)]:
+                for result in [pool.submit(kernels._train_along, me, *arguments) for me in range(n_threads)]:
                     result.result(timeout=60)
     finally:
         sys.setswitchinterval(before)
@@ -475,7 +484,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(dtype, rng):
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[4]], ids="-".join)
-@pytest.mark.parametrize("sizes", [[5, 7, 3, 2], [80, 90, 70]], ids=str)
+@pytest.mark.parametrize("sizes", [[5, 7, 3, 2], [130, 140, 130]], ids=str)
 def test_buffers_do_not_overlap_and_hold_the_stated_size(sizes, case, dtype, rng):
     """Places of the plan are disjoint and fill the arena; the size is what the docstring of ``buffers.py`` says."""
     samples = 70
@@ -495,8 +504,8 @@ def test_buffers_do_not_overlap_and_hold_the_stated_size(sizes, case, dtype, rng
         (plan[-1, kernels.SAMPLE_LOSSES], N),
     ]
     if plan[-1, kernels.BY_SAMPLES]:
-        tiles = -(-N // (kernels.TILE_BLOCKS * block))
-        taken.append((plan[-1, kernels.PARTIALS], tiles * n_parameters))
+        groups = min(kernels.MOST_GROUPS, max(2, N // kernels.GROUP_SAMPLES), N // block)
+        taken.append((plan[-1, kernels.PARTIALS], groups * n_parameters))
     taken.sort()
     ends = [place + size for place, size in taken]
     assert [place for place, _ in taken] == [0, *ends[:-1]]

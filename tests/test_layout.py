@@ -62,7 +62,7 @@ def by_all_sizes(test):
 
 @by_all_sizes
 def test_blocks_of_a_whole_array(features, samples, dtype, rng):
-    features, samples, B = size_of(features, dtype), size_of(samples, dtype), 2 * lanes_of(dtype)
+    features, samples, B = size_of(features, dtype), size_of(samples, dtype), simd.VECTORS * lanes_of(dtype)
     M = rng.standard_normal((features, samples)).astype(dtype)
     before = M.copy()
     sample_blocked, feature_blocked = layout.to_sample_blocks(M, B), layout.to_feature_blocks(M, B)
@@ -117,7 +117,7 @@ class Batch:
 
     def __init__(self, features, samples, ordered, dtype, rng):
         self.features, self.samples, self.dtype = features, samples, dtype
-        self.size = 2 * lanes_of(dtype)
+        self.size = simd.VECTORS * lanes_of(dtype)
         self.first = 3
         n_rows = samples + self.first + 4
         # a row may be drawn twice, and some are not drawn; the batch begins within the order
@@ -260,7 +260,7 @@ def rows_of(batch, F, n0, n1):
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "in a row"])
 def test_what_is_not_finite_is_reported_from_any_position(value, ordered, dtype, rng):
     """From every row and feature of the batch, and only by the part of the batch that has it."""
-    size = 2 * lanes_of(dtype)
+    size = simd.VECTORS * lanes_of(dtype)
     batch = Batch(size + 1, size + 2, ordered, dtype, rng)
     F = batch.feature_buffer()
     for row in np.unique(batch.rows):

@@ -9,25 +9,23 @@ import pytest
 
 import fastmlp
 from conftest import CHECKED, INTERPRETED
-from fastmlp.kernels import jit, network
+from fastmlp.kernels import calls, network
 
 pytestmark = pytest.mark.skipif(INTERPRETED or CHECKED, reason="only ordinary code is compiled before the first user")
 
 
 def compiled_forms():
     """What each kernel of the network has been compiled for."""
-    kernels = [kernel for kernel in vars(network).values() if isinstance(kernel, jit.Kernel)]
-    assert len(kernels) >= 6
-    return {
-        f"{kernel.__name__} {twin}": set(getattr(kernel, twin).signatures)
-        for kernel in kernels
-        for twin in ("serial", "parallel")
-    }
+    kernels = {k.__name__: k.serial for k in vars(network).values() if isinstance(k, calls.CrewKernel)}
+    kernels |= {name: f for name, f in vars(calls).items() if hasattr(f, "signatures")}
+    assert len(kernels) == 8
+    return {name: set(kernel.signatures) for name, kernel in kernels.items()}
 
 
 def test_after_warm_up_nothing_is_left_to_compile(dtype, rng, tmp_path):
     fastmlp.warm_up(dtype)
     before = compiled_forms()
+    step = fastmlp.SGD(0.1)
     X, Y = rng.standard_normal((70, 5)).astype(dtype), rng.uniform(0, 1, (70, 3)).astype(dtype)
     np.save(tmp_path / "X.npy", X)
     frozen = X.copy()
@@ -38,7 +36,8 @@ def test_after_warm_up_nothing_is_left_to_compile(dtype, rng, tmp_path):
                 mlp = fastmlp.MLP([5, 4, 3], loss=loss, dtype=dtype, rng=0, n_threads=n_threads)
                 mlp.fit(data, targets, epochs=2, batch_size=33, validation=(data, targets), progress=False)
                 mlp.fit(data, targets, epochs=1, optimizer="sgd", shuffle=False, progress=False)
-                mlp.train_step(data, targets, learning_rate=0.1)
+                for _ in range(3):
+                    mlp.train_step(data, targets, optimizer=step)
                 mlp.predict(data[:1])
                 mlp.predict(data)
                 mlp.forward(data)

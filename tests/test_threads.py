@@ -86,64 +86,74 @@ def test_candidates_are_one_all_and_powers_of_two(first, most, expected):
 
 
 @compiled
-def follow(counters, tasks_of_phase, done):
+def follow(counters, me, members, tasks_of_phase, done):
     """What a member does: each task notes itself, and how many tasks of earlier phases are finished."""
     while True:
-        phase, task = crew.claim(counters)
+        phase, task = crew.claim(counters, me, members)
         if phase >= tasks_of_phase.size:
             return
-        if task >= tasks_of_phase[phase]:
-            crew.wait_for_next(counters, phase)
+        if task == crew.NO_TASK:
+            crew.wait_for_next(counters, me, phase)
         else:
-            add_to_counter(done, phase, 1)
+            add_to_counter(done, 100 * phase + task, 1)
             for earlier in range(phase):
-                if done[earlier] != tasks_of_phase[earlier]:
-                    add_to_counter(done, tasks_of_phase.size, 1)
+                for each in range(tasks_of_phase[earlier]):
+                    if done[100 * earlier + each] != 1:
+                        add_to_counter(done, done.size - 1, 1)
             if crew.finish(counters, tasks_of_phase[phase]):
-                crew.open_phase(counters, phase + 1)
+                following = tasks_of_phase[phase + 1] if phase + 1 < tasks_of_phase.size else 0
+                crew.open_phase(counters, members, phase + 1, following)
 
 
 @compiled
-def open_second(counters):
-    """Open the second phase."""
-    crew.open_phase(counters, 1)
-
-
-@compiled
-def begin(counters):
-    """Open the first phase."""
-    crew.open_phase(counters, 0)
+def begin(counters, members, phase, tasks):
+    """Open a phase."""
+    crew.open_phase(counters, members, phase, tasks)
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
-def test_every_task_is_done_once_and_no_phase_begins_early(n_threads, rng):
-    @numba.njit(nogil=True)  # noqa: TID251 (as threads of the operating system run it)
-    def member(counters, tasks_of_phase, done):
-        follow(counters, tasks_of_phase, done)
+@pytest.mark.parametrize("absent", [0, 2])
+def test_every_task_is_done_once_and_no_phase_begins_early(absent, n_threads, rng):
+    """Also where some members never come: the others do what is in their queues."""
 
+    @numba.njit(nogil=True)  # noqa: TID251 (as threads of the operating system run it)
+    def member(counters, me, members, tasks_of_phase, done):
+        follow(counters, me, members, tasks_of_phase, done)
+
+    members = n_threads + absent
     tasks_of_phase = rng.integers(1, 9, 300)
-    counters, done = np.full(crew.SIZE, 99, np.int64), np.zeros(tasks_of_phase.size + 1, np.int64)
-    begin(counters)
+    counters, done = np.full(crew.size(members), 99, np.int64), np.zeros(100 * tasks_of_phase.size + 1, np.int64)
+    begin(counters, members, 0, tasks_of_phase[0])
     with ThreadPoolExecutor(n_threads) as pool:  # they arrive when they like
-        for result in [pool.submit(member, counters, tasks_of_phase, done) for _ in range(n_threads)]:
+        for result in [pool.submit(member, counters, me, members, tasks_of_phase, done) for me in range(n_threads)]:
             result.result()
-    np.testing.assert_array_equal(done[:-1], tasks_of_phase)
+    counts = done[:-1].reshape(-1, 100)
+    np.testing.assert_array_equal(counts, np.arange(100) < tasks_of_phase[:, np.newaxis])
     assert done[-1] == 0  # nothing was begun before all of an earlier phase was done
+
+
+@pytest.mark.parametrize("members", [1, 2, 3, 7])
+@pytest.mark.parametrize("tasks", [0, 1, 2, 5, 100])
+def test_members_share_the_tasks_in_equal_parts(members, tasks):
+    share = getattr(crew.share, "py_func", crew.share)
+    parts = [share(me, members, tasks) for me in range(members)]
+    assert [task for start, stop in parts for task in range(start, stop)] == list(range(tasks))
+    assert max(stop - start for start, stop in parts) - min(stop - start for start, stop in parts) <= 1
 
 
 @numba.njit(nogil=True)  # noqa: TID251 (as threads of the operating system run it)
 def wait(counters, phase):
     """Wait for another phase than this one."""
-    crew.wait_for_next(counters, phase)
+    crew.wait_for_next(counters, 0, phase)
 
 
 def test_who_waits_gives_way_and_sees_the_next_phase():
-    counters = np.zeros(crew.SIZE, np.int64)
-    begin(counters)
+    counters = np.zeros(crew.size(1), np.int64)
+    begin(counters, 1, 0, 1)
     wait(counters, 7)  # which is not the present one: there is nothing to wait for
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(wait, counters, 0)
         time.sleep(0.1)  # longer than its patience
         assert not waiting.done()
-        open_second(counters)
+        begin(counters, 1, 1, 1)
         waiting.result(timeout=60)

@@ -189,6 +189,16 @@ def inlined_function(function: Callable[..., Any]) -> Any:
     return numba.njit(forceinline=True, **_TILE_FLAGS)(function)
 
 
+def plain_function(function: Callable[..., Any]) -> Any:
+    """Compile a function that Python calls, without threads of its own."""
+    return _with_safe_cache(function, _FLAGS)
+
+
+def parallel_function(function: Callable[..., Any]) -> Any:
+    """Compile a function with parallel loops, for :func:`launch`."""
+    return _with_safe_cache(function, {**_FLAGS, "parallel": True})
+
+
 class Kernel:
     """One body, compiled twice at first call: ``serial``, and ``parallel`` over its ``prange`` loops."""
 
@@ -206,9 +216,9 @@ class Kernel:
 
     def on(self, n_threads: int) -> Callable[..., Any]:
         """Return the function that runs this kernel with at most so many threads: half a microsecond less to call."""
-        if n_threads <= 1 or config.DISABLE_JIT or not _may_launch():
+        if n_threads <= 1 or config.DISABLE_JIT or not may_launch():
             return self.serial
-        return partial(_launch, self.parallel, n_threads)
+        return partial(launch, self.parallel, n_threads)
 
 
 def kernel(function: Callable[..., Any]) -> Kernel:
@@ -252,7 +262,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _may_launch() -> bool:
+def may_launch() -> bool:
     """Whether threads may be used: not in the checked build, nor in a child whose parent had started GNU OpenMP.
 
     GNU OpenMP kills a forked child at its first parallel region; Numba's own layers survive a fork, but one rule for
@@ -261,7 +271,7 @@ def _may_launch() -> bool:
     return not (config.BOUNDSCHECK or _launching.forked_after_launch)
 
 
-def _launch(parallel: Any, n_threads: int, *arguments: Any) -> Any:
+def launch(parallel: Any, n_threads: int, *arguments: Any) -> Any:
     """Run a parallel twin with this many threads; the thread count that the caller had set is put back."""
     before = numba.get_num_threads()
     numba.set_num_threads(min(n_threads, config.NUMBA_NUM_THREADS))

@@ -8,9 +8,9 @@ the activations and the gradients ``dZ`` of its samples.
 All steps of a call run in one parallel region, whose threads claim the tiles of a phase from each other: see
 :mod:`fastmlp.kernels.crew`.
 
-In a network with few weights for its width, the gradients of a tile of samples are cheaper summed while the tile is
-in the cache than fetched from it by all threads later. There the first region also writes each tile's own sum, a
-*partial* gradient, and the second adds the partials in the order of the tiles.
+In a network with few weights for its width, the gradients of some samples are cheaper summed while these are in the
+cache than fetched from it by all threads later. There the first phase also sums over each *group* of samples, to a
+*partial* gradient, and the second adds the partials in the order of the groups.
 
 Everything that a step works on lies in one array, the *arena*; the *plan* says where: see :mod:`fastmlp.buffers`.
 The formulas are in :mod:`fastmlp.kernels.layer`.
@@ -21,12 +21,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import prange
 
 from fastmlp.kernels.activations import SOFTMAX, activate_strip, slope_strip
-from fastmlp.kernels.crew import claim, finish, open_phase, wait_for_next
+from fastmlp.kernels.calls import ALONE, CLOSING, OPENING, crew_kernel
+from fastmlp.kernels.crew import NO_TASK, claim, finish, open_phase, share, wait_for_next
 from fastmlp.kernels.dropout import drop_block
-from fastmlp.kernels.jit import inlined_function, kernel, tile_function
+from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.layer import (
     affine_sample,
     affine_strip,
@@ -47,7 +47,7 @@ from fastmlp.kernels.layout import (
 from fastmlp.kernels.losses import GIVEN_GRADIENT, POISSON, loss_block, softmax_block
 from fastmlp.kernels.optimizers import (
     MAX_NORM,
-    NO_RATES,
+    N_SETTINGS,
     NO_UPDATE,
     decay_range,
     decays,
@@ -75,8 +75,11 @@ NOTHING, WEIGHTS_ALONE, EVERYTHING = range(3)
 """What is penalized."""
 
 TILE_BLOCKS = 4
-"""Most blocks of samples in a tile: a tile's activations stay in the first- or second-level cache in all layers. In a
-network whose gradients are summed tile by tile all tiles are so large, whatever the number of threads."""
+"""Most blocks of samples in a tile: a tile's activations stay in the first- or second-level cache in all layers."""
+
+GROUP_SAMPLES, MOST_GROUPS = 64, 16
+"""Where gradients are summed group by group: about how many samples a group has, and how many groups there are at
+most. They follow from the batch alone, whatever the number of threads."""
 
 TILES_PER_THREAD = 2
 """Tiles of samples for each thread, as long as there are blocks: whoever is quick takes one more."""
@@ -84,7 +87,7 @@ TILES_PER_THREAD = 2
 PARTS_PER_THREAD = 4
 """Parts into which the weights are divided, for each thread."""
 
-PARTIALS_AT_ONCE = 20_000
+PARTIALS_AT_ONCE = 10_000
 """Elements of partial gradients that are worth a thread's while."""
 
 OUTPUTS_AT_ONCE = 64
@@ -104,6 +107,9 @@ UPDATE_GROUPS = 16
 
 NO_ORDER = np.empty(0, np.int64)
 """The rows as they stand."""
+
+NO_SETTINGS = np.zeros(N_SETTINGS)
+"""Those of no optimizer."""
 
 FINITE, X_NOT_FINITE, Y_NOT_FINITE, LOSS_NOT_FINITE = range(4)
 """The statuses that come back."""
@@ -375,23 +381,23 @@ def _weight_tiles(start, stop, plan, arena, report, blocks, parameters, gradient
 
 
 @tile_function
-def _partial_gradient(tile, plan, arena, n_parameters, p0, p1):
-    """All gradients, summed over one tile of samples only, which is in the cache."""
+def _partial_gradient(group, add, plan, arena, n_parameters, p0, p1):
+    """All gradients, summed over one tile of samples only, which is in the cache; ``add`` them to the group's."""
     for layer in range(plan.shape[0] - 1):
         for i in range(0, plan[layer, INPUTS], block(arena)):
             for strip in range(n_strips(plan[layer, OUTPUTS])):
-                to = plan[-1, PARTIALS] + tile * n_parameters
-                _weight_tile(layer, strip, i, p0, p1, False, plan, arena, arena, to)
+                to = plan[-1, PARTIALS] + group * n_parameters
+                _weight_tile(layer, strip, i, p0, p1, add, plan, arena, arena, to)
 
 
 @tile_function
-def _add_partials(start, stop, tiles, plan, arena, report, parameters, gradient, optimizer, rates, memory):
-    """Gradients of the parameters from ``start`` to ``stop``, from the tiles' partial ones, and their update."""
+def _add_partials(start, stop, groups, plan, arena, report, parameters, gradient, optimizer, rates, memory):
+    """Gradients of the parameters from ``start`` to ``stop``, from the groups' partial ones, and their update."""
     step = lanes(arena)
     for k in range(start, stop, step):
         total = load_first(arena, plan[-1, PARTIALS] + k, stop - k)
-        for tile in range(1, tiles):
-            total = total + load_first(arena, plan[-1, PARTIALS] + tile * parameters.size + k, stop - k)
+        for group in range(1, groups):
+            total = total + load_first(arena, plan[-1, PARTIALS] + group * parameters.size + k, stop - k)
         store_first(gradient, k, total, stop - k)
     if plan[-1, PENALIZES] != NOTHING:
         for layer in range(plan.shape[0] - 1):
@@ -406,7 +412,7 @@ def _n_parts(plan, arena, samples, n_parameters):
     """Parts of the weights: one for one thread; for more, several each."""
     threads = plan[-1, THREADS]
     if plan[-1, BY_SAMPLES]:
-        return min(threads, 1 + n_parameters * _n_tiles(plan, arena, samples) // PARTIALS_AT_ONCE)
+        return min(threads, 1 + n_parameters * _n_sample_parts(plan, arena, samples) // PARTIALS_AT_ONCE)
     return min(PARTS_PER_THREAD * threads, _count_weight_tiles(plan, arena)) if threads > 1 else 1
 
 
@@ -414,9 +420,9 @@ def _n_parts(plan, arena, samples, n_parameters):
 def _weight_part(part, parts, samples, plan, arena, report, parameters, gradient, optimizer, rates, memory):
     """One of ``parts`` equal parts of all weights."""
     if plan[-1, BY_SAMPLES]:
-        size, tiles = parameters.size, _n_tiles(plan, arena, samples)
+        size, groups = parameters.size, _n_sample_parts(plan, arena, samples)
         start, stop = part * size // parts, (part + 1) * size // parts
-        _add_partials(start, stop, tiles, plan, arena, report, parameters, gradient, optimizer, rates, memory)
+        _add_partials(start, stop, groups, plan, arena, report, parameters, gradient, optimizer, rates, memory)
     else:
         tiles, blocks = _count_weight_tiles(plan, arena), _n_blocks(arena, samples)
         start, stop = part * tiles // parts, (part + 1) * tiles // parts
@@ -482,7 +488,7 @@ def _limit(report, max_norm):
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# the kernels
+# the parts into which a batch is divided: tiles, or groups of samples whose gradients are summed by themselves
 
 
 @tile_function
@@ -491,44 +497,62 @@ def _n_blocks(arena, samples):
 
 
 @tile_function
-def _tile_blocks(plan, arena, samples):
-    """Blocks in a tile: small tiles if there are few, so that every thread gets some."""
+def _part_blocks(plan, arena, samples):
+    """Blocks in a part of the batch. A tile is small if there are few blocks, so that every thread gets some."""
+    blocks = _n_blocks(arena, samples)
     if plan[-1, BY_SAMPLES]:
-        return TILE_BLOCKS
-    return max(1, min(TILE_BLOCKS, _n_blocks(arena, samples) // (TILES_PER_THREAD * plan[-1, THREADS])))
+        groups = min(MOST_GROUPS, max(2, samples // GROUP_SAMPLES))
+        return (blocks + groups - 1) // groups
+    return max(1, min(TILE_BLOCKS, blocks // (TILES_PER_THREAD * plan[-1, THREADS])))
 
 
 @tile_function
-def _n_tiles(plan, arena, samples):
-    tile_blocks = _tile_blocks(plan, arena, samples)
-    return (_n_blocks(arena, samples) + tile_blocks - 1) // tile_blocks
+def _n_sample_parts(plan, arena, samples):
+    part_blocks = _part_blocks(plan, arena, samples)
+    return (_n_blocks(arena, samples) + part_blocks - 1) // part_blocks
 
 
 @tile_function
-def _blocks_of_tile(plan, arena, samples, tile):
-    """The blocks of a tile, from the first to before the last."""
-    tile_blocks = _tile_blocks(plan, arena, samples)
-    return tile * tile_blocks, min((tile + 1) * tile_blocks, _n_blocks(arena, samples))
+def _blocks_of_part(plan, arena, samples, part):
+    """The blocks of a part, from the first to before the last."""
+    part_blocks = _part_blocks(plan, arena, samples)
+    return part * part_blocks, min((part + 1) * part_blocks, _n_blocks(arena, samples))
+
+
+@tile_function
+def _n_sample_tasks(plan, arena, samples):
+    """Tasks of the phase over samples: its parts; and groups of parameters, if there is a penalty."""
+    return _n_sample_parts(plan, arena, samples) + (UPDATE_GROUPS if plan[-1, PENALIZES] != NOTHING else 0)
 
 
 @tile_function
 def _status(plan, arena, samples, report):
     """The first thing found wrong in any tile, and the sum of the blocks' losses, in their order."""
     total = 0.0
-    for p in range(0, _n_blocks(arena, samples), _tile_blocks(plan, arena, samples)):
+    for p in range(_n_blocks(arena, samples)):
         if report[p, X_CHECK] != 0:
             return X_NOT_FINITE, 0.0
         if report[p, Y_CHECK] != 0:
             return Y_NOT_FINITE, 0.0
-    for p in range(_n_blocks(arena, samples)):
         total += report[p, BLOCK_LOSS]
     if plan[-1, PENALIZES] != NOTHING:
         total += _add_groups(report)
     return (FINITE if total - total == 0 else LOSS_NOT_FINITE), total
 
 
-@kernel
-def forward(plan, parameters, arena, report, data, order, first, samples, dropped):
+@tile_function
+def _note(report, column, p0, p1, value):
+    """Write what was found in a tile into the rows of its blocks."""
+    for p in range(p0, p1):
+        report[p, column] = value
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# the kernels: each is called by every member ``me`` of a crew, or by one that is ALONE
+
+
+@crew_kernel
+def forward(me, plan, parameters, arena, report, data, order, first, samples, dropped):
     """Forward pass of a batch; what it computes stays in the arena. Returns the status.
 
     ``dropped`` is the number of the step that tells which units are dropped, or :data:`NOTHING_DROPPED`.
@@ -536,13 +560,17 @@ def forward(plan, parameters, arena, report, data, order, first, samples, droppe
     The batch is ``samples`` rows of ``data``: those that ``order`` names from its entry ``first`` on, or, if ``order``
     is empty, the rows from ``first`` on.
     """
-    for tile in prange(_n_tiles(plan, arena, samples)):
-        p0, p1 = _blocks_of_tile(plan, arena, samples, tile)
-        report[p0:p1, BLOCK_LOSS], report[p0, Y_CHECK] = 0.0, 0.0
-        report[p0, X_CHECK] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
+    start, stop = share(me, plan[-1, THREADS], _n_blocks(arena, samples))
+    for p0 in range(start, stop, TILE_BLOCKS):
+        p1 = min(p0 + TILE_BLOCKS, stop)
+        _note(report, BLOCK_LOSS, p0, p1, 0.0)
+        _note(report, Y_CHECK, p0, p1, 0.0)
+        _note(report, X_CHECK, p0, p1, _read_samples(plan, arena, data, order, first, samples, p0, p1))
         _forward_tile(plan, parameters, arena, p0, p1, True, dropped)
-    report[_first_group(report) : SETTINGS, 0] = 0.0
-    return _status(plan, arena, samples, report)[0]
+    if me in (ALONE, CLOSING):
+        _note(report, 0, _first_group(report), report.shape[0] + SETTINGS, 0.0)
+        return _status(plan, arena, samples, report)[0]
+    return FINITE
 
 
 @tile_function
@@ -575,122 +603,95 @@ def _predict_sample(plan, parameters, arena, data, row, output):
 
 
 @tile_function
-def _predict_tiles(slot, tile_blocks, plan, parameters, arena, data, first, samples, output):
-    """Output of one thread's share of the tiles, all of which it works on in the same place of the arena."""
-    size, slots = block(arena), plan[-1, THREADS]
-    tiles = (_n_blocks(arena, samples) + tile_blocks - 1) // tile_blocks
-    p0 = slot * tile_blocks
+def _predict_blocks(me, plan, parameters, arena, data, first, samples, output):
+    """Output of a member's share of the blocks, all of which it works on in the same place of the arena."""
+    size, p0 = block(arena), max(me, 0) * TILE_BLOCKS
+    start, stop = share(me, plan[-1, THREADS], _n_blocks(arena, samples))
     check = 0.0
-    for tile in range(slot * tiles // slots, (slot + 1) * tiles // slots):
+    for p in range(start, stop, TILE_BLOCKS):
         # seen from the arena's first block, so many samples of the data come before those of this tile
-        shift = (tile * tile_blocks - p0) * size
-        p1 = p0 + min(tile_blocks, _n_blocks(arena, samples) - tile * tile_blocks)
+        shift = (p - p0) * size
+        p1 = p0 + min(TILE_BLOCKS, stop - p)
         check += _read_samples(plan, arena, data, NO_ORDER, first + shift, samples - shift, p0, p1)
         _forward_tile(plan, parameters, arena, p0, p1, False, NOTHING_DROPPED)
         scatter_rows(arena, plan[-2, A], plan[-2, OUTPUTS], samples - shift, p0, p1, output, first + shift)
     return check
 
 
-@kernel
-def predict(plan, parameters, arena, report, data, first, samples, output):
+@crew_kernel
+def predict(me, plan, parameters, arena, report, data, output, first, samples):
     """Forward pass of ``samples`` rows of ``data``, and of ``output``, from row ``first`` on. Returns the status.
 
     The arena need not hold all of them: :data:`TILE_BLOCKS` blocks for each thread.
     """
-    report[0, X_CHECK] = 0.0
-    if samples <= SAMPLES_ALONE:
+    if me == ALONE and samples <= SAMPLES_ALONE:
+        check = 0.0
         for row in range(first, first + samples):
-            report[0, X_CHECK] += _predict_sample(plan, parameters, arena, data, row, output)
-    else:
-        slots = plan[-1, THREADS]
-        tile_blocks = max(1, min(TILE_BLOCKS, (_n_blocks(arena, samples) + slots - 1) // slots))
-        for slot in prange(slots):
-            report[slot, X_CHECK] = _predict_tiles(
-                np.int64(slot), tile_blocks, plan, parameters, arena, data, first, samples, output
-            )
-        for slot in range(1, slots):
-            report[0, X_CHECK] += report[slot, X_CHECK]
+            check += _predict_sample(plan, parameters, arena, data, row, output)
+        report[0, X_CHECK] = check
+    elif me == ALONE or me >= 0:
+        report[max(me, 0), X_CHECK] = _predict_blocks(me, plan, parameters, arena, data, first, samples, output)
+    elif me == CLOSING:
+        for member in range(1, plan[-1, THREADS]):
+            report[0, X_CHECK] += report[member, X_CHECK]
     return FINITE if report[0, X_CHECK] == 0 else X_NOT_FINITE
 
 
-@tile_function
-def _n_sample_tasks(plan, arena, samples):
-    """Tasks of the phase over samples: its tiles; and groups of parameters, if there is a penalty."""
-    return _n_tiles(plan, arena, samples) + (UPDATE_GROUPS if plan[-1, PENALIZES] != NOTHING else 0)
-
-
-@kernel
-def loss_value(plan, parameters, arena, report, data, targets, labels, sample_weights, order, first, samples):
+@crew_kernel
+def loss_value(me, plan, parameters, arena, report, data, targets, labels, sample_weights, order, first, samples):
     """Loss of a batch, as in :func:`forward`. Returns the status and the loss."""
-    tiles = _n_tiles(plan, arena, samples)
-    _weigh(plan, report, sample_weights, order, first, samples)
-    for task in prange(_n_sample_tasks(plan, arena, samples)):
-        if task >= tiles:
-            _penalty_group(task - tiles, plan, parameters, report)
-        else:
-            p0, p1 = _blocks_of_tile(plan, arena, samples, task)
-            report[p0, X_CHECK] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
-            report[p0, Y_CHECK] = _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1)
-            _share_out(plan, arena, report, sample_weights, order, first, samples, p0, p1)
-            _forward_tile(plan, parameters, arena, p0, p1, False, NOTHING_DROPPED)
-            _loss_tile(plan, arena, report, p0, p1)
-    return _status(plan, arena, samples, report)
+    if me in (ALONE, OPENING):
+        _weigh(plan, report, sample_weights, order, first, samples)
+        if plan[-1, PENALIZES] != NOTHING:
+            for group in range(UPDATE_GROUPS):
+                _penalty_group(group, plan, parameters, report)
+    start, stop = share(me, plan[-1, THREADS], _n_blocks(arena, samples))
+    for p0 in range(start, stop, TILE_BLOCKS):
+        p1 = min(p0 + TILE_BLOCKS, stop)
+        _note(report, X_CHECK, p0, p1, _read_samples(plan, arena, data, order, first, samples, p0, p1))
+        _forward_tile(plan, parameters, arena, p0, p1, False, NOTHING_DROPPED)
+        _loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1)
+    if me in (ALONE, CLOSING):
+        return _status(plan, arena, samples, report)
+    return FINITE, 0.0
 
 
 @tile_function
-def _backward_task(
-    task, plan, parameters, arena, report, targets, labels, sample_weights, order, first, samples, dropped,
-):  # fmt: skip
-    """Backward pass of a tile of samples that has been forward; or the penalty of a group of parameters."""
-    if task >= _n_tiles(plan, arena, samples):
-        _penalty_group(task - _n_tiles(plan, arena, samples), plan, parameters, report)
-        return
-    p0, p1 = _blocks_of_tile(plan, arena, samples, task)
-    report[p0, Y_CHECK] = _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1)
+def _loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1):
+    """Targets and shares of a tile that has been forward, and its loss."""
+    check = _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1)
+    _note(report, Y_CHECK, p0, p1, check)
     _share_out(plan, arena, report, sample_weights, order, first, samples, p0, p1)
     _loss_tile(plan, arena, report, p0, p1)
-    _backward_tile(plan, parameters, arena, p0, p1, dropped)
-    if plan[-1, BY_SAMPLES]:
-        _partial_gradient(task, plan, arena, parameters.size, p0, p1)
-
-
-@kernel
-def backward(
-    plan, parameters, arena, report, targets, labels, sample_weights, order, first, samples, dropped, gradient,
-):  # fmt: skip
-    """Backward pass of the batch that :func:`forward` left in the arena. Returns the status and the loss."""
-    _weigh(plan, report, sample_weights, order, first, samples)
-    for task in prange(_n_sample_tasks(plan, arena, samples)):
-        _backward_task(
-            np.int64(task), plan, parameters, arena, report, targets, labels, sample_weights, order, first, samples,
-            dropped,
-        )  # fmt: skip
-    parts = _n_parts(plan, arena, samples, parameters.size)
-    for part in prange(parts):
-        _weight_part(part, parts, samples, plan, arena, report, parameters, gradient, NO_UPDATE, NO_RATES, gradient)
-    return _status(plan, arena, samples, report)
 
 
 @tile_function
-def _training_task(
-    task, plan, parameters, arena, report, data, targets, labels, sample_weights, order, first, samples, dropped,
+def _sample_task(
+    task, passes, plan, parameters, arena, report, data, targets, labels, sample_weights, order, first, samples,
+    dropped,
 ):  # fmt: skip
-    """A tile of samples: read, forward, loss, backward; or the penalty of a group of parameters."""
-    if task < _n_tiles(plan, arena, samples):
-        p0, p1 = _blocks_of_tile(plan, arena, samples, task)
-        report[p0, X_CHECK] = _read_samples(plan, arena, data, order, first, samples, p0, p1)
-        _forward_tile(plan, parameters, arena, p0, p1, True, dropped)
-    _backward_task(
-        task, plan, parameters, arena, report, targets, labels, sample_weights, order, first, samples, dropped,
-    )  # fmt: skip
+    """A part of the batch, tile by tile: read, forward, loss, backward; or the penalty of a group of parameters."""
+    parts = _n_sample_parts(plan, arena, samples)
+    if task >= parts:
+        _penalty_group(task - parts, plan, parameters, report)
+        return
+    start, stop = _blocks_of_part(plan, arena, samples, task)
+    for p0 in range(start, stop, TILE_BLOCKS):
+        p1 = min(p0 + TILE_BLOCKS, stop)
+        if passes == BOTH_WAYS:
+            _note(report, X_CHECK, p0, p1, _read_samples(plan, arena, data, order, first, samples, p0, p1))
+            _forward_tile(plan, parameters, arena, p0, p1, True, dropped)
+        _loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1)
+        _backward_tile(plan, parameters, arena, p0, p1, dropped)
+        if plan[-1, BY_SAMPLES]:
+            _partial_gradient(task, p0 > start, plan, arena, parameters.size, p0, p1)
 
 
 @tile_function
-def _begin(crew, report, total):
+def _begin(report, total):
     for k in range(report.shape[1]):
         report[RUN, k] = 0.0
     report[RUN, 1] = total
-    open_phase(crew, 0)
 
 
 @tile_function
@@ -708,91 +709,127 @@ def _judge(plan, arena, samples, report):
 OVER_SAMPLES, OVER_WEIGHTS, OVER_SQUARES, OVER_GROUPS = range(4)
 """The phases of a step. The last two are only where the norm of the gradient is limited, which must be known first."""
 
+BOTH_WAYS, BACKWARD_ALONE = range(2)
+"""The passes over the samples: the forward pass may have been made before."""
+
+
+@tile_function
+def _n_phases(optimizer, settings):
+    return 4 if settings[MAX_NORM] > 0 and optimizer != NO_UPDATE else 2
+
+
+@tile_function
+def _n_tasks(kind, plan, arena, samples, n_parameters):
+    """Tasks of a phase of this kind."""
+    if kind == OVER_SAMPLES:
+        return _n_sample_tasks(plan, arena, samples)
+    if kind == OVER_WEIGHTS:
+        return _n_parts(plan, arena, samples, n_parameters)
+    return UPDATE_GROUPS
+
 
 @tile_function
 def _train_along(
-    crew, plan, parameters, arena, report, gradient, memory, data, targets, labels, sample_weights, order, n_rows,
-    batch_size, first, n_steps, optimizer, settings, step,
+    me, crew, passes, plan, parameters, arena, report, gradient, memory, data, targets, labels, sample_weights, order,
+    n_rows, batch_size, first, n_steps, optimizer, settings, step,
 ):  # fmt: skip
-    """What each thread does: claim a task of the present phase, until there are no more phases."""
-    is_limited = settings[MAX_NORM] > 0 and optimizer != NO_UPDATE
-    phases = 4 if is_limited else 2
+    """What each member does: claim a task of the present phase, until there are no more phases."""
+    phases, members, size = _n_phases(optimizer, settings), plan[-1, THREADS], parameters.size
     while True:
-        phase, task = claim(crew)
+        phase, task = claim(crew, me, members)
         # divided by a constant each, which is a shift
-        k, kind = (phase // 4, phase % 4) if is_limited else (phase // 2, phase % 2)
+        k, kind = (phase // 2, phase % 2) if phases == 2 else (phase // 4, phase % 4)
         if k >= n_steps:
             return
+        if task == NO_TASK:
+            wait_for_next(crew, me, phase)
+            continue
         start = first + k * batch_size
         samples = min(batch_size, n_rows - start)
+        tasks = _n_tasks(kind, plan, arena, samples, size)
         if kind == OVER_SAMPLES:
-            tasks = _n_sample_tasks(plan, arena, samples)
-        elif kind == OVER_WEIGHTS:
-            tasks = _n_parts(plan, arena, samples, parameters.size)
-        else:
-            tasks = UPDATE_GROUPS
-        if task >= tasks:
-            wait_for_next(crew, phase)
-        elif kind == OVER_SAMPLES:
             dropped = step + k - 1 if step > 0 and plan[-1, DROPS] else NOTHING_DROPPED
-            _training_task(
-                task, plan, parameters, arena, report, data, targets, labels, sample_weights, order, start, samples,
-                dropped,
+            _sample_task(
+                task, passes, plan, parameters, arena, report, data, targets, labels, sample_weights, order, start,
+                samples, dropped,
             )  # fmt: skip
-            if finish(crew, tasks):
-                good = _judge(plan, arena, samples, report)
-                open_phase(crew, phase + 1 if good else phases * n_steps)
         else:
             rates = rates_of(optimizer, settings, step + k, k)
             if kind == OVER_WEIGHTS:
-                rule = NO_UPDATE if is_limited else optimizer
+                rule = optimizer if phases == 2 else NO_UPDATE
                 _weight_part(task, tasks, samples, plan, arena, report, parameters, gradient, rule, rates, memory)
             elif kind == OVER_SQUARES:
                 _square_group(task, gradient, report)
             else:
                 _update_group(task, plan, report, parameters, gradient, optimizer, rates, memory)
-            if finish(crew, tasks):
-                if kind == OVER_SQUARES:
-                    _limit(report, settings[MAX_NORM])
-                elif kind == phases - 1:
-                    report[RUN, 2] += 1
-                    following = start + batch_size
-                    _weigh(plan, report, sample_weights, order, following, min(batch_size, n_rows - following))
-                open_phase(crew, phase + 1)
+        if finish(crew, tasks):
+            following = phase + 1
+            if kind == OVER_SAMPLES and not _judge(plan, arena, samples, report):
+                following = phases * n_steps
+            elif kind == OVER_SQUARES:
+                _limit(report, settings[MAX_NORM])
+            elif kind == phases - 1:
+                report[RUN, 2] += 1
+                if k + 1 < n_steps:
+                    start += batch_size
+                    samples = min(batch_size, n_rows - start)
+                    _weigh(plan, report, sample_weights, order, start, samples)
+            kind = following % phases
+            tasks = _n_tasks(kind, plan, arena, samples, size) if following < phases * n_steps else 0
+            open_phase(crew, members, following, tasks)
 
 
-@kernel
+@crew_kernel
 def train(
-    crew, plan, parameters, arena, report, gradient, memory, data, targets, labels, sample_weights, order, n_rows,
-    batch_size, first, n_steps, optimizer, settings, step, total,
+    me, crew, passes, plan, parameters, arena, report, gradient, memory, data, targets, labels, sample_weights, order,
+    n_rows, batch_size, first, n_steps, optimizer, settings, step, total,
 ):  # fmt: skip
     """Take ``n_steps`` training steps over minibatches of ``n_rows`` rows, from row ``first`` of ``order`` on.
 
     The first of them is the optimizer's step ``step``, from 1; units are dropped by that number. With ``step`` 0,
-    which is for gradients alone, none are.
+    which is for gradients alone, none are. ``passes`` is :data:`BOTH_WAYS`, or :data:`BACKWARD_ALONE` of the batch
+    that :func:`forward` left in the arena.
 
     Returns the status, ``total`` plus the steps' losses times their samples' weights (added one by one, so that it
     does not matter in how many calls the steps are taken), and the number of steps taken. A step whose data or loss
     is not finite changes nothing and is the last one; its loss is what comes back.
     """
-    _begin(crew, report, total)
-    _weigh(plan, report, sample_weights, order, first, min(batch_size, n_rows - first))
-    for _ in prange(plan[-1, THREADS]):
+    if me in (ALONE, OPENING):
+        samples = min(batch_size, n_rows - first)
+        _begin(report, total)
+        _weigh(plan, report, sample_weights, order, first, samples)
+        open_phase(crew, plan[-1, THREADS], 0, _n_sample_tasks(plan, arena, samples) if n_steps > 0 else 0)
+    if me == ALONE or me >= 0:
         _train_along(
-            crew, plan, parameters, arena, report, gradient, memory, data, targets, labels, sample_weights, order,
-            n_rows, batch_size, first, n_steps, optimizer, settings, step,
+            max(me, 0), crew, passes, plan, parameters, arena, report, gradient, memory, data, targets, labels,
+            sample_weights, order, n_rows, batch_size, first, n_steps, optimizer, settings, step,
         )  # fmt: skip
     return int(report[RUN, 0]), report[RUN, 1], int(report[RUN, 2])
 
 
-@kernel
-def update(plan, report, parameters, gradient, memory, optimizer, settings, step):
+def backward(
+    crew, plan, parameters, arena, report, targets, labels, sample_weights, order, first, samples, dropped, gradient,
+    *, n_threads=1,
+):  # fmt: skip
+    """Backward pass of the batch that :func:`forward` left in the arena. Returns the status and the loss."""
+    status, total, _ = train(
+        crew, BACKWARD_ALONE, plan, parameters, arena, report, gradient, gradient, targets, targets, labels,
+        sample_weights, order, first + samples, samples, first, 1, NO_UPDATE, NO_SETTINGS, dropped + 1, 0.0,
+        n_threads=n_threads,
+    )  # fmt: skip
+    return status, total / report[BATCH, TOTAL_WEIGHT]
+
+
+@crew_kernel
+def update(me, plan, report, parameters, gradient, memory, optimizer, settings, step):
     """Update every parameter from any gradient, whose norm is limited first if that is wanted."""
     rates = rates_of(optimizer, settings, step, 0)
-    report[BATCH, FACTOR] = 1.0
-    if settings[MAX_NORM] > 0:
-        for group in range(UPDATE_GROUPS):
-            _square_group(group, gradient, report)
-        _limit(report, settings[MAX_NORM])
-    for group in prange(UPDATE_GROUPS):
-        _update_group(np.int64(group), plan, report, parameters, gradient, optimizer, rates, memory)
+    if me in (ALONE, OPENING):
+        report[BATCH, FACTOR] = 1.0
+        if settings[MAX_NORM] > 0:
+            for group in range(UPDATE_GROUPS):
+                _square_group(group, gradient, report)
+            _limit(report, settings[MAX_NORM])
+    start, stop = share(me, plan[-1, THREADS], UPDATE_GROUPS)
+    for group in range(start, stop):
+        _update_group(group, plan, report, parameters, gradient, optimizer, rates, memory)

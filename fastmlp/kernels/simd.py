@@ -4,7 +4,7 @@ Every operation here is an ordinary Python function on NumPy arrays, its *interp
 form*, which Numba puts in its place inside compiled code. With ``NUMBA_DISABLE_JIT=1`` the interpreted twins run.
 
 * A **vector** holds :func:`lanes` elements: one register. Arithmetic on it is written as on numbers.
-* A **block** is two vectors long: :func:`block` elements.
+* A **block** is one or two vectors long, as suits the processor: :func:`block` elements.
 * A **tile** is some rows of one block each, at most :data:`ROWS`, held in registers while a sum is formed. How many
   rows it has is part of its type: no row is computed in vain.
 
@@ -56,11 +56,11 @@ VECTOR_BYTES = _vector_bytes(_FEATURES)
 HAS_FMA = bool(_FEATURES.get("fma") or _FEATURES.get("avx512f") or _is_arm())
 """Whether multiply-add is one instruction. Where it is not, ``llvm.fma`` would become a library call."""
 
-ROWS = 8 if _FEATURES.get("avx512f") or _is_arm() else 6
-"""Rows of the highest tile. 6 rows of 2 vectors, 2 operands and a broadcast fill 15 of 16 registers; 8 rows hide the
-latency of a multiply-add where there are 32."""
-
-VECTORS = 2  # of one row of a tile; with one, loads and not multiply-adds would be the limit
+ROWS, VECTORS = (16, 1) if _FEATURES.get("avx512f") else (8, 2) if _is_arm() else (6, 2)
+"""Rows of the highest tile, and vectors of a row. 6 rows of 2 vectors, 2 operands and a broadcast fill 15 of 16
+registers; 8 rows hide the latency of a multiply-add where there are 32. A vector of AVX-512 is as long as two of AVX2,
+and its multiply-add takes a repeated factor from memory: 16 rows of 1 vector are as fast as 8 of 2, and leave less
+empty in narrow layers and small batches (10-45-45-10 takes 31 us for 128 samples instead of 34)."""
 
 
 def lanes(A: np.ndarray) -> int:
@@ -69,7 +69,7 @@ def lanes(A: np.ndarray) -> int:
 
 
 def block(A: np.ndarray) -> int:
-    """Elements of one block of ``A``'s dtype: two vectors."""
+    """Elements of one block of ``A``'s dtype."""
     return VECTORS * lanes(A)
 
 

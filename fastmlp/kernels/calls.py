@@ -1,0 +1,216 @@
+"""How a kernel of the network is called: by one thread, or by the members of a crew; again and again, at little cost.
+
+A *crew kernel* is one function that every member of a crew calls with its own number. It is compiled once, for one
+thread and for many alike: members call the very code that one thread calls. (A parallel loop in the kernel, as an
+alternative, is compiled a second time, which took two thirds of all the time of compiling.)
+
+Numba takes some 60 ns to look at an argument, and a kernel has twenty. So the arguments of a call are also *packed*
+into a table of integers, each array as its address and its shape, where the next call changes only what is new. An
+*entry* is a few instructions that put the table's arguments back into a call of the kernel, in which they are arrays
+again. In the checked build and in interpreted kernels there are no tables.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import prange, types
+from numba.core import config
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+from fastmlp.kernels import jit
+from fastmlp.kernels.jit import parallel_function, plain_function
+
+ALONE, OPENING, CLOSING = -1, -2, -3
+"""In the place of a member's number: a single one that does everything; the call before all members', and after."""
+
+SLOTS = 3
+"""Integers in the table for each argument: an array's address and its two lengths, or a number's bits."""
+
+_INTEGER = ir.IntType(64)
+_ENTRY = ir.FunctionType(ir.VoidType(), [_INTEGER, _INTEGER.as_pointer()])
+
+
+class CrewKernel:
+    """One body, which takes the number of the member that calls it first: see :mod:`fastmlp.kernels.crew`."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.__name__ = function.__name__
+        self.__doc__ = function.__doc__
+        self.__module__ = function.__module__
+        self.python = function
+        self.serial = plain_function(function)
+        self._entries: dict[tuple[Any, ...], int] = {}
+
+    def __call__(self, *arguments: Any, n_threads: int = 1) -> Any:
+        """Run with at most ``n_threads`` threads, for which ``arguments`` are ready."""
+        if n_threads <= 1 or not are_packed():
+            return self.serial(ALONE, *arguments)
+        Call(self, *arguments).run(n_threads)
+        return self.serial(CLOSING, *arguments)
+
+    def position(self, name: str) -> int:
+        """Which argument has this name, the first one after the member's number being 0."""
+        return list(inspect.signature(self.python).parameters).index(name) - 1
+
+    def slot(self, name: str) -> int:
+        """Where an argument stands in the table of a packed call."""
+        return SLOTS * self.position(name)
+
+    def entry(self, arguments: tuple[Any, ...]) -> int:
+        """Address of a function that calls this kernel with the arguments of a table; compiled if need be."""
+        signature = (types.int64, *(_without_literals(numba.typeof(argument)) for argument in arguments))
+        if signature not in self._entries:
+            self.serial.compile(signature)
+            compiled = self.serial.overloads[signature]
+            body = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
+            self._entries[signature] = _make_entry(body, signature, compiled.fndesc.restype)
+        return self._entries[signature]
+
+
+def crew_kernel(function: Callable[..., Any]) -> CrewKernel:
+    """Make a kernel of a function that every member of a crew calls."""
+    return CrewKernel(function)
+
+
+def are_packed() -> bool:
+    """Whether calls are packed: not if kernels are interpreted or checked."""
+    return not config.DISABLE_JIT and jit.may_launch()
+
+
+class Call:
+    """The arguments of a kernel, packed: calling it with them again costs little."""
+
+    def __init__(self, kernel: CrewKernel, *arguments: Any) -> None:
+        self._arguments: list[Any] = [None] * len(arguments)
+        self.table = np.zeros(SLOTS * len(arguments), np.int64)
+        self._floats = self.table.view(np.float64)
+        self.entry = kernel.entry(arguments)
+        self.set(*arguments)
+
+    def set(self, *arguments: Any) -> None:
+        """Change the arguments, which are of the same types."""
+        held = self._arguments
+        for k, argument in enumerate(arguments):
+            if argument is not held[k]:
+                held[k] = argument  # an array must live as long as its address is here
+                if isinstance(argument, np.ndarray):
+                    self.table[SLOTS * k] = argument.__array_interface__["data"][0]
+                    self.table[SLOTS * k + 1 : SLOTS * k + 1 + argument.ndim] = argument.shape
+                elif isinstance(argument, float):
+                    self._floats[SLOTS * k] = argument
+                else:
+                    self.table[SLOTS * k] = argument
+
+    def let_go(self, positions: list[int]) -> None:
+        """Do not keep these arguments alive; they must be set before the next call."""
+        for k in positions:
+            self._arguments[k] = None
+
+    def run(self, n_threads: int = 1) -> None:
+        """Call the kernel; its results are where it puts them."""
+        if n_threads <= 1:
+            run_alone(self.entry, self.table)
+        else:
+            jit.launch(_run_together, n_threads, self.entry, self.table, n_threads)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# machine code
+
+
+def _without_literals(kind: Any) -> Any:
+    return types.int64 if isinstance(kind, types.Integer) else types.unliteral(kind)
+
+
+@global_compiler_lock
+def _make_entry(body: int, signature: tuple[Any, ...], result: Any) -> int:
+    """Compile a function of a member's number and a table, that calls ``body`` with the arguments in the table."""
+    context = cpu_target.target_context
+    library = context.codegen().create_library("fastmlp_entry")
+    module = library.create_ir_module("fastmlp_entry")
+    function = ir.Function(module, _ENTRY, "fastmlp_entry")
+    builder = ir.IRBuilder(function.append_basic_block())
+    me, table = function.args
+    values = [me]
+    for k, kind in enumerate(signature[1:]):
+        values.append(
+            _unpacked(context, builder, kind, [builder.gep(table, [_INTEGER(SLOTS * k + s)]) for s in range(SLOTS)])
+        )
+    kinds = [context.get_value_type(kind) for kind in signature]
+    pointer = ir.FunctionType(context.get_value_type(result), kinds).as_pointer()
+    builder.call(builder.inttoptr(_INTEGER(body), pointer), values)
+    builder.ret_void()
+    library.add_ir_module(module)
+    library.finalize()
+    _entries_alive.append(library)
+    return int(library.get_pointer_to_function("fastmlp_entry"))
+
+
+_entries_alive: list[Any] = []
+
+
+def _unpacked(context: Any, builder: Any, kind: Any, slots: list[Any]) -> Any:
+    """The argument that stands in the table, of this kind."""
+    if not isinstance(kind, types.Array):
+        place = context.get_value_type(kind).as_pointer()
+        return builder.load(builder.bitcast(slots[0], place))
+    array = context.make_array(kind)(context, builder)
+    address, *shape = [builder.load(slot) for slot in slots[: 1 + kind.ndim]]
+    itemsize = kind.dtype.bitwidth // 8
+    strides: list[Any] = []
+    count = _INTEGER(1)
+    for length in reversed(shape):
+        strides.insert(0, builder.mul(count, _INTEGER(itemsize)))
+        count = builder.mul(count, length)
+    array.data = builder.inttoptr(address, array.data.type)
+    array.nitems, array.itemsize = count, _INTEGER(itemsize)
+    array.shape = builder.insert_value(array.shape, shape[0], 0)
+    for axis, (length, stride) in enumerate(zip(shape, strides, strict=True)):
+        array.shape = builder.insert_value(array.shape, length, axis)
+        array.strides = builder.insert_value(array.strides, stride, axis)
+    nothing = ir.Constant(array.meminfo.type, None)
+    array.meminfo, array.parent = nothing, ir.Constant(array.parent.type, None)
+    return array._getvalue()
+
+
+@intrinsic
+def _call_entry(typing_context: Any, entry: Any, me: Any, table: Any) -> Any:
+    """Call an entry, which is an address, as a member."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, member, given = arguments
+        data = context.make_array(signature.args[2])(context, builder, given).data
+        builder.call(builder.inttoptr(address, _ENTRY.as_pointer()), [member, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.Array(types.int64, 1, "C")), generate
+
+
+@plain_function
+def run_alone(entry, table):
+    """Call an entry with the arguments of a table."""
+    _call_entry(entry, ALONE, table)
+
+
+@plain_function
+def run_with(entry, table, slot, X, Y):
+    """Call an entry with two arrays of rows in the place of the two arguments from ``slot`` on."""
+    table[slot], table[slot + 1] = X.ctypes.data, X.size
+    table[slot + SLOTS], table[slot + SLOTS + 1] = Y.ctypes.data, Y.size
+    _call_entry(entry, ALONE, table)
+
+
+@parallel_function
+def _run_together(entry, table, members):
+    """Call an entry by every member of a crew."""
+    _call_entry(entry, OPENING, table)
+    for me in prange(members):
+        _call_entry(entry, np.int64(me), table)
