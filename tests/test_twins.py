@@ -23,7 +23,7 @@ MACHINERY = {
     "dropout": {"drop_block"},
     "activations": {"activate_strip", "slope_strip"},
     "layer": {
-        "for_every_height", "n_strips", "strip_start",
+        "for_every_height", "n_strips", "strip_start", "most_rows",
         "affine_sample", "affine_strip", "input_gradient_strip", "weight_gradient_strip", "bias_gradient_strip",
     },
     "losses": {

@@ -32,6 +32,7 @@ from fastmlp.kernels.layer import (
     affine_strip,
     bias_gradient_strip,
     input_gradient_strip,
+    most_rows,
     n_strips,
     strip_start,
     weight_gradient_strip,
@@ -207,9 +208,10 @@ def _forward_tile(plan, parameters, arena, p0, p1, before_backward, dropped):
     for layer in range(n_layers):
         inputs, outputs, code = plan[layer, INPUTS], plan[layer, OUTPUTS], plan[layer, ACTIVATION]
         entering = plan[layer, X if dropped == NOTHING_DROPPED else X_LEFT]
-        for strip in range(n_strips(outputs)):
-            j = strip_start(outputs, strip)
-            rows = strip_start(outputs, strip + 1) - j
+        most = most_rows(parameters, inputs)
+        for strip in range(n_strips(outputs, most)):
+            j = strip_start(outputs, strip, most)
+            rows = strip_start(outputs, strip + 1, most) - j
             w, b = plan[layer, WEIGHTS] + j * inputs, plan[layer, BIASES] + j
             for p in range(p0, p1):
                 x, here = entering + p * inputs * size, (p * outputs + j) * size

@@ -56,6 +56,12 @@ VECTOR_BYTES = _vector_bytes(_FEATURES)
 HAS_FMA = bool(_FEATURES.get("fma") or _FEATURES.get("avx512f") or _is_arm())
 """Whether multiply-add is one instruction. Where it is not, ``llvm.fma`` would become a library call."""
 
+HAS_ROUNDING = bool(_FEATURES.get("sse4.1") or _FEATURES.get("avx") or _is_arm())
+"""Whether rounding to a whole number is one instruction."""
+
+HAS_SCALING = bool(_FEATURES.get("avx512f"))
+"""Whether multiplying by a power of two, subnormal results included, is one instruction."""
+
 ROWS, VECTORS = (16, 1) if _FEATURES.get("avx512f") else (8, 2) if _is_arm() else (6, 2)
 """Rows of the highest tile, and vectors of a row. 6 rows of 2 vectors, 2 operands and a broadcast fill 15 of 16
 registers; 8 rows hide the latency of a multiply-add where there are 32. A vector of AVX-512 is as long as two of AVX2,
@@ -574,7 +580,9 @@ def nearest(x: np.ndarray) -> np.ndarray:
 
 @_machine_form(nearest, lambda x: x if isinstance(x, Vector) else None)
 def _(m: _Machine) -> Any:
-    # not llvm.rint: without SSE4 that is a library call per lane
+    if HAS_ROUNDING:
+        return m.intrinsic("roundeven", m.arguments[0])
+    # without the instruction, that would be a library call for each lane
     magic = _Format(m.result).number(_Format(m.result).magic)
     return m.builder.fsub(m.builder.fadd(m.arguments[0], magic), magic)
 
@@ -603,6 +611,8 @@ def times_power_of_two(x: np.ndarray, n: np.ndarray) -> np.ndarray:
 @_machine_form(times_power_of_two, lambda x, n: x if isinstance(x, Vector) and x == n else None)
 def _(m: _Machine) -> Any:
     f = _Format(m.result)
+    if HAS_SCALING:
+        return _scaled(m, f)
     shift = f.integer(f.fraction_bits)
     bits = m.builder.bitcast(m.builder.fadd(m.arguments[1], f.number(f.magic)), f.integers)
     # the two biased exponents together, which is not negative; then each
@@ -613,6 +623,17 @@ def _(m: _Machine) -> Any:
     for factor in (first, second):
         product = m.builder.fmul(product, m.builder.bitcast(m.builder.shl(factor, shift), f.floats))
     return product
+
+
+def _scaled(m: _Machine, f: _Format) -> Any:
+    """``x 2^n`` by the instruction of AVX-512."""
+    suffix = "ps" if f.fraction_bits == 23 else "pd"
+    mask, number = ir.IntType(16 if suffix == "ps" else 8), ir.IntType(32)
+    function_type = ir.FunctionType(f.floats, [f.floats, f.floats, f.floats, mask, number])
+    name = f"llvm.x86.avx512.mask.scalef.{suffix}.512"
+    function = cgutils.get_or_insert_function(m.builder.module, function_type, name)
+    everywhere, as_ever = ir.Constant(mask, -1), number(4)  # the rounding that the processor is set to
+    return m.builder.call(function, [*m.arguments, f.number(0.0), everywhere, as_ever])
 
 
 def exponent(x: np.ndarray) -> np.ndarray:
