@@ -31,6 +31,7 @@ with the data set.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,7 @@ _ALIGNMENT = 128  # bytes: a cache line, and the one that is fetched with it
 _OF_THE_USER = [
     network.train.position(name) for name in ("data", "targets", "labels", "sample_weights", "order", "settings")
 ]
+_TO_PREDICT = [network.predict.position(name) for name in ("data", "output")]
 """Arguments that a workspace does not keep alive after a call."""
 
 _PARAMETERS_PER_UNIT = 64
@@ -93,10 +95,14 @@ class Workspace:
     """Counters by which the threads of a training run share out its tasks."""
     first_check: NDArray[np.float64]
     """Whether the first block's ``X`` is finite."""
-    train_call: calls.Call | None
-    """The last call of the kernel ``train`` in this workspace, packed."""
+    panels_of_version: int
+    """Which version of the parameters the panels were made of."""
+    predicted: int
+    """How many samples the last call of ``predict_alone`` was for."""
+    packed: dict[calls.CrewKernel, calls.Call]
+    """The last call of a kernel in this workspace."""
     predict_call: calls.Call | None
-    """The same for ``predict`` of a few samples."""
+    """The last prediction of a few samples."""
 
     def __init__(
         self,
@@ -119,9 +125,10 @@ class Workspace:
         rows = self.capacity // block + network.REPORT_ROWS
         self.report = aligned(rows * 3, np.dtype(np.float64)).reshape(-1, 3)
         self.report[network.SETTINGS] = objective.setting, objective.l1, objective.l2
+        self.panels_of_version, self.predicted = -1, 0
         self.first_check = self.report[0, network.X_CHECK : network.X_CHECK + 1]
         self.results = self.report[network.RUN]
-        self.train_call: calls.Call | None = None
+        self.packed: dict[calls.CrewKernel, calls.Call] = {}
         self.predict_call: calls.Call | None = None
         self.crew = aligned(crew.size(1), np.dtype(np.int64))
 
@@ -186,6 +193,13 @@ class Workspace:
             if self.crew.size < crew.size(n_threads):
                 self.crew = aligned(crew.size(n_threads), np.dtype(np.int64))
 
+    @cached_property
+    def panels(self) -> NDArray[np.floating]:
+        """The weights once more, as the prediction of a few samples reads them; only where there is one."""
+        vector = simd.VECTOR_BYTES // self.arena.itemsize
+        inputs, outputs = self.plan[:-1, network.INPUTS], self.plan[:-1, network.OUTPUTS]
+        return aligned(int((inputs * -(-outputs // vector) * vector).sum()), self.arena.dtype)
+
     def train(self, n_threads: int, *arguments: Any) -> tuple[int, float, int]:
         """Call the kernel ``train``, packed if it can be: status, sum of losses, steps taken."""
         if not calls.are_packed():
@@ -197,13 +211,23 @@ class Workspace:
         status, total, taken = self.results.tolist()
         return int(status), total, int(taken)
 
-    def pack(self, *arguments: Any) -> calls.Call:
-        """Pack a call of the kernel ``train``."""
-        if self.train_call is None:
-            self.train_call = calls.Call(network.train, *arguments)
+    def predict(self, n_threads: int, *arguments: Any) -> bool:
+        """Call the kernel ``predict``, packed if it can be: whether the data were finite."""
+        if not calls.are_packed():
+            return bool(network.predict(*arguments) == network.FINITE)
+        call = self.pack(*arguments, kernel=network.predict)
+        call.run(n_threads)
+        call.let_go(_TO_PREDICT)
+        return not any(self.report[:n_threads, network.X_CHECK].tolist())
+
+    def pack(self, *arguments: Any, kernel: calls.CrewKernel = network.train) -> calls.Call:
+        """Pack a call of a kernel: anew, or what has changed since the last one."""
+        call = self.packed.get(kernel)
+        if call is None:
+            call = self.packed[kernel] = calls.Call(kernel, *arguments)
         else:
-            self.train_call.set(*arguments)
-        return self.train_call
+            call.set(*arguments)
+        return call
 
     def view(self, place: int, features: int, samples: int) -> NDArray[np.floating]:
         """What stands sample-blocked at a place of the arena, as an array ``[n // B, i, n % B]``."""

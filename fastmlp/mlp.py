@@ -30,7 +30,7 @@ Array = NDArray[Any]  # float64 or float32, as the network is
 
 _NO_ORDER = np.empty(0, np.int64)
 _DATA, _STEP = network.train.slot("data"), network.train.slot("step")
-_DATA_TO_PREDICT, _PREDICTED = network.predict.slot("data"), network.predict.slot("samples")
+_DATA_TO_PREDICT, _PREDICTED = network.predict_alone.slot("data"), network.predict_alone.slot("samples")
 _DIVERGED = "the loss is not finite; the parameters were left as they were"
 _OF_CLASSES = ("binary_cross_entropy", "softmax_cross_entropy")
 
@@ -42,6 +42,9 @@ _PREDICTED_AT_ONCE = 16_384
 
 _PARALLEL_FROM = 2_000_000
 """Operations (float32; half as many in float64) from which a second thread pays for its launch, as measured."""
+
+_PREDICT_IN_PARALLEL_FROM, _OPERATIONS_OF_A_UNIT = 3_000_000, 40
+"""The same for a prediction, in which the activation of a unit takes as long as so many operations."""
 
 _MEASURE_FROM = 1_000_000
 """Operations of a training step from which the best number of threads is found by measuring."""
@@ -200,6 +203,7 @@ class MLP:
         layers = list(zip(self._sizes[:-1], self._sizes[1:], strict=True))
         n_parameters = sum((inputs + 1) * outputs for inputs, outputs in layers)
         self._multiplications = sum(inputs * outputs for inputs, outputs in layers)
+        self._shape_of_one, self._shape_of_output = (1, self._sizes[0]), (1, self._sizes[-1])
         self._vector = aligned(n_parameters, self._dtype)
         self._gradient = aligned(n_parameters, self._dtype)
         self._memory = aligned(2 * n_parameters, self._dtype)
@@ -213,8 +217,9 @@ class MLP:
         self._paces: dict[int, threads.Pace] = {}  # by batch size
         self._free: list[Workspace] = []  # list.append and list.pop are atomic
         self._prepared: _Prepared | None = None
+        self._version = 0  # of the parameters: how often they have changed
         self._pass: tuple[Workspace, int] | None = None  # the last forward pass and its number of samples
-        self._pass_is_current = False
+        self._parameters_changed()
 
     def _make_objective(self) -> Objective:
         """What training makes small, for the kernels."""
@@ -273,7 +278,12 @@ class MLP:
         self._memory[:] = 0
         self._steps = 0
         self._rate_factor = 1.0
+        self._parameters_changed()
+
+    def _parameters_changed(self) -> None:
+        """What was computed from the parameters before is no longer current."""
         self._pass_is_current = False
+        self._version += 1
 
     def _pairs(self, vector: Array) -> list[Parameters]:
         """Views of a vector as (weights, biases) pairs."""
@@ -327,6 +337,10 @@ class MLP:
         ndarray of shape (n_samples, n_outputs)
             Probabilities after a sigmoid or softmax output.
         """
+        if checks.is_such(X, self._dtype, self._shape_of_one):
+            output = self._predict_one(X)
+            if output is not None:
+                return output
         X = checks.samples("X", X, self._sizes[0], self._dtype)
         samples = X.shape[0]
         output = np.empty((samples, self._sizes[-1]), self._dtype)
@@ -334,39 +348,60 @@ class MLP:
             self._predict_a_few(X, samples, output)
             return output
         flat, flat_output = rows.flat(X), output.reshape(-1)
-        n_threads = self._threads(min(samples, _PREDICTED_AT_ONCE))
+        n_threads = self._threads_to_predict(min(samples, _PREDICTED_AT_ONCE))
         workspace = self._borrow(n_threads * network.TILE_BLOCKS * self._block)
         workspace.divide(n_threads)
         try:
             for first in range(0, samples, _PREDICTED_AT_ONCE):
-                status = network.predict(
-                    workspace.plan, self._vector, workspace.arena, workspace.report, flat, flat_output, first,
-                    min(_PREDICTED_AT_ONCE, samples - first), n_threads=n_threads,
+                finite = workspace.predict(
+                    n_threads, workspace.plan, self._vector, workspace.arena, workspace.report, flat, flat_output,
+                    first, min(_PREDICTED_AT_ONCE, samples - first),
                 )  # fmt: skip
-                if status != network.FINITE:
-                    self._raise_for(status, X=X)
+                if not finite:
+                    raise checks.not_finite("X", X)
         finally:
             self._free.append(workspace)
+        return output
+
+    def _predict_one(self, X: Any) -> Array | None:
+        """Predict a single sample as the last one was; None if there is no such call, or if it has gone wrong."""
+        if not self._free:
+            return None
+        try:
+            workspace = self._free.pop()
+        except IndexError:  # another thread was faster
+            return None
+        call, output = workspace.predict_call, None
+        if call is not None and workspace.predicted == 1 and workspace.panels_of_version == self._version:
+            output = np.empty(self._shape_of_output, self._dtype)
+            calls.run_with(call.entry, call.table, _DATA_TO_PREDICT, X, output)
+            if workspace.first_check[0] != 0:
+                output = None
+        self._free.append(workspace)
         return output
 
     def _predict_a_few(self, X: Array, samples: int, output: Array) -> None:
         """Predict without threads, by a packed call where there is one: it takes a microsecond."""
         workspace = self._borrow(samples)
         try:
+            if workspace.panels_of_version != self._version:
+                version = self._version
+                network.pack(workspace.plan, self._vector, workspace.panels)
+                workspace.panels_of_version = version
             if calls.are_packed() and X.flags.writeable:
                 call = workspace.predict_call
                 if call is None:
                     call = workspace.predict_call = calls.Call(
-                        network.predict, workspace.plan, self._vector, workspace.arena, workspace.report, self._vector,
-                        self._vector, 0, samples,
+                        network.predict_alone, workspace.plan, self._vector, workspace.panels, workspace.arena,
+                        workspace.report, self._vector, self._vector, 0, samples,
                     )  # fmt: skip
-                call.table[_PREDICTED] = samples
+                call.table[_PREDICTED] = workspace.predicted = samples
                 calls.run_with(call.entry, call.table, _DATA_TO_PREDICT, X, output)
                 finite = workspace.first_check[0] == 0
             else:
-                status = network.predict(
-                    workspace.plan, self._vector, workspace.arena, workspace.report, rows.flat(X), output.reshape(-1),
-                    0, samples,
+                status = network.predict_alone(
+                    workspace.plan, self._vector, workspace.panels, workspace.arena, workspace.report, rows.flat(X),
+                    output.reshape(-1), 0, samples,
                 )  # fmt: skip
                 finite = status == network.FINITE
         finally:
@@ -725,6 +760,7 @@ class MLP:
             status, total, _ = prepared.workspace.results.tolist()
             if status == network.FINITE:
                 self._steps, self._pass_is_current = steps, False
+                self._version += 1
                 return total / prepared.shape_of_x[0]
         self._raise_for(status, X=X, Y=Y)
         raise FloatingPointError(_DIVERGED)
@@ -864,7 +900,7 @@ class MLP:
         if memory is not self._memory:
             self._unprepare()
         self._memory, self._steps, self._optimizer_code = memory, steps, optimizer.code
-        self._pass_is_current = False
+        self._parameters_changed()
 
     def fit(
         self,
@@ -1162,6 +1198,14 @@ class MLP:
             return min(self.config["n_threads"], jit.max_threads())
         return jit.max_threads() if self._operations(n_samples) > _PARALLEL_FROM else 1
 
+    def _threads_to_predict(self, n_samples: int) -> int:
+        """The same for a prediction, where activations count too."""
+        if self.config["n_threads"] is not None:
+            return min(self.config["n_threads"], jit.max_threads())
+        of_a_sample = 2 * self._multiplications + _OPERATIONS_OF_A_UNIT * sum(self._sizes[1:])
+        operations = of_a_sample * n_samples * self._dtype.itemsize // 4
+        return jit.max_threads() if operations > _PREDICT_IN_PARALLEL_FROM else 1
+
     def _operations(self, n_samples: int) -> int:
         """Operations of a training step, counted as if they were float32."""
         return 6 * self._multiplications * n_samples * self._dtype.itemsize // 4
@@ -1215,7 +1259,7 @@ class MLP:
         self._steps, self._optimizer_code = state["steps"], state["optimizer_code"]
         self._rate_factor = state["rate_factor"]
         self._rng.bit_generator.state = state["rng"]
-        self._pass_is_current = False
+        self._parameters_changed()
 
     # -- files -----------------------------------------------------------------------------------------------------
 

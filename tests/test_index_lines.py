@@ -269,8 +269,10 @@ def kernel_affine(given: Arrays, _: str) -> Arrays:
 @compiled
 def every_sample_alone(W, b, X, Z):
     weights, (outputs, inputs) = W.reshape(W.size), W.shape
+    panels = np.zeros((outputs + simd.lanes(W)) * inputs)
+    layout.panels_of(weights, 0, inputs, outputs, panels, 0)
     for n in range(X.shape[0]):
-        kernel_layer.affine_sample(weights, 0, b, 0, inputs, outputs, X[n], 0, Z[n], 0)
+        kernel_layer.affine_sample(panels, 0, b, 0, inputs, outputs, X[n], 0, Z[n], 0)
 
 
 def kernel_affine_sample(given: Arrays, _: str) -> Arrays:

@@ -124,6 +124,15 @@ class Network:
         """What every kernel takes first."""
         return self.workspace.plan, self.vector, self.workspace.arena, self.workspace.report
 
+    def predict_alone(self, output):
+        """Predict sample by sample."""
+        workspace = self.workspace
+        kernels.pack(workspace.plan, self.vector, workspace.panels)
+        return kernels.predict_alone(
+            workspace.plan, self.vector, workspace.panels, workspace.arena, workspace.report, flat(self.data), output,
+            0, self.samples,
+        )  # fmt: skip
+
     def train(self, n_threads=1, batch_size=None, n_steps=1, optimizer=codes.NO_UPDATE, settings=RATE, order=NO_ORDER):
         """Run the training kernel."""
         self.workspace.divide(n_threads)
@@ -222,14 +231,20 @@ def test_one_sample_has_the_bits_that_it_has_among_others(sizes, case, dtype, rn
         (network.workspace, 1, samples), (tile, 1, samples), (tile, 2, samples), (tile, 2, BLOCK + 1), (tile, 1, 1),
         (tile, 1, 2), (tile, 1, kernels.SAMPLES_ALONE + 1),
     ]:  # fmt: skip
+        alone = n_threads == 1 and at_once <= kernels.SAMPLES_ALONE
         output = np.full((samples, sizes[-1]), np.nan, dtype)
         workspace.arena[:] = np.nan
         workspace.divide(n_threads)
         for first in range(0, samples, at_once):
-            status = kernels.predict(
-                workspace.plan, network.vector, workspace.arena, workspace.report, flat(network.data),
-                output.reshape(-1), first, min(at_once, samples - first), n_threads=n_threads,
+            rest = (
+                workspace.arena, workspace.report, flat(network.data), output.reshape(-1), first,
+                min(at_once, samples - first),
             )  # fmt: skip
+            if alone:
+                kernels.pack(workspace.plan, network.vector, workspace.panels)
+                status = kernels.predict_alone(workspace.plan, network.vector, workspace.panels, *rest)
+            else:
+                status = kernels.predict(workspace.plan, network.vector, *rest, n_threads=n_threads)
             assert status == kernels.FINITE
         outputs.append(output)
     expected = network.expected()[2].activations[-1].T
@@ -245,10 +260,11 @@ def test_prediction_tells_what_is_not_finite(samples, value, dtype, rng):
     output = np.empty(2 * samples, dtype)
     for feature in (0, BLOCK):
         network.data[samples - 1, feature] = value
-        status = kernels.predict(*network.first, flat(network.data), output, 0, samples)
-        assert status == kernels.X_NOT_FINITE
+        assert kernels.predict(*network.first, flat(network.data), output, 0, samples) == kernels.X_NOT_FINITE
+        assert network.predict_alone(output) == kernels.X_NOT_FINITE
         network.data[samples - 1, feature] = 1
     assert kernels.predict(*network.first, flat(network.data), output, 0, samples) == kernels.FINITE
+    assert network.predict_alone(output) == kernels.FINITE
 
 
 @pytest.mark.parametrize(("sizes", "samples"), SHAPES, ids=str)

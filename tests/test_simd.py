@@ -32,7 +32,6 @@ from fastmlp.kernels import simd
 from fastmlp.kernels.simd import (
     ROWS,
     VECTOR_BYTES,
-    add_square,
     add_to_counter,
     block,
     column,
@@ -576,17 +575,6 @@ def define_gather(A, a, stride, rows, out):
         out[k] = A[a + min(k, rows - 1) * stride]
 
 
-@compiled
-def run_add_square(V, A, a, stride, rows, B, b, out):
-    """A vector and the products of a square with a row."""
-    store(out, 0, add_square(load(V, 0), A, a, stride, rows, B, b))
-
-
-def define_add_square(V, A, a, stride, rows, B, b, out):
-    for r in range(n_lanes(A.dtype)):
-        out[r] = V[r] + sum(A[a + min(r, rows - 1) * stride + k] * B[b + k] for k in range(n_lanes(A.dtype)))
-
-
 def tile_programs(rows):
     """Programs for tiles of so many rows, which is fixed when they are compiled; each with its definition."""
 
@@ -684,12 +672,6 @@ MEMORY = {
     "load_first": (run_load_first, define_load_first, lambda L: {"count": beyond(L)}, "out"),
     "store_first": (run_store_first, define_store_first, lambda L: {"count": [-2, -1, *beyond(L)]}, "A"),
     "gather": (run_gather, define_gather, lambda L: {"stride": [1, 3, -2], "rows": beyond(L, 1)}, "out"),
-    "add_square": (
-        run_add_square,
-        define_add_square,
-        lambda L: {"stride": [L, 2 * L + 1, -L], "rows": beyond(L, 1)},
-        "out",
-    ),
     "transpose": (
         run_transpose,
         define_transpose,

@@ -33,7 +33,7 @@ MACHINERY = {
         "rates_of", "decays", "decay_range", "penalize_range", "penalty_of_range", "square_of_range", "scale_range",
         "update_rows",
     },
-    "network": {"predict", "train", "update"},
+    "network": {"predict", "predict_alone", "pack", "train", "update"},
 }  # fmt: skip
 
 # which letters an argument's axes have, and which layout a kernel takes it in

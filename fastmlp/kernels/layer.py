@@ -22,12 +22,10 @@ from fastmlp.kernels.jit import inlined_function, kernel
 from fastmlp.kernels.simd import (
     ROWS,
     VECTOR_BYTES,
-    add_square,
     block,
     column,
     fill,
     fma,
-    gather,
     lanes,
     load,
     load_first,
@@ -38,7 +36,6 @@ from fastmlp.kernels.simd import (
     store_tile,
     sum_lanes,
 )
-
 
 _WAYS = 8
 _ALIASED_VECTORS = 4096 // VECTOR_BYTES
@@ -113,27 +110,30 @@ def affine_strip(rows):
 
 
 @inlined_function
-def affine_sample(weights, w, biases, b, inputs, outputs, X, x, Z, z):
+def affine_sample(panels, p, biases, b, inputs, outputs, X, x, Z, z):
     """Matmul plus bias, for all outputs ``j`` and a single sample, whose features and outputs lie side by side.
 
-    The sum is formed in the order of :func:`affine_strip`, so the bits are the same. What follows the last output in
-    ``Z``, up to a whole vector, is overwritten.
+    ``p`` is where the panels of ``W`` begin: see :func:`fastmlp.kernels.layout.panels_of`. The sum is formed in the
+    order of :func:`affine_strip`, so the bits are the same. What follows the last output in ``Z``, up to a whole
+    vector, is overwritten.
     """
     # Z[j,n] = Σ_i W[j,i] X[i,n] + b[j]
     step = lanes(Z)
-    for first in range(0, outputs, 2 * step):
-        j, k = first, min(first + step, outputs - 1)  # two vectors of outputs take turns: one waits for its own sum
-        s, t = load_first(biases, b + j, outputs - j), load_first(biases, b + k, outputs - k)
-        of_j, of_k = w + j * inputs, w + k * inputs
-        squares = inputs // step * step
-        for i in range(0, squares, step):
-            s = add_square(s, weights, of_j + i, inputs, outputs - j, X, x + i)
-            t = add_square(t, weights, of_k + i, inputs, outputs - k, X, x + i)
-        for i in range(squares, inputs):
-            s = fma(gather(weights, of_j + i, inputs, outputs - j), X[x + i], s)
-            t = fma(gather(weights, of_k + i, inputs, outputs - k), X[x + i], t)
+    last = (outputs - 1) // step * step
+    for j in range(0, outputs, 4 * step):  # four vectors of outputs take turns: each waits for its own sum
+        j1, j2, j3 = min(j + step, last), min(j + 2 * step, last), min(j + 3 * step, last)
+        s, t = load_first(biases, b + j, outputs - j), load_first(biases, b + j1, outputs - j1)
+        u, v = load_first(biases, b + j2, outputs - j2), load_first(biases, b + j3, outputs - j3)
+        for i in range(inputs):
+            x_i, row = fill(X, X[x + i]), p + i * step
+            s = fma(load(panels, row + j * inputs), x_i, s)
+            t = fma(load(panels, row + j1 * inputs), x_i, t)
+            u = fma(load(panels, row + j2 * inputs), x_i, u)
+            v = fma(load(panels, row + j3 * inputs), x_i, v)
         store(Z, z + j, s)
-        store(Z, z + k, t)
+        store(Z, z + j1, t)
+        store(Z, z + j2, u)
+        store(Z, z + j3, v)
 
 
 @for_every_height

@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastmlp.kernels.jit import tile_function
-from fastmlp.kernels.simd import block, fill, lanes, load_first, store, sum_lanes, transpose
+from fastmlp.kernels.simd import block, fill, gather, lanes, load_first, store, sum_lanes, transpose
 
 
 def to_sample_blocks(M: np.ndarray, n_lanes: int) -> np.ndarray:
@@ -92,6 +92,23 @@ def feature_blocks_of(S, s, features, padded, p0, p1, F, f):
             for k in range(0, whole_block, step):
                 source = s + (p * features + i) * whole_block + k
                 transpose(S, source, whole_block, features - i, F, to + k * whole_block, whole_block, step)
+
+
+@tile_function
+def panels_of(W, w, inputs, outputs, P, p):
+    """Weights to *panels*, in which the weights of a vector of outputs lie side by side: ``P[j // L, i, j % L]``.
+
+    It is the operand of ``Z = W x`` for a single sample. ``L`` is a vector; the last one is filled up with weights of
+    the last output.
+    """
+    step = lanes(P)
+    squares = inputs // step * step
+    for j in range(0, outputs, step):
+        here, to = w + j * inputs, p + j * inputs
+        for i in range(0, squares, step):
+            transpose(W, here + i, inputs, outputs - j, P, to + i * step, step, step)
+        for i in range(squares, inputs):
+            store(P, to + i * step, gather(W, here + i, inputs, outputs - j))
 
 
 @tile_function

@@ -72,7 +72,7 @@ def adam(
     """Adam: the new parameter and moments. The corrections are ``1 - beta1**t`` and ``1 - beta2**t``."""
     first_moment = beta1 * first_moment + (1 - beta1) * gradient
     second_moment = beta2 * second_moment + (1 - beta2) * gradient * gradient
-    # equivalent to: learning_rate (first_moment / first_correction) / (√(second_moment / second_correction) + epsilon),
+    # equivalent to: learning_rate (first_moment / first_correction) / (√(second_moment / second_correction) + epsilon)
     # with one division for each parameter instead of three
     size = square_root((1 / second_correction) * second_moment) + epsilon
     return parameter - (learning_rate / first_correction) * first_moment / size, first_moment, second_moment

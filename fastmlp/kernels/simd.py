@@ -822,30 +822,6 @@ def _(m: _Machine) -> Any:
     return v
 
 
-def add_square(v: np.ndarray, A: np.ndarray, a: int, stride: int, count: int, B: np.ndarray, b: int) -> np.ndarray:
-    """``v[r] + Σ_k A[a + r * stride + k] * B[b + k]`` over a square of ``A``, added in the order of ``k``.
-
-    Lanes from ``count`` on, which is at least 1, repeat the last row of ``A``.
-    """
-    _check(B, b, lanes(B))
-    for k in range(lanes(B)):
-        v = v + gather(A, a + k, stride, count) * B[b + k]
-    return v
-
-
-def _add_square_typing(v: Any, A: Any, a: Any, stride: Any, count: Any, B: Any, b: Any) -> Any:
-    return v if isinstance(v, Vector) and _is_buffer(A) and _is_buffer(B) and A.dtype == B.dtype == v.dtype else None
-
-
-@_machine_form(add_square, _add_square_typing)
-def _(m: _Machine) -> Any:
-    v, a, stride, count, b = m.arguments[0], m.index(2), m.index(3), m.index(4), m.index(6)
-    rows = [m.load(1, m.builder.add(a, m.builder.mul(m.row(r, count), stride))) for r in range(m.result.lanes)]
-    for k, column_of_A in enumerate(_turned(m.builder, rows)):
-        v = m.multiply_add(column_of_A, m.splat(m.load_element(5, m.offset(b, k)), v.type), v)
-    return v
-
-
 def _turned(builder: Any, registers: list[Any]) -> list[Any]:
     """Transpose a square: exchange its off-diagonal quarters, then those of each quarter, down to single elements."""
     lanes = len(registers)
