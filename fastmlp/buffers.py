@@ -42,7 +42,8 @@ from fastmlp.kernels import activations, calls, crew, dropout, losses, network, 
 _ALIGNMENT = 128  # bytes: a cache line, and the one that is fetched with it
 
 _OF_THE_USER = [
-    network.train.position(name) for name in ("data", "targets", "labels", "sample_weights", "order", "settings")
+    network.train.position(name)
+    for name in ("gradient", "memory", "data", "targets", "labels", "sample_weights", "order", "settings")
 ]
 _TO_PREDICT = [network.predict.position(name) for name in ("data", "output")]
 """Arguments that a workspace does not keep alive after a call."""
@@ -199,6 +200,15 @@ class Workspace:
         vector = simd.VECTOR_BYTES // self.arena.itemsize
         inputs, outputs = self.plan[:-1, network.INPUTS], self.plan[:-1, network.OUTPUTS]
         return aligned(int((inputs * -(-outputs // vector) * vector).sum()), self.arena.dtype)
+
+    def call(self, kernel: calls.CrewKernel, n_threads: int, *arguments: Any) -> Any:
+        """Call a kernel, packed if that is of use: what it returns."""
+        if n_threads <= 1 or not calls.are_packed():
+            return kernel(*arguments)
+        call = self.pack(*arguments, kernel=kernel)
+        call.run(n_threads)
+        call.let_go(range(len(arguments)))
+        return kernel.serial(calls.CLOSING, *arguments)
 
     def train(self, n_threads: int, *arguments: Any) -> tuple[int, float, int]:
         """Call the kernel ``train``, packed if it can be: status, sum of losses, steps taken."""

@@ -430,8 +430,8 @@ class MLP:
         count = X.shape[0]
         workspace = self._borrow(count)
         n_threads = self._threads(count)
-        status = network.forward(
-            *self._of(workspace, n_threads), rows.flat(X), _NO_ORDER, 0, count, dropped, n_threads=n_threads
+        status = workspace.call(
+            network.forward, n_threads, *self._of(workspace, n_threads), rows.flat(X), _NO_ORDER, 0, count, dropped
         )
         if status != network.FINITE:
             self._free.append(workspace)
@@ -537,10 +537,11 @@ class MLP:
         workspace, count = self._borrow(X.shape[0]), X.shape[0]
         try:
             n_threads = self._threads(count)
-            status, total, _ = network.train(
-                workspace.crew, network.BOTH_WAYS, *self._of(workspace, n_threads), vector, vector, rows.flat(X),
-                rows.flat(targets.values), targets.labels, targets.weights, _NO_ORDER, count, count, 0, 1,
-                optimizers.NO_UPDATE, network.NO_SETTINGS, dropped + 1, 0.0, n_threads=n_threads,
+            workspace.divide(n_threads)
+            status, total, _ = workspace.train(
+                n_threads, workspace.crew, network.BOTH_WAYS, *self._of(workspace, n_threads), vector, vector,
+                rows.flat(X), rows.flat(targets.values), targets.labels, targets.weights, _NO_ORDER, count, count, 0,
+                1, optimizers.NO_UPDATE, network.NO_SETTINGS, dropped + 1, 0.0,
             )  # fmt: skip
         finally:
             self._free.append(workspace)
@@ -561,9 +562,9 @@ class MLP:
             for first in range(0, X.shape[0], _ROWS_AT_ONCE):
                 count = min(_ROWS_AT_ONCE, X.shape[0] - first)
                 n_threads = self._threads(count)
-                status, loss = network.loss_value(
-                    *self._of(workspace, n_threads), rows.flat(X), rows.flat(targets.values), targets.labels,
-                    targets.weights, _NO_ORDER, first, count, n_threads=n_threads,
+                status, loss = workspace.call(
+                    network.loss_value, n_threads, *self._of(workspace, n_threads), rows.flat(X),
+                    rows.flat(targets.values), targets.labels, targets.weights, _NO_ORDER, first, count,
                 )  # fmt: skip
                 self._raise_for(status, X=X, Y=targets.values)
                 weight = workspace.report[network.BATCH, network.TOTAL_WEIGHT]

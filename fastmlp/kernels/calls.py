@@ -13,7 +13,7 @@ again. In the checked build and in interpreted kernels there are no tables.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numba
@@ -109,7 +109,7 @@ class Call:
                 else:
                     self.table[SLOTS * k] = argument
 
-    def let_go(self, positions: list[int]) -> None:
+    def let_go(self, positions: Iterable[int]) -> None:
         """Do not keep these arguments alive; they must be set before the next call."""
         for k in positions:
             self._arguments[k] = None
