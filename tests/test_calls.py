@@ -1,0 +1,229 @@
+"""Packed calls: a step or a prediction that is like the last one does what any other does, whatever came between."""
+
+import dataclasses
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+import fastmlp
+from conftest import CHECKED, INTERPRETED
+from fastmlp.kernels import calls, network
+
+
+def network_of(dtype, **settings):
+    return fastmlp.MLP([3, 4, 2], hidden_activation="tanh", dtype=dtype, rng=0, **settings)
+
+
+def batches(dtype, rng, count, samples=5):
+    return [
+        (rng.standard_normal((samples, 3)).astype(dtype), rng.standard_normal((samples, 2)).astype(dtype))
+        for _ in range(count)
+    ]
+
+
+def copied(optimizer):
+    """An optimizer that is equal but another object: a step with it is not like the last one."""
+    return dataclasses.replace(optimizer)
+
+
+def both(dtype):
+    """A model whose steps are packed, and one that takes the same steps unpacked."""
+    return network_of(dtype), network_of(dtype)
+
+
+def assert_same(one, other):
+    np.testing.assert_array_equal(one.parameter_vector, other.parameter_vector)
+    np.testing.assert_array_equal(one._memory, other._memory)
+    assert one._steps == other._steps
+
+
+OPTIMIZERS = [fastmlp.SGD(0.1), fastmlp.SGD(0.1, momentum=0.9), fastmlp.Adam(0.01, weight_decay=0.1)]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+def test_steps_like_the_last_one_have_the_same_bits(optimizer, dtype, rng):
+    packed, plain = both(dtype)
+    for X, Y in batches(dtype, rng, 6):
+        losses = packed.train_step(X, Y, optimizer=optimizer), plain.train_step(X, Y, optimizer=copied(optimizer))
+        assert losses[0] == losses[1]
+        assert_same(packed, plain)
+    assert (packed._prepared is not None) == (not (INTERPRETED or CHECKED))
+    assert plain._prepared is None
+
+
+def test_a_rate_alone_is_prepared_too(dtype, rng):
+    packed, plain = both(dtype)
+    rate = 0.1
+    for X, Y in batches(dtype, rng, 5):
+        packed.train_step(X, Y, learning_rate=rate)
+        plain.train_step(X, Y, optimizer=fastmlp.SGD(rate))
+        assert_same(packed, plain)
+    assert (packed._prepared is not None) == (not (INTERPRETED or CHECKED))
+
+
+def another_batch(model, rng):
+    X, Y = batches(model.config["dtype"], rng, 1, samples=40)[0]
+    model.train_step(X, Y, optimizer=OPTIMIZERS[1])
+
+
+def another_optimizer(model, rng):
+    X, Y = batches(model.config["dtype"], rng, 1)[0]
+    model.train_step(X, Y, optimizer=fastmlp.RMSprop(0.01))
+
+
+def other_parameters(model, rng):
+    model.parameter_vector = np.full_like(model.parameter_vector, 0.25)
+
+
+def own_gradients(model, rng):
+    model.update(np.ones_like(model.parameter_vector), fastmlp.SGD(0.1, momentum=0.9))
+
+
+def an_epoch(model, rng):
+    X, Y = batches(model.config["dtype"], rng, 1, samples=23)[0]
+    model.fit(X, Y, epochs=1, batch_size=7, optimizer=fastmlp.SGD(0.1, momentum=0.9), progress=False)
+
+
+def weighted(model, rng):
+    X, Y = batches(model.config["dtype"], rng, 1)[0]
+    model.train_step(X, Y, optimizer=OPTIMIZERS[1], sample_weight=[1, 2, 0, 3, 1])
+
+
+def another_state(model, rng):
+    state = model.__getstate__()
+    state["memory"] = np.ones_like(state["memory"])
+    model._restore(state)
+
+
+BETWEEN = [another_batch, another_optimizer, other_parameters, own_gradients, an_epoch, weighted, another_state]
+
+
+@pytest.mark.parametrize("between", BETWEEN, ids=lambda f: f.__name__)
+def test_whatever_comes_between(between, dtype, rng):
+    packed, plain = both(dtype)
+    optimizer = OPTIMIZERS[1]
+    for turn in range(3):
+        for X, Y in batches(dtype, rng, 3):
+            packed.train_step(X, Y, optimizer=optimizer)
+            plain.train_step(X, Y, optimizer=copied(optimizer))
+        assert_same(packed, plain)
+        for model in (packed, plain):
+            between(model, np.random.default_rng(turn))
+        assert_same(packed, plain)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [np.asfortranarray, lambda X: X.astype("f8" if X.dtype == "f4" else "f4"), lambda X: np.repeat(X, 2, 0)[::2]],
+    ids=["other order", "other dtype", "strided"],
+)
+def test_data_that_do_not_fit_the_packed_call_are_converted(changed, dtype, rng):
+    packed, plain = both(dtype)
+    optimizer = OPTIMIZERS[0]
+    for X, Y in batches(dtype, rng, 3):
+        for model in (packed, plain):
+            model.train_step(X, Y, optimizer=optimizer)
+    X, Y = batches(dtype, rng, 1)[0]
+    X = np.round(X, 2).astype("f4").astype(dtype)  # the same in both precisions
+    frozen = X.copy()
+    frozen.flags.writeable = False
+    packed.train_step(X, Y, optimizer=optimizer)
+    plain.train_step(changed(X), Y, optimizer=optimizer)
+    assert_same(packed, plain)
+    packed.train_step(X, Y, optimizer=optimizer)
+    plain.train_step(frozen, Y, optimizer=optimizer)
+    assert_same(packed, plain)
+
+
+def test_what_is_wrong_is_told_and_changes_nothing(dtype, rng):
+    mlp, optimizer = network_of(dtype), OPTIMIZERS[1]
+    for X, Y in batches(dtype, rng, 3):
+        mlp.train_step(X, Y, optimizer=optimizer)
+    before = mlp.__getstate__()
+    X, Y = batches(dtype, rng, 1)[0]
+    for spoiled, name in ((X, "X"), (Y, "Y")):
+        spoiled[2, 1] = np.nan
+        with pytest.raises(ValueError, match=rf"{name} must be finite; got nan.* at {name}\[2, 1\]"):
+            mlp.train_step(X, Y, optimizer=optimizer)
+        spoiled[2, 1] = 0
+    with pytest.raises(FloatingPointError, match="the loss is not finite"):
+        mlp.train_step(X, np.full_like(Y, np.finfo(dtype).max), optimizer=optimizer)
+    for name, value in mlp.__getstate__().items():
+        np.testing.assert_equal(value, before[name])
+    with pytest.raises(ValueError, match="X must have shape"):
+        mlp.train_step(X[:, :2], Y, optimizer=optimizer)
+    mlp.train_step(X, Y, optimizer=optimizer)
+
+
+@pytest.mark.parametrize("between", BETWEEN, ids=lambda f: f.__name__)
+def test_a_single_prediction_is_of_the_present_parameters(between, dtype, rng):
+    mlp = network_of(dtype)
+    X, _ = batches(dtype, rng, 1, samples=8)[0]
+    for turn in range(3):
+        for few in (1, 1, 2, 1):
+            np.testing.assert_array_equal(mlp.predict(X[:few]), mlp.predict(X)[:few])
+        between(mlp, np.random.default_rng(turn))
+
+
+def test_a_single_prediction_tells_what_is_not_finite(dtype):
+    mlp, x = network_of(dtype), np.zeros((1, 3), dtype)
+    for value in (1, np.nan, 2, -np.inf, 3):
+        x[0, 1] = value
+        if np.isfinite(value):
+            assert np.isfinite(mlp.predict(x)).all()
+        else:
+            with pytest.raises(ValueError, match=r"X must be finite; got .* at X\[0, 1\]"):
+                mlp.predict(x)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_data_are_not_kept_alive(n_threads, dtype, rng):
+    mlp = network_of(dtype, n_threads=n_threads)
+    X, Y = batches(dtype, rng, 1, samples=90)[0]
+    x = X[:1].copy()
+    watched = [weakref.ref(array) for array in (X, Y, x)]
+    mlp.fit(X, Y, epochs=2, validation=(X, Y), progress=False)
+    for _ in range(4):
+        mlp.train_step(X, Y, learning_rate=0.01)
+        mlp.predict(X)
+        mlp.predict(x)
+    mlp.loss(X, Y)
+    mlp.loss_and_gradients(X, Y)
+    mlp.forward(X)
+    mlp.backward(Y)
+    del X, Y, x
+    gc.collect()
+    assert [reference() for reference in watched] == [None, None, None]
+
+
+@pytest.mark.skipif(INTERPRETED or CHECKED, reason="calls are not packed")
+def test_a_packed_call_is_the_call(dtype, rng):
+    """Arrays of one and two axes, whole numbers and floats come out of the table as they went in."""
+    mlp = network_of(dtype)
+    X, Y = batches(dtype, rng, 1, samples=40)[0]
+    found = []
+    for packed in (False, True):
+        workspace = mlp._borrow(40)
+        workspace.divide(2)
+        vector, memory = mlp.parameter_vector.copy(), np.zeros_like(mlp._memory)
+        arguments = (
+            workspace.crew, network.BOTH_WAYS, workspace.plan, vector, workspace.arena, workspace.report,
+            np.zeros_like(vector), memory, X.ravel(), Y.ravel(), np.empty(0, np.int64), rng.uniform(1, 1, 40),
+            np.arange(40)[::-1].copy(), 40, 16, 0, 3, OPTIMIZERS[2].code, OPTIMIZERS[2].array, 5, 0.75,
+        )  # fmt: skip
+        if packed:
+            call = calls.Call(network.train, *arguments)
+            call.run(2)
+            found.append((*workspace.results.tolist(), vector, memory))
+        else:
+            found.append((*network.train(*arguments), vector, memory))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_arguments_have_their_places_in_the_table():
+    names = ["crew", "passes", "plan", "parameters", "arena"]
+    assert [network.train.position(name) for name in names] == list(range(5))
+    assert network.train.slot("plan") == 2 * calls.SLOTS
