@@ -201,22 +201,16 @@ class Workspace:
         inputs, outputs = self.plan[:-1, network.INPUTS], self.plan[:-1, network.OUTPUTS]
         return aligned(int((inputs * -(-outputs // vector) * vector).sum()), self.arena.dtype)
 
-    def call(self, kernel: calls.CrewKernel, n_threads: int, *arguments: Any) -> Any:
-        """Call a kernel, packed if that is of use: what it returns."""
-        if n_threads <= 1 or not calls.are_packed():
-            return kernel(*arguments)
-        call = self.pack(*arguments, kernel=kernel)
-        call.run(n_threads)
-        call.let_go(range(len(arguments)))
-        return kernel.serial(calls.CLOSING, *arguments)
+    def train(self, *arguments: Any) -> tuple[int, float, int]:
+        """Call the kernel ``train``, packed if it can be, with the threads that the plan is divided for.
 
-    def train(self, n_threads: int, *arguments: Any) -> tuple[int, float, int]:
-        """Call the kernel ``train``, packed if it can be: status, sum of losses, steps taken."""
+        Returns its status, sum of losses, and steps taken.
+        """
         if not calls.are_packed():
             found: tuple[int, float, int] = network.train(*arguments)
             return found
         call = self.pack(*arguments)
-        call.run(n_threads)
+        call.run(self._n_threads)
         call.let_go(_OF_THE_USER)
         status, total, taken = self.results.tolist()
         return int(status), total, int(taken)

@@ -430,8 +430,8 @@ class MLP:
         count = X.shape[0]
         workspace = self._borrow(count)
         n_threads = self._threads(count)
-        status = workspace.call(
-            network.forward, n_threads, *self._of(workspace, n_threads), rows.flat(X), _NO_ORDER, 0, count, dropped
+        status = network.forward(  # type: ignore[no-untyped-call]
+            *self._of(workspace, n_threads), rows.flat(X), _NO_ORDER, 0, count, dropped, run=workspace.train
         )
         if status != network.FINITE:
             self._free.append(workspace)
@@ -493,11 +493,9 @@ class MLP:
     ) -> tuple[float, Gradients]:
         vector = np.empty_like(self._vector)
         n_threads = self._threads(count)
-        workspace.divide(n_threads)
         status, loss = network.backward(  # type: ignore[no-untyped-call]
-            workspace.crew, workspace.plan, self._vector, workspace.arena, workspace.report,
-            rows.flat(targets.values), targets.labels, targets.weights, _NO_ORDER, 0, count, dropped, vector,
-            n_threads=n_threads,
+            *self._of(workspace, n_threads), rows.flat(targets.values), targets.labels, targets.weights, _NO_ORDER, 0,
+            count, dropped, vector, run=workspace.train,
         )  # fmt: skip
         self._raise_for(status, Y=targets.values)
         return loss, Gradients(self._pairs(vector), vector)
@@ -537,11 +535,11 @@ class MLP:
         workspace, count = self._borrow(X.shape[0]), X.shape[0]
         try:
             n_threads = self._threads(count)
-            workspace.divide(n_threads)
+            crew, *others = self._of(workspace, n_threads)
             status, total, _ = workspace.train(
-                n_threads, workspace.crew, network.BOTH_WAYS, *self._of(workspace, n_threads), vector, vector,
-                rows.flat(X), rows.flat(targets.values), targets.labels, targets.weights, _NO_ORDER, count, count, 0,
-                1, optimizers.NO_UPDATE, network.NO_SETTINGS, dropped + 1, 0.0,
+                crew, network.ALL_PASSES, *others, vector, vector, rows.flat(X), rows.flat(targets.values),
+                targets.labels, targets.weights, _NO_ORDER, count, count, 0, 1, optimizers.NO_UPDATE,
+                network.NO_SETTINGS, dropped + 1, 0.0,
             )  # fmt: skip
         finally:
             self._free.append(workspace)
@@ -562,9 +560,9 @@ class MLP:
             for first in range(0, X.shape[0], _ROWS_AT_ONCE):
                 count = min(_ROWS_AT_ONCE, X.shape[0] - first)
                 n_threads = self._threads(count)
-                status, loss = workspace.call(
-                    network.loss_value, n_threads, *self._of(workspace, n_threads), rows.flat(X),
-                    rows.flat(targets.values), targets.labels, targets.weights, _NO_ORDER, first, count,
+                status, loss = network.loss_value(  # type: ignore[no-untyped-call]
+                    *self._of(workspace, n_threads), rows.flat(X), rows.flat(targets.values), targets.labels,
+                    targets.weights, _NO_ORDER, first, count, run=workspace.train,
                 )  # fmt: skip
                 self._raise_for(status, X=X, Y=targets.values)
                 weight = workspace.report[network.BATCH, network.TOTAL_WEIGHT]
@@ -744,7 +742,7 @@ class MLP:
         workspace = self._borrow(count)
         workspace.divide(1)
         call = workspace.pack(
-            workspace.crew, network.BOTH_WAYS, workspace.plan, self._vector, workspace.arena, workspace.report,
+            workspace.crew, network.ALL_PASSES, workspace.plan, self._vector, workspace.arena, workspace.report,
             self._gradient, self._memory, self._vector, self._vector, checks.NO_LABELS, checks.NO_WEIGHTS, _NO_ORDER,
             count, count, 0, 1, optimizer.code, optimizer.array, self._steps, 0.0,
         )  # fmt: skip
@@ -845,7 +843,7 @@ class MLP:
                     array = optimizer.with_rates(steps + done, wanted, self._rate_factor)
                 workspace.divide(n_threads)
                 status, total, taken = workspace.train(
-                    n_threads, workspace.crew, network.BOTH_WAYS, workspace.plan, self._vector, workspace.arena,
+                    workspace.crew, network.ALL_PASSES, workspace.plan, self._vector, workspace.arena,
                     workspace.report, self._gradient, memory, flat, values, targets.labels, targets.weights, order,
                     n_rows, batch_size, first + done * batch_size, wanted, optimizer.code, array, steps + done + 1,
                     total,
@@ -1175,10 +1173,10 @@ class MLP:
         targets.weights = checks.sample_weight(sample_weight, class_weight, targets, n_samples)
         return targets
 
-    def _of(self, workspace: Workspace, n_threads: int) -> tuple[Any, ...]:
+    def _of(self, workspace: Workspace, n_threads: int) -> tuple[Any, Any, Any, Any, Any]:
         """What every kernel takes first, made ready for so many threads."""
         workspace.divide(n_threads)
-        return workspace.plan, self._vector, workspace.arena, workspace.report
+        return workspace.crew, workspace.plan, self._vector, workspace.arena, workspace.report
 
     def _borrow(self, n_samples: int) -> Workspace:
         """A workspace that nobody else uses, large enough and not much too large."""

@@ -335,7 +335,7 @@ def kernel_loss_value(given: Arrays, loss: str) -> Arrays:
     parameters = np.concatenate([W.ravel(), given["b"]])
     rows, targets = X.T.ravel(), given["Y"].T.ravel()
     no_labels = every_row = np.empty(0, np.int64)
-    buffers_of_step = workspace.plan, parameters, workspace.arena, workspace.report
+    buffers_of_step = workspace.crew, workspace.plan, parameters, workspace.arena, workspace.report
     status, value = kernel_network.loss_value(
         *buffers_of_step, rows, targets, no_labels, 3 * given["s"], every_row, 0, n_samples
     )
@@ -435,8 +435,9 @@ def test_kernel_runs_its_strip(strip: str, kernel: str) -> None:
     parsed = ast.parse(SOURCES[f"kernels.{module}"]).body
     bodies = {node.name: node for node in parsed if isinstance(node, ast.FunctionDef)}
     called, waiting = set(), [name]
-    while waiting:  # also through functions of the same file
-        calls = [node.func for node in ast.walk(bodies[waiting.pop()]) if isinstance(node, ast.Call)]
+    while waiting:  # also through functions of the same file, called or handed over
+        body = bodies[waiting.pop()]
+        calls = [node.func for node in ast.walk(body) if isinstance(node, ast.Call)] + body.args.kw_defaults
         new = {function.id for function in calls if isinstance(function, ast.Name)} - called
         called |= new
         waiting += new & bodies.keys()

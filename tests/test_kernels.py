@@ -137,7 +137,7 @@ class Network:
         """Run the training kernel."""
         self.workspace.divide(n_threads)
         return kernels.train(
-            self.workspace.crew, kernels.BOTH_WAYS, *self.first, self.gradient, self.memory, flat(self.data),
+            self.workspace.crew, kernels.ALL_PASSES, *self.first, self.gradient, self.memory, flat(self.data),
             flat(self.targets), flat(self.labels), self.weights, order, self.samples, batch_size or self.samples, 0,
             n_steps, optimizer, as_array(settings), 1, 0.0, n_threads=n_threads,
         )  # fmt: skip
@@ -183,7 +183,8 @@ def test_forward_then_backward_is_the_training_step(sizes, samples, way, dtype, 
         sum_by_weights(network)
     _, total, _ = network.train()
     gradient = np.full_like(network.gradient, np.nan)
-    assert kernels.forward(*network.first, flat(network.data), NO_ORDER, 0, samples, NOTHING) == kernels.FINITE
+    first = network.workspace.crew, *network.first
+    assert kernels.forward(*first, flat(network.data), NO_ORDER, 0, samples, NOTHING) == kernels.FINITE
     status, loss = kernels.backward(
         network.workspace.crew,
         *network.first,
@@ -211,8 +212,9 @@ def test_prediction_loss_and_activations(sizes, samples, case, dtype, rng):
     expected = forward_pass.activations[-1].T
     np.testing.assert_allclose(output, expected, rtol=0, atol=tolerance(network, expected))
     status, found = kernels.loss_value(
-        *network.first, flat(network.data), flat(network.targets), NO_LABELS, NO_WEIGHTS, NO_ORDER, 0, samples
-    )
+        network.workspace.crew, *network.first, flat(network.data), flat(network.targets), NO_LABELS, NO_WEIGHTS,
+        NO_ORDER, 0, samples,
+    )  # fmt: skip
     assert status == kernels.FINITE
     assert found == pytest.approx(loss, abs=tolerance(network, np.array(loss)))
 
@@ -302,7 +304,7 @@ def test_same_bits_at_any_number_of_threads(sizes, samples, way, extra, dtype, r
         settings = as_array((0.1, 0.9, 0.99, 1e-8, *ways.get("decay", (0, 0)), ways.get("limit", 0)))
         network.workspace.divide(n_threads)
         status, total, taken = kernels.train(
-            network.workspace.crew, kernels.BOTH_WAYS, *network.first, network.gradient, network.memory,
+            network.workspace.crew, kernels.ALL_PASSES, *network.first, network.gradient, network.memory,
             flat(network.data), flat(network.targets), NO_LABELS, network.weights, order, order.size, batch_size, 0,
             n_steps, codes.ADAM, settings, 1, 0.0, n_threads=n_threads,
         )  # fmt: skip
@@ -341,7 +343,7 @@ def test_interpreted_threads_wait_for_each_other():
             sum_by_weights(network)
             network.workspace.divide(2)
             arguments = (
-                network.workspace.crew, kernels.BOTH_WAYS, *network.first, network.gradient, network.memory,
+                network.workspace.crew, kernels.ALL_PASSES, *network.first, network.gradient, network.memory,
                 flat(network.data), flat(network.targets), NO_LABELS, NO_WEIGHTS, NO_ORDER, 3 * BLOCK, BLOCK, 0,
                 3, codes.PLAIN_SGD, as_array(RATE), 1,
             )  # fmt: skip

@@ -110,6 +110,9 @@ UPDATE_GROUPS = 16
 NO_ORDER = np.empty(0, np.int64)
 """The rows as they stand."""
 
+NO_WEIGHTS = np.empty(0)
+"""All samples weigh the same."""
+
 NO_SETTINGS = np.zeros(N_SETTINGS)
 """Those of no optimizer."""
 
@@ -555,28 +558,6 @@ def _note(report, column, p0, p1, value):
 
 
 @crew_kernel
-def forward(me, plan, parameters, arena, report, data, order, first, samples, dropped):
-    """Forward pass of a batch; what it computes stays in the arena. Returns the status.
-
-    ``dropped`` is the number of the step that tells which units are dropped, or :data:`NOTHING_DROPPED`.
-
-    The batch is ``samples`` rows of ``data``: those that ``order`` names from its entry ``first`` on, or, if ``order``
-    is empty, the rows from ``first`` on.
-    """
-    start, stop = share(me, plan[-1, THREADS], _n_blocks(arena, samples))
-    for p0 in range(start, stop, TILE_BLOCKS):
-        p1 = min(p0 + TILE_BLOCKS, stop)
-        _note(report, BLOCK_LOSS, p0, p1, 0.0)
-        _note(report, Y_CHECK, p0, p1, 0.0)
-        _note(report, X_CHECK, p0, p1, _read_samples(plan, arena, data, order, first, samples, p0, p1))
-        _forward_tile(plan, parameters, arena, p0, p1, True, dropped)
-    if me in (ALONE, CLOSING):
-        _note(report, 0, _first_group(report), report.shape[0] + SETTINGS, 0.0)
-        return _status(plan, arena, samples, report)[0]
-    return FINITE
-
-
-@crew_kernel
 def pack(me, plan, parameters, panels):
     """Write the weights of all layers as panels, one layer after the other."""
     place = 0
@@ -661,25 +642,6 @@ def predict(me, plan, parameters, arena, report, data, output, first, samples):
     return FINITE if report[0, X_CHECK] == 0 else X_NOT_FINITE
 
 
-@crew_kernel
-def loss_value(me, plan, parameters, arena, report, data, targets, labels, sample_weights, order, first, samples):
-    """Loss of a batch, as in :func:`forward`. Returns the status and the loss."""
-    if me in (ALONE, OPENING):
-        _weigh(plan, report, sample_weights, order, first, samples)
-        if plan[-1, PENALIZES] != NOTHING:
-            for group in range(UPDATE_GROUPS):
-                _penalty_group(group, plan, parameters, report)
-    start, stop = share(me, plan[-1, THREADS], _n_blocks(arena, samples))
-    for p0 in range(start, stop, TILE_BLOCKS):
-        p1 = min(p0 + TILE_BLOCKS, stop)
-        _note(report, X_CHECK, p0, p1, _read_samples(plan, arena, data, order, first, samples, p0, p1))
-        _forward_tile(plan, parameters, arena, p0, p1, False, NOTHING_DROPPED)
-        _loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1)
-    if me in (ALONE, CLOSING):
-        return _status(plan, arena, samples, report)
-    return FINITE, 0.0
-
-
 @tile_function
 def _loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1):
     """Targets and shares of a tile that has been forward, and its loss."""
@@ -694,7 +656,7 @@ def _sample_task(
     task, passes, plan, parameters, arena, report, data, targets, labels, sample_weights, order, first, samples,
     dropped,
 ):  # fmt: skip
-    """A part of the batch, tile by tile: read, forward, loss, backward; or the penalty of a group of parameters."""
+    """A part of the batch, tile by tile: what ``passes`` says of it; or the penalty of a group of parameters."""
     parts = _n_sample_parts(plan, arena, samples)
     if task >= parts:
         _penalty_group(task - parts, plan, parameters, report)
@@ -702,13 +664,18 @@ def _sample_task(
     start, stop = _blocks_of_part(plan, arena, samples, task)
     for p0 in range(start, stop, TILE_BLOCKS):
         p1 = min(p0 + TILE_BLOCKS, stop)
-        if passes == BOTH_WAYS:
+        if passes & FORWARD:
             _note(report, X_CHECK, p0, p1, _read_samples(plan, arena, data, order, first, samples, p0, p1))
-            _forward_tile(plan, parameters, arena, p0, p1, True, dropped)
-        _loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1)
-        _backward_tile(plan, parameters, arena, p0, p1, dropped)
-        if plan[-1, BY_SAMPLES]:
-            _partial_gradient(task, p0 > start, plan, arena, parameters.size, p0, p1)
+            _forward_tile(plan, parameters, arena, p0, p1, passes != FORWARD | LOSSES, dropped)
+        if passes & LOSSES:
+            _loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1)
+        else:
+            _note(report, BLOCK_LOSS, p0, p1, 0.0)
+            _note(report, Y_CHECK, p0, p1, 0.0)
+        if passes & BACKWARD:
+            _backward_tile(plan, parameters, arena, p0, p1, dropped)
+            if plan[-1, BY_SAMPLES]:
+                _partial_gradient(task, p0 > start, plan, arena, parameters.size, p0, p1)
 
 
 @tile_function
@@ -733,8 +700,11 @@ def _judge(plan, arena, samples, report):
 OVER_SAMPLES, OVER_WEIGHTS, OVER_SQUARES, OVER_GROUPS = range(4)
 """The phases of a step. The last two are only where the norm of the gradient is limited, which must be known first."""
 
-BOTH_WAYS, BACKWARD_ALONE = range(2)
-"""The passes over the samples: the forward pass may have been made before."""
+FORWARD, LOSSES, BACKWARD = 1, 2, 4
+"""The passes over the samples, of which a call makes some: what the others would compute is there, or not wanted."""
+
+ALL_PASSES = FORWARD | LOSSES | BACKWARD
+"""Those of a training step."""
 
 
 @tile_function
@@ -788,8 +758,9 @@ def _train_along(
                 _update_group(task, plan, report, parameters, gradient, optimizer, rates, memory)
         if finish(crew, tasks):
             following = phase + 1
-            if kind == OVER_SAMPLES and not _judge(plan, arena, samples, report):
-                following = phases * n_steps
+            if kind == OVER_SAMPLES:
+                if not _judge(plan, arena, samples, report) or not passes & BACKWARD:
+                    following = phases * n_steps
             elif kind == OVER_SQUARES:
                 _limit(report, settings[MAX_NORM])
             elif kind == phases - 1:
@@ -811,8 +782,8 @@ def train(
     """Take ``n_steps`` training steps over minibatches of ``n_rows`` rows, from row ``first`` of ``order`` on.
 
     The first of them is the optimizer's step ``step``, from 1; units are dropped by that number. With ``step`` 0,
-    which is for gradients alone, none are. ``passes`` is :data:`BOTH_WAYS`, or :data:`BACKWARD_ALONE` of the batch
-    that :func:`forward` left in the arena.
+    which is for gradients alone, none are. ``passes`` is :data:`ALL_PASSES` of a training step; without the backward
+    one, the first step ends before its weights would change.
 
     Returns the status, ``total`` plus the steps' losses times their samples' weights (added one by one, so that it
     does not matter in how many calls the steps are taken), and the number of steps taken. A step whose data or loss
@@ -831,15 +802,41 @@ def train(
     return int(report[RUN, 0]), report[RUN, 1], int(report[RUN, 2])
 
 
+def forward(
+    crew, plan, parameters, arena, report, data, order, first, samples, dropped, *, run=train
+):  # fmt: skip
+    """Forward pass of a batch; what it computes stays in the arena. Returns the status.
+
+    ``dropped`` is the number of the step that tells which units are dropped, or :data:`NOTHING_DROPPED`.
+
+    The batch is ``samples`` rows of ``data``: those that ``order`` names from its entry ``first`` on, or, if ``order``
+    is empty, the rows from ``first`` on.
+    """
+    return run(
+        crew, FORWARD, plan, parameters, arena, report, parameters, parameters, data, data, NO_ORDER, NO_WEIGHTS,
+        order, first + samples, samples, first, 1, NO_UPDATE, NO_SETTINGS, dropped + 1, 0.0,
+    )[0]  # fmt: skip
+
+
+def loss_value(
+    crew, plan, parameters, arena, report, data, targets, labels, sample_weights, order, first, samples, *, run=train
+):  # fmt: skip
+    """Loss of a batch, as in :func:`forward`. Returns the status and the loss."""
+    status, total, _ = run(
+        crew, FORWARD | LOSSES, plan, parameters, arena, report, parameters, parameters, data, targets, labels,
+        sample_weights, order, first + samples, samples, first, 1, NO_UPDATE, NO_SETTINGS, 0, 0.0,
+    )  # fmt: skip
+    return status, total / report[BATCH, TOTAL_WEIGHT]
+
+
 def backward(
     crew, plan, parameters, arena, report, targets, labels, sample_weights, order, first, samples, dropped, gradient,
-    *, n_threads=1,
+    *, run=train,
 ):  # fmt: skip
     """Backward pass of the batch that :func:`forward` left in the arena. Returns the status and the loss."""
-    status, total, _ = train(
-        crew, BACKWARD_ALONE, plan, parameters, arena, report, gradient, gradient, targets, targets, labels,
+    status, total, _ = run(
+        crew, LOSSES | BACKWARD, plan, parameters, arena, report, gradient, gradient, targets, targets, labels,
         sample_weights, order, first + samples, samples, first, 1, NO_UPDATE, NO_SETTINGS, dropped + 1, 0.0,
-        n_threads=n_threads,
     )  # fmt: skip
     return status, total / report[BATCH, TOTAL_WEIGHT]
 
