@@ -115,7 +115,7 @@ class Workspace:
     ) -> None:
         block = simd.VECTORS * (simd.VECTOR_BYTES // dtype.itemsize)
         self.capacity = round_up(capacity, block)
-        self._block = block
+        self._block, self._itemsize = block, dtype.itemsize
         self._used = 0
         plan = aligned(len(layer_sizes) * network.PLAN_COLUMNS, np.dtype(np.int64))
         self.plan = plan.reshape(-1, network.PLAN_COLUMNS)
@@ -177,6 +177,9 @@ class Workspace:
         n_parameters = int(((inputs + 1) * outputs).sum())
         if n_parameters > _PARAMETERS_PER_UNIT * int((inputs + outputs).sum()):
             return
+        # six operations for each weight and sample: two in each of three products
+        of_a_sample = 6 * int((inputs * outputs).sum()) * self._itemsize // 4
+        self.plan[-1, network.LEAST_SAMPLES] = -(-network.GROUP_OPERATIONS // of_a_sample)
         groups = min(network.MOST_GROUPS, max(2, self.capacity // network.GROUP_SAMPLES))
         self.plan[-1, network.BY_SAMPLES], self.plan[-1, network.PARTIALS] = 1, self._used
         self._used += min(groups, self.capacity // self._block) * n_parameters

@@ -35,6 +35,7 @@ SHAPES = [
     ([BLOCK + 1, BLOCK - 1, BLOCK], BLOCK),
     ([5, 2 * ROWS + 1, 3], kernels.TILE_BLOCKS * BLOCK + 1),
     ([2 * BLOCK + 1, 3, 2, 5, 1], 2 * kernels.TILE_BLOCKS * BLOCK),
+    ([20, 21, 20], 2 * kernels.GROUP_SAMPLES + 2),  # two groups of samples
 ]
 if not INTERPRETED:
     SHAPES += [([64, 33, 10], 130), ([7, 100, 50, 3], 300), ([2, 3, 2], (kernels.BLOCKS_AT_ONCE + 1) * BLOCK + 1)]
@@ -148,6 +149,25 @@ def sum_by_weights(network):
     network.workspace.plan[-1, kernels.BY_SAMPLES] = 0
 
 
+@pytest.mark.parametrize(("samples", "groups"), [(1, 1), (60, 1), (130, 2), (255, 2), (256, 4), (10_000, 16)])
+def test_groups_follow_from_the_batch_alone(samples, groups, rng):
+    """Also where the workspace is larger: each group but the first leaves its own part of the memory unlike it was."""
+    for room in (samples, 3 * samples):
+        network = Network([20, 21, 20], samples, CASES[0], np.dtype(np.float32), rng)
+        workspace = network.workspace = Workspace(
+            network.sizes, network.names, network.objective, np.dtype(np.float32), room
+        )
+        place = workspace.plan[-1, kernels.PARTIALS]
+        after = workspace.plan[-1, kernels.SHARES]
+        workspace.arena[place:after] = np.nan
+        network.train()
+        partials = workspace.arena[place:after].reshape(-1, network.vector.size)
+        assert np.isfinite(partials[:groups]).all()
+        assert np.isnan(partials[groups:]).all()
+        total = partials[:groups].sum(axis=0, dtype=np.float64)
+        np.testing.assert_allclose(network.gradient, total, atol=1e-6)
+
+
 def test_small_networks_are_summed_by_samples_and_wide_ones_by_weights(dtype, rng):
     """Both ways are met by the shapes above."""
     ways = {
@@ -203,7 +223,7 @@ def test_forward_then_backward_is_the_training_step(sizes, samples, way, dtype, 
 
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)
-@pytest.mark.parametrize(("sizes", "samples"), SHAPES[:7], ids=str)
+@pytest.mark.parametrize(("sizes", "samples"), [*SHAPES[:7], SHAPES[8]], ids=str)
 def test_prediction_loss_and_activations(sizes, samples, case, dtype, rng):
     network = Network(sizes, samples, case, dtype, rng)
     loss, _, forward_pass = network.expected()

@@ -64,11 +64,11 @@ from fastmlp.kernels.simd import block, fill, lanes, load, load_first, store, st
 
 # One row of the plan per layer. Sizes and codes, then places: of W and b in the parameters, of the rest in the arena.
 INPUTS, OUTPUTS, ACTIVATION, WEIGHTS, BIASES, X_FEATURES, X, Z, A, DZ, DROPPED, X_LEFT = range(12)
-PLAN_COLUMNS = 13
+PLAN_COLUMNS = 14
 
 # The last row of the plan holds what belongs to the whole batch.
 LOSS, PADDED_SAMPLES, TARGETS, TARGETS_BY_FEATURES, SHARES, SAMPLE_LOSSES, THREADS, BY_SAMPLES, PARTIALS = range(9)
-PENALIZES, DROPS, KEY0, KEY1 = 9, 10, 11, 12
+PENALIZES, DROPS, KEY0, KEY1, LEAST_SAMPLES = 9, 10, 11, 12, 13
 
 NOTHING_DROPPED = -1
 """In the place of the number of the step, by which it is known what is dropped."""
@@ -79,9 +79,10 @@ NOTHING, WEIGHTS_ALONE, EVERYTHING = range(3)
 TILE_BLOCKS = 4
 """Most blocks of samples in a tile: a tile's activations stay in the first- or second-level cache in all layers."""
 
-GROUP_SAMPLES, MOST_GROUPS = 64, 16
-"""Where gradients are summed group by group: about how many samples a group has, and how many groups there are at
-most. They follow from the batch alone, whatever the number of threads."""
+GROUP_SAMPLES, MOST_GROUPS, GROUP_OPERATIONS = 64, 16, 300_000
+"""Where gradients are summed group by group: about how many samples a group has, how many groups there are at most,
+and how many operations (float32; half as many in float64) are worth a group: some 4 us. They follow from the batch and
+the network alone, whatever the number of threads."""
 
 TILES_PER_THREAD = 2
 """Tiles of samples for each thread, as long as there are blocks: whoever is quick takes one more."""
@@ -507,7 +508,10 @@ def _part_blocks(plan, arena, samples):
     """Blocks in a part of the batch. A tile is small if there are few blocks, so that every thread gets some."""
     blocks = _n_blocks(arena, samples)
     if plan[-1, BY_SAMPLES]:
-        groups = min(MOST_GROUPS, max(2, samples // GROUP_SAMPLES))
+        most = min(MOST_GROUPS, max(2, samples // GROUP_SAMPLES), samples // plan[-1, LEAST_SAMPLES])
+        groups = 1
+        while 2 * groups <= most:  # a power of two, which threads can share equally
+            groups *= 2
         return (blocks + groups - 1) // groups
     return max(1, min(TILE_BLOCKS, blocks // (TILES_PER_THREAD * plan[-1, THREADS])))
 
