@@ -31,6 +31,7 @@ Array = NDArray[Any]  # float64 or float32, as the network is
 _NO_ORDER = np.empty(0, np.int64)
 _DATA, _STEP = network.train.slot("data"), network.train.slot("step")
 _DATA_TO_PREDICT, _PREDICTED = network.predict_alone.slot("data"), network.predict_alone.slot("samples")
+_TAKEN = 2  # of the results
 _DIVERGED = "the loss is not finite; the parameters were left as they were"
 _OF_CLASSES = ("binary_cross_entropy", "softmax_cross_entropy")
 
@@ -433,9 +434,9 @@ class MLP:
         status = network.forward(  # type: ignore[no-untyped-call]
             *self._of(workspace, n_threads), rows.flat(X), _NO_ORDER, 0, count, dropped, run=workspace.train
         )
-        if status != network.FINITE:
+        if status == network.X_NOT_FINITE:  # a loss, or a penalty, is none of this pass
             self._free.append(workspace)
-            self._raise_for(status, X=X)
+            raise checks.not_finite("X", X)
         if self._pass is not None:
             self._free.append(self._pass[0])
         self._pass, self._pass_is_current = (workspace, count), True
@@ -491,7 +492,7 @@ class MLP:
     def _backward(
         self, workspace: Workspace, count: int, targets: checks.Targets, dropped: int = network.NOTHING_DROPPED
     ) -> tuple[float, Gradients]:
-        vector = np.empty_like(self._vector)
+        vector = np.full_like(self._vector, np.nan)  # what remains if the loss is not finite
         n_threads = self._threads(count)
         status, loss = network.backward(  # type: ignore[no-untyped-call]
             *self._of(workspace, n_threads), rows.flat(targets.values), targets.labels, targets.weights, _NO_ORDER, 0,
@@ -753,13 +754,16 @@ class MLP:
         with self._lock:
             if prepared is not self._prepared:
                 return None
-            call, steps = prepared.call, self._steps + 1
-            call.table[_STEP] = steps
-            calls.run_with(call.entry, call.table, _DATA, X, Y)
-            status, total, _ = prepared.workspace.results.tolist()
-            if status == network.FINITE:
-                self._steps, self._pass_is_current = steps, False
+            call, results = prepared.call, prepared.workspace.results
+            call.table[_STEP], results[_TAKEN] = self._steps + 1, 0
+            self._parameters_changed()
+            try:
+                calls.run_with(call.entry, call.table, _DATA, X, Y)
+            finally:  # Ctrl-C may come between the step and its count
+                status, total, taken = results.tolist()
+                self._steps += int(taken)
                 self._version += 1
+            if status == network.FINITE:
                 return total / prepared.shape_of_x[0]
         self._raise_for(status, X=X, Y=Y)
         raise FloatingPointError(_DIVERGED)
@@ -834,6 +838,8 @@ class MLP:
         done, status = 0, network.FINITE
         workspace, pace = self._borrow(batch_size), self._pace(batch_size)
         is_measured, array = len(pace.candidates) > 1, optimizer.array
+        workspace.results[_TAKEN] = 0
+        self._parameters_changed()
         try:
             while done < n_steps and status == network.FINITE:
                 n_threads, wanted = pace.n_threads, n_steps - done
@@ -842,6 +848,7 @@ class MLP:
                 if optimizer.is_scheduled:
                     array = optimizer.with_rates(steps + done, wanted, self._rate_factor)
                 workspace.divide(n_threads)
+                workspace.results[_TAKEN] = 0
                 status, total, taken = workspace.train(
                     workspace.crew, network.ALL_PASSES, workspace.plan, self._vector, workspace.arena,
                     workspace.report, self._gradient, memory, flat, values, targets.labels, targets.weights, order,
@@ -849,14 +856,16 @@ class MLP:
                     total,
                 )  # fmt: skip
                 done += taken
+                workspace.results[_TAKEN] = 0
                 if is_measured:
                     pace.tell(time.perf_counter() - start, wanted)
             if optimizer.max_gradient_norm is not None:
                 self._limited = float(workspace.report[network.BATCH, network.FACTOR])
-        finally:
+        finally:  # Ctrl-C may come between steps and their count
+            done += int(workspace.results[_TAKEN])
             self._free.append(workspace)
-        if done:
-            self._keep(optimizer, memory, steps + done)
+            if done:
+                self._keep(optimizer, memory, steps + done)
         if status != network.FINITE:
             self._raise_for(status, X=X, Y=targets.values)
         return total, done

@@ -9,6 +9,7 @@ import pytest
 
 import fastmlp
 from conftest import CHECKED, INTERPRETED
+from fastmlp.buffers import Workspace
 from fastmlp.kernels import calls, network
 
 
@@ -91,13 +92,28 @@ def weighted(model, rng):
     model.train_step(X, Y, optimizer=OPTIMIZERS[1], sample_weight=[1, 2, 0, 3, 1])
 
 
+def adam_after_momentum(model, rng):
+    """Its second step is in a workspace that was prepared for the other, at another step with that number."""
+    for X, Y in batches(model.config["dtype"], rng, 4):
+        model.train_step(X, Y, optimizer=fastmlp.Adam(0.01))
+
+
 def another_state(model, rng):
     state = model.__getstate__()
     state["memory"] = np.ones_like(state["memory"])
     model._restore(state)
 
 
-BETWEEN = [another_batch, another_optimizer, other_parameters, own_gradients, an_epoch, weighted, another_state]
+BETWEEN = [
+    adam_after_momentum,
+    another_batch,
+    another_optimizer,
+    other_parameters,
+    own_gradients,
+    an_epoch,
+    weighted,
+    another_state,
+]
 
 
 @pytest.mark.parametrize("between", BETWEEN, ids=lambda f: f.__name__)
@@ -105,7 +121,7 @@ def test_whatever_comes_between(between, dtype, rng):
     packed, plain = both(dtype)
     optimizer = OPTIMIZERS[1]
     for turn in range(3):
-        for X, Y in batches(dtype, rng, 3):
+        for X, Y in batches(dtype, rng, 7):
             packed.train_step(X, Y, optimizer=optimizer)
             plain.train_step(X, Y, optimizer=copied(optimizer))
         assert_same(packed, plain)
@@ -165,6 +181,32 @@ def test_a_single_prediction_is_of_the_present_parameters(between, dtype, rng):
         for few in (1, 1, 2, 1):
             np.testing.assert_array_equal(mlp.predict(X[:few]), mlp.predict(X)[:few])
         between(mlp, np.random.default_rng(turn))
+
+
+@pytest.mark.parametrize("way", ["prepared", "plain"])
+def test_what_interrupts_a_step_leaves_it_counted(way, dtype, rng, monkeypatch):
+    """Ctrl-C may come when the step has been taken, and is not yet counted."""
+    mlp, optimizer = network_of(dtype), fastmlp.SGD(0.1)
+    for X, Y in batches(dtype, rng, 4):
+        mlp.train_step(X, Y, optimizer=optimizer)
+        mlp.predict(X[:1])
+
+    def interrupted(function):
+        def run(*arguments):
+            function(*arguments)
+            raise KeyboardInterrupt
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(calls, "run_with", interrupted(calls.run_with))
+        patch.setattr(Workspace, "train", interrupted(Workspace.train))
+        with pytest.raises(KeyboardInterrupt):
+            mlp.train_step(X, Y, optimizer=optimizer if way == "prepared" else fastmlp.SGD(0.1))
+    assert mlp._steps == 5
+    np.testing.assert_array_equal(mlp.predict(X[:1]), mlp.predict(X)[:1])
+    mlp.train_step(X, Y, optimizer=optimizer)
+    assert mlp._steps == 6
 
 
 def test_a_single_prediction_tells_what_is_not_finite(dtype):

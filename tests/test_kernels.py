@@ -149,6 +149,35 @@ def sum_by_weights(network):
     network.workspace.plan[-1, kernels.BY_SAMPLES] = 0
 
 
+def by_members(kernel, *arguments):
+    """Call a kernel as a crew of two does, one member after the other: what the last call returns."""
+    return [kernel.serial(me, *arguments) for me in (kernels.OPENING, 1, 0, kernels.CLOSING)][-1]
+
+
+@pytest.mark.parametrize("limit", [0, 0.05])
+def test_members_do_together_what_one_does_alone(limit, dtype, rng):
+    """Whoever comes first: it does what the other has left."""
+    found = []
+    settings = as_array((0.1, 0.9, 0.99, 1e-8, 0, 0, limit))
+    for call in (lambda kernel, *arguments: kernel(*arguments), by_members):
+        network = Network([20, 21, 20], 130, CASES[0], dtype, np.random.default_rng(5))
+        workspace = network.workspace
+        workspace.divide(2)
+        output = np.empty_like(network.targets)
+        arguments = network.gradient, network.memory, flat(network.data), flat(network.targets), NO_LABELS
+        steps = NO_WEIGHTS, NO_ORDER, 130, 65, 0, 2, codes.ADAM, settings, 1, 0.0
+        result = call(kernels.train, workspace.crew, kernels.ALL_PASSES, *network.first, *arguments, *steps)
+        update = network.vector, network.gradient, network.memory, codes.ADAM, settings, 3
+        call(kernels.update, workspace.plan, workspace.report, *update)
+        status = call(kernels.predict, *network.first, flat(network.data), flat(output), 0, 130)
+        network.data[129, 0] = np.nan
+        bad = call(kernels.predict, *network.first, flat(network.data), flat(output.copy()), 0, 130)
+        assert (result[0], result[2], status, bad) == (kernels.FINITE, 2, kernels.FINITE, kernels.X_NOT_FINITE)
+        found.append((result[1], network.vector, network.memory, output))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize(("samples", "groups"), [(1, 1), (60, 1), (130, 2), (255, 2), (256, 4), (10_000, 16)])
 def test_groups_follow_from_the_batch_alone(samples, groups, rng):
     """Also where the workspace is larger: each group but the first leaves its own part of the memory unlike it was."""

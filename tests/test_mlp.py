@@ -249,3 +249,38 @@ def test_train_step_of_a_diverged_network_changes_nothing(dtype, rng):
 def test_repr_says_what_it_is():
     mlp = fastmlp.MLP([2, 3, 1], loss="binary_cross_entropy", dtype=np.float32, rng=0)
     assert repr(mlp) == "<MLP 2-3-1, sigmoid, sigmoid, binary_cross_entropy, float32>"
+
+
+def test_a_penalty_that_is_not_finite_spoils_no_other_pass(rng):
+    """The forward pass goes through, and its workspace is nobody else's."""
+    mlp = fastmlp.MLP([3, 4, 2], penalty=fastmlp.Penalty(l2=1), rng=0)
+    good, huge = mlp.parameter_vector.copy(), mlp.parameter_vector.copy()
+    huge[0] = 1e200
+    X, Y = rng.standard_normal((5, 3)), rng.standard_normal((5, 2))
+    mlp.parameter_vector = huge
+    mlp.forward(X)
+    mlp.parameter_vector = good
+    mlp.forward(X)
+    mlp.predict(rng.standard_normal((64, 3)))
+    gradients = mlp.backward(Y)
+    np.testing.assert_array_equal(gradients.vector, mlp.loss_and_gradients(X, Y)[1].vector)
+    assert len({id(workspace) for workspace in mlp._free}) == len(mlp._free)
+
+
+def test_gradients_of_a_loss_that_is_not_finite_are_nan():
+    mlp = fastmlp.MLP([3, 4, 2], dtype="float32", rng=0)
+    X, Y = np.ones((5, 3), "f4"), np.full((5, 2), 1e30, "f4")
+    mlp.forward(X)
+    assert np.isnan(mlp.backward(Y).vector).all()
+    loss, gradients = mlp.loss_and_gradients(X, Y)
+    assert not np.isfinite(loss)
+    assert np.isnan(gradients.vector).all()
+
+
+def test_samples_without_weight_may_be_many(rng):
+    """More than are taken at once."""
+    mlp = fastmlp.MLP([3, 4, 2], penalty=fastmlp.Penalty(l2=0.1), rng=0)
+    X, Y, weight = rng.standard_normal((3000, 3)), rng.standard_normal((3000, 2)), np.ones(3000)
+    weight[:1100] = 0
+    expected = mlp.loss_and_gradients(X, Y, sample_weight=weight)[0]
+    assert mlp.loss(X, Y, sample_weight=weight) == pytest.approx(expected, rel=1e-12)

@@ -89,7 +89,7 @@ class Call:
     """The arguments of a kernel, packed: calling it with them again costs little."""
 
     def __init__(self, kernel: CrewKernel, *arguments: Any) -> None:
-        self._arguments: list[Any] = [None] * len(arguments)
+        self._arrays: list[Any] = [None] * len(arguments)
         self.table = np.zeros(SLOTS * len(arguments), np.int64)
         self._floats = self.table.view(np.float64)
         self.entry = kernel.entry(arguments)
@@ -97,22 +97,22 @@ class Call:
 
     def set(self, *arguments: Any) -> None:
         """Change the arguments, which are of the same types."""
-        held = self._arguments
+        held = self._arrays
         for k, argument in enumerate(arguments):
-            if argument is not held[k]:
-                held[k] = argument  # an array must live as long as its address is here
-                if isinstance(argument, np.ndarray):
+            if isinstance(argument, np.ndarray):
+                if argument is not held[k]:
+                    held[k] = argument  # it must live as long as its address is here
                     self.table[SLOTS * k] = argument.__array_interface__["data"][0]
                     self.table[SLOTS * k + 1 : SLOTS * k + 1 + argument.ndim] = argument.shape
-                elif isinstance(argument, float):
-                    self._floats[SLOTS * k] = argument
-                else:
-                    self.table[SLOTS * k] = argument
+            elif isinstance(argument, float):
+                self._floats[SLOTS * k] = argument
+            else:
+                self.table[SLOTS * k] = argument
 
     def let_go(self, positions: Iterable[int]) -> None:
-        """Do not keep these arguments alive; they must be set before the next call."""
+        """Do not keep these arrays alive; they must be set before the next call."""
         for k in positions:
-            self._arguments[k] = None
+            self._arrays[k] = None
 
     def run(self, n_threads: int = 1) -> None:
         """Call the kernel; its results are where it puts them."""

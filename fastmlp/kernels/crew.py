@@ -25,6 +25,9 @@ _COUNTER = 16  # elements from one counter to the next: a cache line of its own 
 _TASK_BITS = 20
 _TASKS = (1 << _TASK_BITS) - 1
 
+MOST_TASKS = _TASKS // 2
+"""Of a phase."""
+
 _PATIENCE = 2000
 """Looks at the counter, some 40 us in all, before a waiting thread gives its processor to others."""
 

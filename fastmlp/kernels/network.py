@@ -24,7 +24,7 @@ import numpy as np
 
 from fastmlp.kernels.activations import SOFTMAX, activate_strip, slope_strip
 from fastmlp.kernels.calls import ALONE, CLOSING, OPENING, crew_kernel
-from fastmlp.kernels.crew import NO_TASK, claim, finish, open_phase, share, wait_for_next
+from fastmlp.kernels.crew import MOST_TASKS, NO_TASK, claim, finish, open_phase, share, wait_for_next
 from fastmlp.kernels.dropout import drop_block
 from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.layer import (
@@ -513,7 +513,7 @@ def _part_blocks(plan, arena, samples):
         while 2 * groups <= most:  # a power of two, which threads can share equally
             groups *= 2
         return (blocks + groups - 1) // groups
-    return max(1, min(TILE_BLOCKS, blocks // (TILES_PER_THREAD * plan[-1, THREADS])))
+    return max(1, min(TILE_BLOCKS, blocks // (TILES_PER_THREAD * plan[-1, THREADS])), blocks // MOST_TASKS)
 
 
 @tile_function
@@ -830,7 +830,13 @@ def loss_value(
         crew, FORWARD | LOSSES, plan, parameters, arena, report, parameters, parameters, data, targets, labels,
         sample_weights, order, first + samples, samples, first, 1, NO_UPDATE, NO_SETTINGS, 0, 0.0,
     )  # fmt: skip
-    return status, total / report[BATCH, TOTAL_WEIGHT]
+    return status, _mean(total, report)
+
+
+def _mean(total, report):
+    """The loss from the sum of the samples' losses times their weights; these may all be 0."""
+    weight = report[BATCH, TOTAL_WEIGHT]
+    return total / weight if weight > 0 else 0.0
 
 
 def backward(
@@ -842,7 +848,7 @@ def backward(
         crew, LOSSES | BACKWARD, plan, parameters, arena, report, gradient, gradient, targets, targets, labels,
         sample_weights, order, first + samples, samples, first, 1, NO_UPDATE, NO_SETTINGS, dropped + 1, 0.0,
     )  # fmt: skip
-    return status, total / report[BATCH, TOTAL_WEIGHT]
+    return status, _mean(total, report)
 
 
 @crew_kernel
