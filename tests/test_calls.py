@@ -105,15 +105,9 @@ def another_state(model, rng):
 
 
 BETWEEN = [
-    adam_after_momentum,
-    another_batch,
-    another_optimizer,
-    other_parameters,
-    own_gradients,
-    an_epoch,
-    weighted,
+    adam_after_momentum, another_batch, another_optimizer, other_parameters, own_gradients, an_epoch, weighted,
     another_state,
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("between", BETWEEN, ids=lambda f: f.__name__)
