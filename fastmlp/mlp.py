@@ -47,8 +47,9 @@ _PARALLEL_FROM = 2_000_000
 _PREDICT_IN_PARALLEL_FROM, _OPERATIONS_OF_A_UNIT = 3_000_000, 40
 """The same for a prediction, in which the activation of a unit takes as long as so many operations."""
 
-_MEASURE_FROM = 1_000_000
-"""Operations of a training step from which the best number of threads is found by measuring."""
+_MEASURE_FROM, _MEASURE_TO = 1_000_000, 500_000_000
+"""Operations of a training step between which the best number of threads is found by measuring. A longer one takes
+milliseconds: all threads pay then, busy machine or not, and a trial of fewer would cost tenths of a second."""
 
 
 class _Prepared(NamedTuple):
@@ -1223,7 +1224,7 @@ class MLP:
         pace = self._paces.get(batch_size)
         if pace is None:
             first = self._threads(batch_size)
-            measure = self.config["n_threads"] is None and self._operations(batch_size) > _MEASURE_FROM
+            measure = self.config["n_threads"] is None and (_MEASURE_FROM < self._operations(batch_size) < _MEASURE_TO)
             numbers = threads.candidates(first, jit.max_threads()) if measure else (first,)
             pace = self._paces[batch_size] = threads.Pace(numbers)
         return pace
