@@ -15,6 +15,9 @@ from fastmlp.metrics import Metric
 
 Array = NDArray[Any]
 
+_AT_ONCE = 1 << 15
+"""Elements of the gradient that are squared at once."""
+
 _IN_ORDER = np.empty(0, np.int64)
 
 
@@ -30,6 +33,13 @@ class Run(NamedTuple):
         """Rows of the data that some steps take, from row ``first`` of the epoch on."""
         part = slice(first, min(first + n_steps * self.batch_size, self.n_rows))
         return order[part] if order.size else part
+
+
+def _norm(vector: Array) -> float:
+    """Euclidean length, in float64, a part at a time that stays in the cache."""
+    # not by np.linalg.norm: its threads, OpenBLAS's, go on waiting busily and take the processors from ours
+    parts = (vector[start : start + _AT_ONCE] for start in range(0, vector.size, _AT_ONCE))
+    return math.sqrt(sum(float(np.square(part, dtype=np.float64).sum()) for part in parts))
 
 
 class Trainee:
@@ -103,8 +113,7 @@ class Trainee:
         array = self._run.optimizer.with_rates(max(mlp._steps - 1, 0), 1, mlp._rate_factor)
         is_listed = array.size > optimizers.N_SETTINGS
         rate = float(array[optimizers.N_SETTINGS if is_listed else optimizers.LEARNING_RATE])
-        # not by np.linalg.norm: its threads, OpenBLAS's, go on waiting busily and take the processors from ours
-        norm = math.sqrt(float(np.square(mlp._gradient, dtype=np.float64).sum()))
+        norm = _norm(mlp._gradient)
         if self._run.optimizer.max_gradient_norm is not None:
             norm /= mlp._limited or 1.0
         held_loss = None if self._held is None else mlp._loss_value(*self._held)
