@@ -2,11 +2,12 @@
 
 A phase consists of tasks. They lie in *queues*, one for each member of the crew: a member takes the tasks of its own
 queue first, and then those that others have left. So it works on the same part of the data in every step, which is
-then in its own cache: what another processor has written takes a hundred times as long to read. Whoever finishes the
-last task of a phase opens the next one; a member that finds no task left waits for that. So nobody waits for a thread
-that is late, only for a task that somebody has begun; any number of threads, one included, does the same work, and it
-does not matter in which order, or whether at the same time, they arrive. A parallel loop for each phase, as an
-alternative, costs 3 to 5 us each time, and on a busy machine its barrier waits for each thread's turn.
+then in its own cache: to read and write 64 KB that another processor had just written took 3.9 us instead of 1.4.
+Whoever finishes the last task of a phase opens the next one; a member that finds no task left waits for that. So
+nobody waits for a thread that is late, only for a task that somebody has begun; any number of threads, one included,
+does the same work, and it does not matter in which order, or whether at the same time, they arrive. A parallel loop
+for each phase, as an alternative, costs 3 to 5 us each time, and on a busy machine its barrier waits for each
+thread's turn.
 
 A queue is one counter, the *ticket*: in its bits stand the phase, the end of the queue, and the next task. Taking a
 task adds 1 to it, in one piece. The state of a crew is an array of counters. No mathematics.
