@@ -45,11 +45,13 @@ _OF_THE_USER = [
     network.train.position(name)
     for name in ("gradient", "memory", "data", "targets", "labels", "sample_weights", "order", "settings")
 ]
+"""Arguments of ``train`` that a workspace does not keep alive after a call."""
+
 _TO_PREDICT = [network.predict.position(name) for name in ("data", "output")]
-"""Arguments that a workspace does not keep alive after a call."""
+"""The same of ``predict``."""
 
 _PARAMETERS_PER_UNIT = 64
-"""Parameters, for each input and output of a layer, up to which gradients are summed tile by tile, as measured."""
+"""Parameters, for each input and output of a layer, up to which gradients are summed group by group, as measured."""
 
 
 class Objective(NamedTuple):

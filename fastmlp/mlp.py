@@ -49,7 +49,8 @@ _PREDICT_IN_PARALLEL_FROM, _OPERATIONS_OF_A_UNIT = 3_000_000, 40
 
 _MEASURE_FROM, _MEASURE_TO = 1_000_000, 500_000_000
 """Operations of a training step between which the best number of threads is found by measuring. A longer one takes
-milliseconds: all threads pay then, busy machine or not, and a trial of fewer would cost tenths of a second."""
+milliseconds: all threads pay then on a quiet machine, and a trial of fewer would cost tenths of a second. (Beside
+other busy processes, steps as long as these have not been measured.)"""
 
 
 class _Prepared(NamedTuple):
