@@ -131,8 +131,7 @@ class Workspace:
         self.panels_of_version, self.predicted = -1, 0
         self.first_check = self.report[0, network.X_CHECK : network.X_CHECK + 1]
         self.results = self.report[network.RUN]
-        self.packed: dict[calls.CrewKernel, calls.Call] = {}
-        self.predict_call: calls.Call | None = None
+        self.packed, self.predict_call = {}, None
         self.crew = aligned(crew.size(1), np.dtype(np.int64))
 
     def _place_layers(self, layer_sizes: Sequence[int], names: Sequence[str], of_pre_activations: bool) -> None:

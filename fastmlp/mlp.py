@@ -839,8 +839,8 @@ class MLP:
         flat, values = rows.flat(X), rows.flat(targets.values)
         done, status = 0, network.FINITE
         workspace, pace = self._borrow(batch_size), self._pace(batch_size)
-        is_measured, array = len(pace.candidates) > 1, optimizer.array
         workspace.results[_TAKEN] = 0
+        is_measured, array = len(pace.candidates) > 1, optimizer.array
         self._parameters_changed()
         try:
             while done < n_steps and status == network.FINITE:
@@ -850,7 +850,6 @@ class MLP:
                 if optimizer.is_scheduled:
                     array = optimizer.with_rates(steps + done, wanted, self._rate_factor)
                 workspace.divide(n_threads)
-                workspace.results[_TAKEN] = 0
                 status, total, taken = workspace.train(
                     workspace.crew, network.ALL_PASSES, workspace.plan, self._vector, workspace.arena,
                     workspace.report, self._gradient, memory, flat, values, targets.labels, targets.weights, order,

@@ -172,7 +172,6 @@ def _unpacked(context: Any, builder: Any, kind: Any, slots: list[Any]) -> Any:
         count = builder.mul(count, length)
     array.data = builder.inttoptr(address, array.data.type)
     array.nitems, array.itemsize = count, _INTEGER(itemsize)
-    array.shape = builder.insert_value(array.shape, shape[0], 0)
     for axis, (length, stride) in enumerate(zip(shape, strides, strict=True)):
         array.shape = builder.insert_value(array.shape, length, axis)
         array.strides = builder.insert_value(array.strides, stride, axis)

@@ -351,6 +351,22 @@ def _(m: _Machine) -> Any:
     return m.nothing()
 
 
+def prefetch(A: np.ndarray, a: int) -> None:
+    """Ask for the cache line of ``A[a]``, which is read soon. Any ``a`` may be asked for, in the array or not."""
+
+
+@_machine_form(prefetch, lambda A, a: types.void if _is_buffer(A) else None)
+def _(m: _Machine) -> Any:
+    array = m.context.make_array(m.types[0])(m.context, m.builder, m.arguments[0])
+    bits = ir.IntType(32)
+    pointer = m.builder.bitcast(m.builder.gep(array.data, [m.index(1)]), ir.IntType(8).as_pointer())
+    # to be read, kept in every cache, data
+    values = [pointer, *(ir.Constant(bits, flag) for flag in (0, 3, 1))]
+    function_type = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+    m.builder.call(cgutils.get_or_insert_function(m.builder.module, function_type, "llvm.prefetch.p0"), values)
+    return m.nothing()
+
+
 def fill(A: np.ndarray, x: float) -> np.ndarray:
     """Return a vector of ``A``'s dtype with ``x`` in every lane."""
     return np.full(lanes(A), x, A.dtype)
