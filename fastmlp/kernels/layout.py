@@ -122,16 +122,21 @@ def panels_of(W, w, inputs, outputs, P, p):
 def gather_labels(labels, outputs, order, first, samples, p0, p1, S, s):
     """Class indices to one-hot sample blocks ``p0`` to ``p1``."""
     whole_block = block(S)
-    for n in range(p0 * whole_block, p1 * whole_block):
-        label = labels[row_of(order, first + n)] if n < samples else -1
-        for j in range(outputs):
-            S[s + ((n // whole_block) * outputs + j) * whole_block + n % whole_block] = 1.0 if j == label else 0.0
+    nothing = fill(S, 0.0)
+    for p in range(p0, p1):
+        here = s + p * outputs * whole_block
+        for k in range(0, outputs * whole_block, lanes(S)):
+            store(S, here + k, nothing)
+        for n in range(p * whole_block, min((p + 1) * whole_block, samples)):
+            S[here + labels[row_of(order, first + n)] * whole_block + n % whole_block] = 1.0
 
 
 @tile_function
 def scatter_rows(S, s, features, samples, p0, p1, X, first):
     """Sample blocks ``p0`` to ``p1`` to rows of ``X`` from row ``first`` on, without the padding."""
     whole_block = block(S)
-    for n in range(p0 * whole_block, min(p1 * whole_block, samples)):
-        for i in range(features):
-            X[(first + n) * features + i] = S[s + ((n // whole_block) * features + i) * whole_block + n % whole_block]
+    for p in range(p0, p1):
+        for n in range(p * whole_block, min((p + 1) * whole_block, samples)):
+            here, row = s + p * features * whole_block + n % whole_block, (first + n) * features
+            for i in range(features):
+                X[row + i] = S[here + i * whole_block]
