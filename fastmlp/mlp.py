@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -25,6 +25,9 @@ from fastmlp.oracle import network as oracle
 from fastmlp.oracle.losses import LOSSES
 from fastmlp.oracle.network import Parameters, initialize
 from fastmlp.trainee import Run, Trainee
+
+if TYPE_CHECKING:
+    from fastmlp.explain import Explanation
 
 Array = NDArray[Any]  # float64 or float32, as the network is
 
@@ -1120,6 +1123,68 @@ class MLP:
             _, gradients = self._loss_and_gradients(X, targets, self._steps)
             return self._verify(X, targets, gradients, thorough=True, dropped=self._steps)
 
+    def explain(
+        self, X: ArrayLike, Y: ArrayLike, *, sample_weight: ArrayLike | None = None, verify: bool = True
+    ) -> Explanation:
+        """Explain each step of the forward and the backward pass: formula, matrices, reason, numbers, proof.
+
+        It is the whole network that is explained: dropout is of training steps alone.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_features)
+        Y : array_like of shape (n_samples, n_outputs)
+            Targets; or class indices of shape (n_samples,) for ``softmax_cross_entropy``.
+        sample_weight : array_like of shape (n_samples,), optional
+            The mean over samples is then weighted.
+        verify : bool
+            Whether each gradient is proved by central differences, entry by entry where there are few, which takes
+            some seconds for a large network.
+
+        Returns
+        -------
+        fastmlp.explain.Explanation
+            ``print`` shows a table to be read from top to bottom, a notebook shows it typeset. ``["dW2"]`` is one of
+            its steps. In formulas a sample is a column: ``A1[j,n]``.
+
+        Examples
+        --------
+        >>> import fastmlp, numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> mlp = fastmlp.MLP([3, 4, 4, 2], rng=0)
+        >>> explanation = mlp.explain(rng.standard_normal((5, 3)), rng.standard_normal((5, 2)))
+        >>> step = explanation["dW2"]
+        >>> step.formula
+        'dW2[j,i] = Σ_n dZ2[j,n] A1[i,n]'
+        >>> step.matrices, step.shapes
+        ('dW2 = dZ2 A1ᵀ', '(4×4) = (4×5)·(4×5)ᵀ')
+        >>> explanation.ok
+        True
+        """
+        from fastmlp import explain as explanation  # noqa: PLC0415 (`import fastmlp` need not pay for it)
+
+        verify = arguments.flag("verify", verify)
+        X, targets = self._data(X, Y, sample_weight)
+        with self._lock:
+            self._forward(X)
+            activations = [np.asarray(A.T, np.float64) for A in self.activations]
+            given = targets
+            if self._loss == "own":
+                given = self._own_gradient(self.activations[-1], targets)[1]
+            workspace, count = self._last_pass()
+            _, gradients = self._backward(workspace, count, given)
+            of_pre_activations = [
+                layout.from_sample_blocks(workspace.view(workspace.plan[layer, network.DZ], size, count), count)
+                for layer, size in enumerate(self._sizes[1:])
+            ]
+            backward_pass = oracle.BackwardPass(
+                [Parameters(*(np.asarray(part, np.float64) for part in pair)) for pair in gradients],
+                [np.asarray(dZ, np.float64) for dZ in of_pre_activations],
+                [],
+            )
+            computed = explanation.Computed(activations, backward_pass, self._dtype)
+            return explanation.explain(self._as_oracle(X, targets), computed, proves=verify)
+
     def _verify(
         self,
         X: Array,
@@ -1129,23 +1194,36 @@ class MLP:
         thorough: bool,
         dropped: int = network.NOTHING_DROPPED,
     ) -> proof.Report:
-        o = self._objective
-        if o.loss is None:
-            loss, Y = _own_in_columns(self.config["loss"]), np.asarray(targets.values.T)
-        else:
-            loss = LOSSES[o.loss]._replace(setting=None if LOSSES[o.loss].setting is None else o.setting)
-            Y = targets.as_rows(self._sizes[-1]).T.astype(np.float64)
+        net = self._as_oracle(X, targets)
         return proof.check(
-            self._pairs(self._vector.astype(np.float64)),
-            X.T.astype(np.float64),
-            Y,  # type: ignore[arg-type]
-            activations=self._activations,
-            loss=loss,
-            sample_weight=targets.weights if targets.weights.size else None,
-            penalty=oracle.Penalty(o.l1, o.l2, o.biases) if o.l1 or o.l2 else None,
+            net.parameters,
+            net.X,
+            net.Y,
+            activations=net.activations,
+            loss=net.loss,
+            sample_weight=net.sample_weight,
+            penalty=net.penalty,
             masks=self._masks(dropped, X.shape[0]),
             computed=proof.Computed([Parameters(*map(np.asarray, pair)) for pair in gradients], self._dtype),
             thorough=thorough,
+        )
+
+    def _as_oracle(self, X: Array, targets: checks.Targets) -> proof.Network:
+        """The whole network and its data as the oracle has them."""
+        o = self._objective
+        if o.loss is None:
+            loss, Y = _own_in_columns(self.config["loss"]), targets.values.T
+        else:
+            loss = LOSSES[o.loss]._replace(setting=None if LOSSES[o.loss].setting is None else o.setting)
+            Y = targets.as_rows(self._sizes[-1]).T.astype(np.float64)
+        return proof.Network(
+            self._pairs(self._vector.astype(np.float64)),
+            X.T.astype(np.float64),
+            Y,  # type: ignore[arg-type] # a loss of one's own takes whatever targets it likes
+            list(self._activations),
+            loss,
+            targets.weights if targets.weights.size else None,
+            oracle.Penalty(o.l1, o.l2, o.biases),
         )
 
     # -- workspaces, threads, statuses -----------------------------------------------------------------------------

@@ -35,22 +35,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp import formulas
 from fastmlp.oracle import layer as oracle_layer
 from fastmlp.oracle import losses, network
 from fastmlp.oracle.activations import ACTIVATIONS
 from fastmlp.oracle.losses import Loss
-from fastmlp.oracle.network import ForwardPass, Parameters, Penalty
+from fastmlp.oracle.network import BackwardPass, ForwardPass, Parameters, Penalty
 
 Array = NDArray[np.float64]
 Backward = Callable[..., Sequence[Parameters]]
 
 _EPSILONS = 3e-2 * 8.0 ** -np.arange(7)
 """Step lengths of the central differences, in units of the step that changes a pre-activation by about 1."""
+
+_FLOAT64 = np.dtype(np.float64)
+
+_AFFINE_BACKWARD = oracle_layer.affine_backward
+"""Whose index lines the report shows."""
 
 _ROUNDING_FACTOR = 100.0
 """What is below so many times the measured rounding noise is not evidence."""
@@ -78,6 +84,8 @@ class Computed:
 
     gradients: Sequence[Parameters]
     dtype: np.dtype
+    input_gradient: NDArray[np.floating] | None = None
+    """``dX[i,n]``, if that was computed too."""
 
 
 @dataclass(frozen=True)
@@ -146,20 +154,28 @@ class Report:
         return f"{len(self.failures)} of {len(self.rows)} checks FAILED: {wrong}."
 
 
-class _Network(NamedTuple):
-    """The network and the data that are being checked."""
+class Network(NamedTuple):
+    """A network and its data, as the oracle has them: samples are columns."""
 
     parameters: list[Parameters]
     X: Array
     Y: Array
     activations: list[str]
     loss: Loss
-    sample_weight: Array | None
-    penalty: Penalty
-    masks: Sequence[Array | None] | None
+    sample_weight: Array | None = None
+    penalty: Penalty = Penalty()
+    masks: Sequence[Array | None] | None = None
 
     def forward(self, parameters: Sequence[Parameters]) -> ForwardPass:
+        """Forward pass with these parameters."""
         return network.forward(parameters, self.X, activations=self.activations, masks=self.masks)
+
+    def backward(self, forward_pass: ForwardPass) -> BackwardPass:
+        """Every gradient that the oracle's backward pass computes on its way."""
+        dZ = network.output_gradient(
+            forward_pass, self.Y, activation=self.activations[-1], loss=self.loss, sample_weight=self.sample_weight
+        )
+        return network.backward_from(self.parameters, forward_pass, dZ, activations=self.activations)
 
     def loss_of(self, parameters: Sequence[Parameters], forward_pass: ForwardPass) -> float:
         """The loss with the penalty."""
@@ -229,7 +245,7 @@ def check(
     # a loss of one's own takes whatever targets it likes
     targets = np.asarray(Y, np.float64) if chosen.name in losses.LOSSES else Y
     samples = np.asarray(X, np.float64)
-    net = _Network(pairs, samples, targets, names, chosen, sample_weight, penalty or Penalty(), masks)
+    net = Network(pairs, samples, targets, names, chosen, sample_weight, penalty or Penalty(), masks)
     sizes = "-".join(str(size) for size in [net.X.shape[0], *(W.shape[0] for W, b in pairs)])
     report = Report(f"Gradients of {sizes} ({', '.join(names)}; {chosen.name}) on {net.X.shape[1]} samples")
     with np.errstate(all="ignore"):
@@ -238,41 +254,95 @@ def check(
             pairs, forward_pass, net.Y, activations=names, loss=chosen, sample_weight=sample_weight, penalty=penalty
         )
         gradients = [Parameters(*pair) for pair in computed_by_it]
-        unit = float(np.finfo(np.float64).eps / 2)
-        own_rounding = _rounding_bounds(net, forward_pass, unit, float(np.finfo(np.float64).tiny))
+        own_rounding = rounding_bounds(net, forward_pass, _FLOAT64)
         probe = _Probe(net, forward_pass, own_rounding, rng)
+        input_gradient = net.backward(forward_pass).of_entering[0]
         if thorough:
-            report.rows += _difference_rows(probe, gradients)
+            report.rows += _difference_rows(probe, gradients, input_gradient)
             report.rows += _adjoint_rows(net, forward_pass, rng)
         report.rows += _taylor_rows(probe, gradients)
         if computed is not None:
-            report.rows += _rounding_rows(net, forward_pass, gradients, computed)
+            report.rows += _rounding_rows(net, forward_pass, gradients, input_gradient, computed)
     return report
+
+
+def check_input_gradient(
+    net: Network, gradient: Array, rounding: Array, *, n_entries: int, rng: np.random.Generator | None = None
+) -> Row:
+    """Check the gradient ``dX`` of a network's input alone, at some of its entries, by central differences.
+
+    Parameters
+    ----------
+    net : Network
+        Of which ``X`` may be what enters a later layer of a larger network.
+    gradient : ndarray of shape (inputs, samples)
+        What is to be proved.
+    rounding : ndarray of the same shape
+        How far it may be off by the rounding of what computed it.
+    n_entries : int
+        So many entries at most: the largest ones, and random ones.
+    """
+    rng = rng or np.random.default_rng(0)
+    with np.errstate(all="ignore"):
+        probe = _Probe(net, net.forward(net.parameters), BackwardPass([], [], [rounding]), rng)
+        indices = _some_entries(gradient, n_entries, rng)
+        return _entries_row(probe, 0, _INPUT, gradient, indices, _how_many(indices, gradient))
+
+
+def check_activations(
+    net: Network, forward_pass: ForwardPass, layer: int, computed: Array, dtype: np.dtype
+) -> Row | None:
+    """Compare a layer's activations, as compiled code computed them, with the oracle's by the rounding model.
+
+    None after softmax, whose error the model does not bound: it is proved with its loss.
+    """
+    unit, tiny = float(np.finfo(dtype).eps + np.finfo(np.float64).eps) / 2, float(np.finfo(dtype).tiny)
+    with np.errstate(all="ignore"):
+        bound = _forward_errors(net, forward_pass, unit, tiny)[1][layer + 1]
+    if not np.isfinite(bound).all():
+        return None
+    expected = forward_pass.activations[layer + 1]
+    difference = np.abs(computed - expected)
+    index = tuple(int(k) for k in np.unravel_index(int((difference / bound).argmax()), difference.shape))
+    line = formulas.index_lines(oracle_layer.activate)["A"]
+    return Row(
+        layer=layer + 1, name=f"A{layer + 1}", formula=formulas.numbered(line, layer + 1), shapes="",
+        against=f"{dtype} kernels", relative_error=_relative(float(difference.max()), float(np.abs(expected).max())),
+        index=index, expected=float(expected[index]), found=float(computed[index]),
+        ok=bool((difference <= bound).all()),
+    )  # fmt: skip
+
+
+def check_parameter_gradient(
+    net: Network, layer: int, part: int, gradient: Array, rounding: BackwardPass, *, n_entries: int
+) -> Row:
+    """Check the gradient of one layer's weights (part 0) or biases (part 1): as :func:`check_input_gradient`."""
+    rng = np.random.default_rng(0)
+    with np.errstate(all="ignore"):
+        probe = _Probe(net, net.forward(net.parameters), rounding, rng)
+        indices = _some_entries(gradient, n_entries, rng)
+        return _entries_row(probe, layer, part, gradient, indices, _how_many(indices, gradient))
+
+
+def _how_many(indices: Sequence[tuple[int, ...]], array: Array) -> str:
+    return "every entry" if len(indices) == array.size else f"{len(indices)} entries"
 
 
 # ------------------------------------------------------------------------------------------------------------------
 # what a row says
 
 
-def _name_and_formula(layer: int, part: int) -> tuple[str, str]:
-    """The gradient's name and its index line, with the number of the layer."""
-    entering = "X" if layer == 1 else f"A{layer - 1}"
-    if part == 0:
-        return f"dW{layer}", f"dW{layer}[j,i] = Σ_n dZ{layer}[j,n] {entering}[i,n]"
-    return f"db{layer}", f"db{layer}[j] = Σ_n dZ{layer}[j,n]"
+_WEIGHTS, _BIASES, _INPUT = range(3)
+"""Parts of a layer whose gradients are checked; the input is the first layer's."""
 
 
-def _shapes(weights: Array, samples: int, part: int) -> str:
-    outputs, inputs = weights.shape
-    if part == 0:
-        return f"({outputs}×{inputs}) = ({outputs}×{samples})·({inputs}×{samples})ᵀ"
-    return f"({outputs}) = ({outputs}×{samples}) summed"
-
-
-def _row(net: _Network, layer: int, part: int, against: str, **outcome: object) -> Row:
-    name, formula = _name_and_formula(layer + 1, part)
-    shapes = _shapes(net.parameters[layer].weights, net.X.shape[1], part)
-    return Row(layer=layer + 1, name=name, formula=formula, shapes=shapes, against=against, **outcome)  # type: ignore[arg-type]
+def _row(net: Network, layer: int, part: int, against: str, **outcome: Any) -> Row:
+    W = net.parameters[layer].weights
+    line = formulas.index_lines(_AFFINE_BACKWARD)[("dW", "db", "dX")[part]]
+    formula = formulas.numbered(line, layer + 1)
+    ranges = {"n": net.X.shape[1], "i": W.shape[1], "j": W.shape[0]}
+    name, shapes = formulas.left_of(formula)[0], formulas.in_matrices(formula, ranges).shapes
+    return Row(layer=layer + 1, name=name, formula=formula, shapes=shapes, against=against, **outcome)
 
 
 def _relative(difference: float, largest: float) -> float:
@@ -290,11 +360,22 @@ class _Estimate(NamedTuple):
     error: float
 
 
+class _Direction(NamedTuple):
+    """Where to move, for each parameter, and for each entry of the input."""
+
+    parameters: list[Parameters]
+    X: Array
+
+    def at(self, layer: int, part: int) -> Array:
+        """One of its arrays."""
+        return self.X if part == _INPUT else self.parameters[layer][part]
+
+
 class _Probe:
-    """Moves the parameters along a direction and watches the loss."""
+    """Moves parameters and input along a direction and watches the loss."""
 
     def __init__(
-        self, net: _Network, forward_pass: ForwardPass, own_rounding: list[Parameters], rng: np.random.Generator
+        self, net: Network, forward_pass: ForwardPass, own_rounding: BackwardPass, rng: np.random.Generator
     ) -> None:
         self.net = net
         self.own_rounding = own_rounding  # how far the gradient that is being checked may be off by itself
@@ -320,28 +401,32 @@ class _Probe:
     def _shaken(self, array: Array, unit: float) -> Array:
         return array * (1 + unit * self.rng.uniform(-2, 2, array.shape))
 
-    def moved(self, direction: Sequence[Parameters], step: float) -> tuple[float, bool]:
-        """Loss at a step along the direction, and whether no kink was crossed on the way."""
+    def rounding_at(self, layer: int, part: int) -> Array:
+        """How far each entry of a gradient may be off by itself."""
+        return self.own_rounding.of_entering[0] if part == _INPUT else self.own_rounding.gradients[layer][part]
+
+    def _forward(self, direction: _Direction, step: float) -> tuple[list[Parameters], ForwardPass]:
+        """Parameters, and the forward pass, at a step along the direction."""
         parameters = [
             Parameters(W + step * dW, b + step * db)
-            for (W, b), (dW, db) in zip(self.net.parameters, direction, strict=True)
+            for (W, b), (dW, db) in zip(self.net.parameters, direction.parameters, strict=True)
         ]
-        forward_pass = self.net.forward(parameters)
+        return parameters, self.net._replace(X=self.net.X + step * direction.X).forward(parameters)
+
+    def moved(self, direction: _Direction, step: float) -> tuple[float, bool]:
+        """Loss at a step along the direction, and whether no kink was crossed on the way."""
+        parameters, forward_pass = self._forward(direction, step)
         same = all(map(np.array_equal, self.net.pieces(parameters, forward_pass), self.pieces))
         return self.net.loss_of(parameters, forward_pass), same
 
-    def scale(self, direction: Sequence[Parameters]) -> float:
+    def scale(self, direction: _Direction) -> float:
         """The step along this direction that changes some pre-activation by about 1."""
         small = 1e-6
-        parameters = [
-            Parameters(W + small * dW, b + small * db)
-            for (W, b), (dW, db) in zip(self.net.parameters, direction, strict=True)
-        ]
-        moved = self.net.forward(parameters).pre_activations
+        moved = self._forward(direction, small)[1].pre_activations
         change = max(np.abs(Z - Z0).max() for Z, Z0 in zip(moved, self.at_rest.pre_activations, strict=True)) / small
         return float(np.clip(1 / change, 1e-8, 1e4)) if np.isfinite(change) and change > 0 else 1.0
 
-    def derivative(self, direction: Sequence[Parameters]) -> _Estimate | None:
+    def derivative(self, direction: _Direction) -> _Estimate | None:
         """Derivative of the loss along a direction; None where every step crosses a kink.
 
         Of central differences at falling step lengths, each is improved by the next (the error falls with the square
@@ -368,22 +453,23 @@ class _Probe:
         return best
 
 
-def _nowhere(parameters: Sequence[Parameters]) -> list[Parameters]:
-    return [Parameters(np.zeros_like(W), np.zeros_like(b)) for W, b in parameters]
+def _nowhere(net: Network) -> _Direction:
+    zeros = [Parameters(np.zeros_like(W), np.zeros_like(b)) for W, b in net.parameters]
+    return _Direction(zeros, np.zeros_like(net.X))
 
 
-def _entry(parameters: Sequence[Parameters], layer: int, part: int, index: tuple[int, ...]) -> list[Parameters]:
+def _entry(net: Network, layer: int, part: int, index: tuple[int, ...]) -> _Direction:
     """The direction that moves a single entry."""
-    direction = _nowhere(parameters)
-    direction[layer][part][index] = 1.0
+    direction = _nowhere(net)
+    direction.at(layer, part)[index] = 1.0
     return direction
 
 
-def _within(parameters: Sequence[Parameters], layer: int, part: int, rng: np.random.Generator) -> list[Parameters]:
+def _within(net: Network, layer: int, part: int, rng: np.random.Generator) -> _Direction:
     """A random direction, of length 1, that moves one array only."""
-    direction = _nowhere(parameters)
-    drawn = rng.standard_normal(direction[layer][part].shape)
-    direction[layer][part][...] = drawn / np.linalg.norm(drawn)
+    direction = _nowhere(net)
+    drawn = rng.standard_normal(direction.at(layer, part).shape)
+    direction.at(layer, part)[...] = drawn / np.linalg.norm(drawn)
     return direction
 
 
@@ -393,25 +479,27 @@ def _arrays(gradients: Sequence[Parameters]) -> Iterator[tuple[int, int, Array]]
             yield layer, part, array
 
 
-def _difference_rows(probe: _Probe, gradients: Sequence[Parameters]) -> list[Row]:
-    parameters, samples = probe.net.parameters, probe.net.X.shape[1]
-    size = sum(W.size + b.size for W, b in parameters)
-    everywhere = size <= _SMALL and size * size * samples <= _SMALL_WORK
+def _difference_rows(probe: _Probe, gradients: Sequence[Parameters], input_gradient: Array) -> list[Row]:
+    samples = probe.net.X.shape[1]
+    size = sum(W.size + b.size for W, b in probe.net.parameters)
     rows = []
-    for layer, part, gradient in _arrays(gradients):
-        if everywhere:
+    for layer, part, gradient in [*_arrays(gradients), (0, _INPUT, input_gradient)]:
+        moved = gradient.size if part == _INPUT else size
+        if moved <= _SMALL and moved * size * samples <= _SMALL_WORK:
             rows.append(_entries_row(probe, layer, part, gradient, list(np.ndindex(gradient.shape)), "every entry"))
         else:
-            chosen = _telling_entries(gradient, probe.rng)
+            chosen = _some_entries(gradient, _ENTRIES, probe.rng)
             rows.append(_entries_row(probe, layer, part, gradient, chosen, f"{len(chosen)} entries"))
             rows += _direction_rows(probe, layer, part, gradient)
     return rows
 
 
-def _telling_entries(gradient: Array, rng: np.random.Generator) -> list[tuple[int, ...]]:
-    """The largest entries, and random ones."""
-    flat = np.argsort(-np.abs(gradient), axis=None)[: _ENTRIES // 2]
-    drawn = rng.integers(gradient.size, size=_ENTRIES // 2)
+def _some_entries(gradient: Array, count: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
+    """All entries, if there are not more; else the largest ones, and random ones."""
+    if gradient.size <= count:
+        return list(np.ndindex(gradient.shape))
+    flat = np.argsort(-np.abs(gradient), axis=None)[: (count + 1) // 2]
+    drawn = rng.integers(gradient.size, size=count // 2)
     indices = dict.fromkeys(int(k) for k in [*flat, *drawn])
     return [tuple(int(k) for k in np.unravel_index(index, gradient.shape)) for index in indices]
 
@@ -424,13 +512,13 @@ def _entries_row(
     worst, worst_excess, ok, kinks = (indices[0], 0.0, 0.0), -1.0, True, 0
     relative_error = 0.0
     for index in indices:
-        estimate = probe.derivative(_entry(probe.net.parameters, layer, part, index))
+        estimate = probe.derivative(_entry(probe.net, layer, part, index))
         if estimate is None:
             kinks += 1
             continue
         found = float(gradient[index])
         difference = abs(found - estimate.value)
-        allowed = estimate.error + float(probe.own_rounding[layer][part][index])
+        allowed = estimate.error + float(probe.rounding_at(layer, part)[index])
         excess = difference / allowed if allowed > 0 else difference
         relative_error = max(relative_error, _relative(difference, max(largest, abs(estimate.value))))
         if excess > worst_excess or not np.isfinite(excess):
@@ -447,17 +535,16 @@ def _direction_rows(probe: _Probe, layer: int, part: int, gradient: Array) -> li
     """Compare the slope along random directions within one array with central differences."""
     rows = []
     for _ in range(_DIRECTIONS):
-        direction, estimate, redrawn = _smooth_direction(
-            probe, lambda: _within(probe.net.parameters, layer, part, probe.rng)
-        )
+        direction, estimate, redrawn = _smooth_direction(probe, lambda: _within(probe.net, layer, part, probe.rng))
         note = f"redrawn {redrawn} times: a kink" if redrawn else ""
-        found = float((direction[layer][part] * gradient).sum())
+        here = direction.at(layer, part)
+        found = float((here * gradient).sum())
         if estimate is None:
             outcome = {"relative_error": 0.0, "expected": found, "ok": True, "note": "every direction crosses a kink"}
         else:
             difference = abs(found - estimate.value)
             size = float(np.linalg.norm(gradient))
-            own_rounding = float((np.abs(direction[layer][part]) * probe.own_rounding[layer][part]).sum())
+            own_rounding = float((np.abs(here) * probe.rounding_at(layer, part)).sum())
             ok = bool(difference <= estimate.error + own_rounding)
             relative_error = _relative(difference, max(size, abs(estimate.value)))
             outcome = {"relative_error": relative_error, "expected": estimate.value, "ok": ok, "note": note}
@@ -467,9 +554,7 @@ def _direction_rows(probe: _Probe, layer: int, part: int, gradient: Array) -> li
     return rows
 
 
-def _smooth_direction(
-    probe: _Probe, draw: Callable[[], list[Parameters]]
-) -> tuple[list[Parameters], _Estimate | None, int]:
+def _smooth_direction(probe: _Probe, draw: Callable[[], _Direction]) -> tuple[_Direction, _Estimate | None, int]:
     """Draw a direction along which there is a derivative; draw again while it crosses a kink."""
     for redrawn in range(_REDRAWS):
         direction = draw()
@@ -483,7 +568,7 @@ def _smooth_direction(
 # link 2: the adjoint identity of each layer, and the Taylor rate of the whole
 
 
-def _adjoint_rows(net: _Network, forward_pass: ForwardPass, rng: np.random.Generator) -> list[Row]:
+def _adjoint_rows(net: Network, forward_pass: ForwardPass, rng: np.random.Generator) -> list[Row]:
     rows = []
     for layer, (W, b) in enumerate(net.parameters):
         X = forward_pass.entering(layer)
@@ -515,7 +600,7 @@ def _affine_adjoint_row(layer: int, W: Array, b: Array, X: Array, rng: np.random
     )  # fmt: skip
 
 
-def _activation_adjoint_row(net: _Network, layer: int, forward_pass: ForwardPass, rng: np.random.Generator) -> Row:
+def _activation_adjoint_row(net: Network, layer: int, forward_pass: ForwardPass, rng: np.random.Generator) -> Row:
     """⟨v, Jᵀu⟩ = ⟨Jv, u⟩ for ``A = f(Z)``: the slope against central differences of ``f``, unit by unit."""
     name = net.activations[layer]
     Z, A = forward_pass.pre_activations[layer], forward_pass.activations[layer + 1]
@@ -551,14 +636,16 @@ def _taylor_row(probe: _Probe, gradients: Sequence[Parameters], layer: int) -> R
     """
     note, order, remainder = "every direction crosses a kink", np.nan, 0.0
     for redrawn in range(_REDRAWS):
-        direction = _nowhere(probe.net.parameters)
-        for part in range(2):
-            direction[layer][part][...] = probe.rng.standard_normal(direction[layer][part].shape)
-        slope = float(sum((d * g).sum() for d, g in zip(direction[layer], gradients[layer], strict=True)))
+        direction = _nowhere(probe.net)
+        moved = direction.parameters[layer]
+        for part in moved:
+            part[...] = probe.rng.standard_normal(part.shape)
+        slope = float(sum((d * g).sum() for d, g in zip(moved, gradients[layer], strict=True)))
         found = _remainders(probe, direction, slope)
         if found is not None:
             steps, remainders = found
-            own = sum((np.abs(d) * r).sum() for d, r in zip(direction[layer], probe.own_rounding[layer], strict=True))
+            rounding = probe.own_rounding.gradients[layer]
+            own = sum((np.abs(d) * r).sum() for d, r in zip(moved, rounding, strict=True))
             order, remainder = _fitted_order(steps, remainders, _ROUNDING_FACTOR * (probe.noise + steps * own))
             note = f"redrawn {redrawn} times: a kink" if redrawn else ""
             break
@@ -580,7 +667,7 @@ _FITTED = 5
 """Steps that the order is fitted over: the smallest whose remainder stands clear of rounding."""
 
 
-def _remainders(probe: _Probe, direction: Sequence[Parameters], slope: float) -> tuple[Array, Array] | None:
+def _remainders(probe: _Probe, direction: _Direction, slope: float) -> tuple[Array, Array] | None:
     """Step lengths, and what the first-order expansion leaves over; None if too few steps stay clear of a kink."""
     steps = probe.scale(direction) * 1e-1 * 0.5 ** np.arange(30)
     kept, remainders = [], []
@@ -617,15 +704,24 @@ def _growth(terms: int, unit: float) -> float:
 
 
 def _rounding_rows(
-    net: _Network, forward_pass: ForwardPass, gradients: Sequence[Parameters], computed: Computed
+    net: Network,
+    forward_pass: ForwardPass,
+    gradients: Sequence[Parameters],
+    input_gradient: Array,
+    computed: Computed,
 ) -> list[Row]:
-    unit = float(np.finfo(computed.dtype).eps / 2 + np.finfo(np.float64).eps / 2)
-    bounds = _rounding_bounds(net, forward_pass, unit, float(np.finfo(computed.dtype).tiny))
+    bounds = rounding_bounds(net, forward_pass, computed.dtype, _FLOAT64)
     rows = []
-    for layer, part, expected in _arrays(gradients):
-        found = np.asarray(computed.gradients[layer][part], np.float64)
+    compared: list[tuple[int, int, Array, Any, Array]] = [
+        (layer, part, expected, computed.gradients[layer][part], bounds.gradients[layer][part])
+        for layer, part, expected in _arrays(gradients)
+    ]
+    if computed.input_gradient is not None:
+        compared.append((0, _INPUT, input_gradient, computed.input_gradient, bounds.of_entering[0]))
+    for layer, part, expected, array, bound in compared:
+        found = np.asarray(array, np.float64)
         difference = np.abs(found - expected)
-        excess = np.where(np.isfinite(difference), difference / bounds[layer][part], np.inf)
+        excess = np.where(np.isfinite(difference), difference / bound, np.inf)
         index = tuple(int(k) for k in np.unravel_index(int(excess.argmax()), excess.shape))
         rows.append(_row(
             net, layer, part, f"{computed.dtype} kernels, rounding model",
@@ -636,16 +732,19 @@ def _rounding_rows(
     return rows
 
 
-def _rounding_bounds(net: _Network, forward_pass: ForwardPass, unit: float, tiny: float) -> list[Parameters]:
-    """How far each gradient entry may be off when every operation is rounded to ``unit``.
+def rounding_bounds(net: Network, forward_pass: ForwardPass, *dtypes: np.dtype) -> BackwardPass:
+    """How far each entry of each gradient may be off, in the place of that gradient, if it is computed in a dtype.
 
-    The errors ``e…`` are carried through the very steps of forward and backward, each adding its own rounding.
+    Of two dtypes: how far what they compute may be apart. The errors ``e…`` are carried through the very steps of
+    forward and backward, each adding its own rounding.
     """
+    unit = float(sum(np.finfo(dtype).eps / 2 for dtype in dtypes))
+    tiny = float(max(np.finfo(dtype).tiny for dtype in dtypes))
     eZ, eA = _forward_errors(net, forward_pass, unit, tiny)
     eX = [eA[0], *(_masked_errors(forward_pass, k, eA[k + 1], unit) for k in range(len(eA) - 1))]
     e, dZ = _output_gradient_errors(net, forward_pass, eZ[-1], eA[-1], unit, tiny)
     samples = net.X.shape[1]
-    bounds: list[Parameters] = []
+    bounds = BackwardPass([], [], [])
     for layer in reversed(range(len(net.parameters))):
         W, X = net.parameters[layer].weights, forward_pass.entering(layer)
         own = _growth(samples + 2, unit)
@@ -654,10 +753,12 @@ def _rounding_bounds(net: _Network, forward_pass: ForwardPass, unit: float, tiny
         eW, eb = eW + samples * tiny, eb + samples * tiny
         if net.penalty.l1 or net.penalty.l2:
             eW, eb = eW + _penalty_errors(net.penalty, W, unit), eb + _penalty_errors(net.penalty, W[:, 0], unit)
-        bounds.insert(0, Parameters(eW, eb))
+        dA = W.T @ dZ
+        e_dA = np.abs(W).T @ e + _growth(W.shape[0] + 2, unit) * (np.abs(W).T @ np.abs(dZ)) + tiny
+        bounds.gradients.insert(0, Parameters(eW, eb))
+        bounds.of_pre_activations.insert(0, e)
+        bounds.of_entering.insert(0, e_dA)
         if layer > 0:
-            dA = W.T @ dZ
-            e_dA = np.abs(W).T @ e + _growth(W.shape[0] + 2, unit) * (np.abs(W).T @ np.abs(dZ)) + tiny
             mask = forward_pass.mask(layer - 1)
             dA, e_dA = mask * dA, mask * (e_dA + 2 * unit * np.abs(dA))
             name, Z, A = (
@@ -685,7 +786,7 @@ def _penalty_errors(penalty: Penalty, w: Array, unit: float) -> Array:
 
 
 def _forward_errors(
-    net: _Network, forward_pass: ForwardPass, unit: float, tiny: float
+    net: Network, forward_pass: ForwardPass, unit: float, tiny: float
 ) -> tuple[list[Array], list[Array]]:
     """Errors of the pre-activations, and of the activations (of ``X`` first: none)."""
     eZ: list[Array] = []
@@ -725,7 +826,7 @@ def _slope_errors(name: str, Z: Array, A: Array, eZ: Array, unit: float) -> tupl
 
 
 def _output_gradient_errors(
-    net: _Network, forward_pass: ForwardPass, eZ: Array, eA: Array, unit: float, tiny: float
+    net: Network, forward_pass: ForwardPass, eZ: Array, eA: Array, unit: float, tiny: float
 ) -> tuple[Array, Array]:
     """Error of ``dZ`` of the last layer, and ``dZ`` itself."""
     shares, name, loss = network.shares(net.X.shape[1], net.sample_weight), net.activations[-1], net.loss
@@ -750,7 +851,7 @@ def _output_gradient_errors(
     return shares * e + 4 * unit * np.abs(dZ) + tiny, dZ
 
 
-def _error_gradient_errors(net: _Network, A: Array, eA: Array, unit: float) -> Array:
+def _error_gradient_errors(net: Network, A: Array, eA: Array, unit: float) -> Array:
     """Errors of ``dA`` of a loss that is a function of the error ``A - Y``; of one's own loss, as it moves with A."""
     if net.loss.name not in losses.LOSSES:
         at_rest = net.loss.of(A, net.Y)[1]

@@ -221,7 +221,7 @@ def _all_parts(expression: Expression) -> Iterator[Expression]:
 # parsing
 
 
-_TOKEN = re.compile(r"\s*(Σ_[A-Za-z]|[A-Za-z]+'?|\d+(?:\.\d+)?|[][()+\-/^,=])")
+_TOKEN = re.compile(r"\s*(Σ_[A-Za-z]|[A-Za-z]+\d*'?|\d+(?:\.\d+)?|[][()+\-/^,=])")
 
 
 def parse(text: str) -> Formula:
@@ -321,7 +321,7 @@ class _Parser:
         return Number(float(self.take()))
 
     def name(self) -> str:
-        if not self.next.isalpha() or self.next == "N" or self.next in ARGUMENTS:
+        if not self.next.rstrip("0123456789").isalpha() or self.next == "N" or self.next in ARGUMENTS:
             raise self.error(f"the name of an array was expected, but {self.next or 'the end'!r} came")
         return self.take()
 

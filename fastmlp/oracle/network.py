@@ -72,6 +72,17 @@ class ForwardPass(NamedTuple):
         return X * self.mask(layer - 1) if layer else X
 
 
+class BackwardPass(NamedTuple):
+    """Every gradient that the backward pass computes on its way, one entry per layer."""
+
+    gradients: list[Parameters]
+    """``dW[j,i]`` and ``db[j]``, without the penalty's."""
+    of_pre_activations: list[Array]
+    """``dZ[j,n]``."""
+    of_entering: list[Array]
+    """``dX[i,n]`` of what enters each layer, after dropout: of the first layer, of the network's input."""
+
+
 class Penalty(NamedTuple):
     """What is added to the loss: ``l1 Σ |w| + l2 / 2 Σ w²`` over the weights, and over the biases too if wanted."""
 
@@ -232,19 +243,29 @@ def backward(
         The gradients ``(dW, db)`` of the loss, in the shape of the parameters.
     """
     activations = activations or original_activations(len(parameters))
-    gradients: list[Parameters] = []
     dZ = output_gradient(forward_pass, targets, activation=activations[-1], loss=loss, sample_weight=sample_weight)
+    gradients = backward_from(parameters, forward_pass, dZ, activations=activations).gradients
+    return gradients if penalty is None else add_penalty_gradients(parameters, gradients, penalty)
+
+
+def backward_from(
+    parameters: Sequence[Parameters], forward_pass: ForwardPass, dZ: Array, *, activations: Sequence[str]
+) -> BackwardPass:
+    """Backward pass from the gradient ``dZ`` of the last layer, with everything that it computes on its way."""
+    backward_pass = BackwardPass([], [], [])
     for index in reversed(range(len(parameters))):
         # the forward lines of this layer were:  Z = affine(W, b, X);  A = activate(Z)
         W, X = parameters[index][0], forward_pass.entering(index)
         dX, dW, db = layer.affine_backward(W, X, dZ)
-        gradients.insert(0, Parameters(dW, db))
+        backward_pass.gradients.insert(0, Parameters(dW, db))
+        backward_pass.of_pre_activations.insert(0, dZ)
+        backward_pass.of_entering.insert(0, dX)
         if index > 0:
             # what enters this layer is the activation A of the one below, so dX is that layer's dA (times its mask)
             below = index - 1
             Z, A = forward_pass.pre_activations[below], forward_pass.activations[index]
             dZ = layer.activate_backward(activations[below], Z, A, dX * forward_pass.mask(below))
-    return gradients if penalty is None else add_penalty_gradients(parameters, gradients, penalty)
+    return backward_pass
 
 
 def penalty_value(parameters: Sequence[Parameters], penalty: Penalty) -> float:
