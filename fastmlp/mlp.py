@@ -18,8 +18,9 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastmlp import arguments, checks, files, rows, settings, threads, training
 from fastmlp import verify as proof
 from fastmlp.buffers import Objective, Workspace, aligned
-from fastmlp.kernels import calls, jit, layout, network, optimizers, simd
+from fastmlp.kernels import calls, derivatives, jit, layout, network, optimizers, simd
 from fastmlp.metrics import as_metrics
+from fastmlp.oracle import derivatives as oracle_derivatives
 from fastmlp.oracle import dropout as oracle_dropout
 from fastmlp.oracle import network as oracle
 from fastmlp.oracle.losses import LOSSES
@@ -581,6 +582,189 @@ class MLP:
     def _penalty(self) -> float:
         o = self._objective
         return oracle.penalty_value(self._pairs(self._vector), oracle.Penalty(o.l1, o.l2, o.biases))
+
+    # -- derivatives for their own sake ----------------------------------------------------------------------------
+
+    def input_gradient(self, X: ArrayLike, Y: ArrayLike, *, sample_weight: ArrayLike | None = None) -> Array:
+        """Gradient of the loss with respect to the input.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_features)
+        Y : array_like of shape (n_samples, n_outputs)
+            Targets; or class indices of shape (n_samples,) for ``softmax_cross_entropy``.
+        sample_weight : array_like of shape (n_samples,), optional
+            The mean over samples is then weighted.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            By how much the loss, the mean over all samples, changes with each number in ``X``.
+
+        Examples
+        --------
+        >>> import fastmlp, numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> X, Y = rng.standard_normal((5, 3)), rng.standard_normal((5, 2))
+        >>> mlp = fastmlp.MLP([3, 4, 2], rng=0)
+        >>> gradient = mlp.input_gradient(X, Y)
+        >>> change = mlp.loss(X - 0.001 * gradient, Y) - mlp.loss(X, Y)
+        >>> bool(np.isclose(change, -0.001 * (gradient**2).sum(), rtol=0.01))
+        True
+        """
+        X, targets = self._data(X, Y, sample_weight)
+        if self._loss == "own":
+            targets = self._own_gradient(self.predict(X), targets)[1]
+        output = np.empty_like(X)
+        self._derive(derivatives.input_gradient, X, output, targets)
+        return output
+
+    def per_sample_gradients(self, X: ArrayLike, Y: ArrayLike) -> Array:
+        """Gradient of each sample's own loss with respect to every parameter.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_features)
+        Y : array_like of shape (n_samples, n_outputs)
+            Targets; or class indices of shape (n_samples,) for ``softmax_cross_entropy``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_parameters)
+            In the order of :attr:`parameter_vector`. The mean of the rows is the gradient of the loss, without the
+            penalty, which is none of a sample's.
+
+        Raises
+        ------
+        ValueError
+            With a loss of your own, which tells nothing of single samples.
+
+        Examples
+        --------
+        >>> import fastmlp, numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> X, Y = rng.standard_normal((5, 3)), rng.standard_normal((5, 2))
+        >>> mlp = fastmlp.MLP([3, 4, 2], rng=0)
+        >>> rows = mlp.per_sample_gradients(X, Y)
+        >>> rows.shape
+        (5, 26)
+        >>> bool(np.allclose(rows.mean(axis=0), mlp.loss_and_gradients(X, Y)[1].vector))
+        True
+        """
+        X, targets = self._data(X, Y)
+        if self._loss == "own":
+            raise ValueError("per_sample_gradients needs a loss that each sample has by itself; got one of your own")
+        output = np.empty((X.shape[0], self._vector.size), self._dtype)
+        for first in range(0, X.shape[0], _ROWS_AT_ONCE):
+            some = slice(first, first + _ROWS_AT_ONCE)
+            self._derive(derivatives.per_sample_gradients, X[some], output[some], targets.of_rows(some, self._dtype))
+        return output
+
+    def jacobian(self, X: ArrayLike) -> Array:
+        """Derivative of each output by each input of its sample.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_outputs, n_features)
+            Of what ``predict`` returns.
+
+        Examples
+        --------
+        >>> import fastmlp, numpy as np
+        >>> mlp = fastmlp.MLP([3, 4, 2], rng=0)
+        >>> x = np.array([[0.1, 0.2, 0.3]])
+        >>> J = mlp.jacobian(x)
+        >>> J.shape
+        (1, 2, 3)
+        >>> step = np.array([[1e-6, 0, 0]])
+        >>> bool(np.allclose((mlp.predict(x + step) - mlp.predict(x - step)) / 2e-6, J[:, :, 0]))
+        True
+        """
+        X = checks.samples("X", X, self._sizes[0], self._dtype)
+        output = np.empty((X.shape[0], self._sizes[-1], self._sizes[0]), self._dtype)
+        for first in range(0, X.shape[0], _ROWS_AT_ONCE):
+            some = slice(first, first + _ROWS_AT_ONCE)
+            self._derive(derivatives.jacobian, X[some], output[some])
+        return output
+
+    def _derive(
+        self, kernel: calls.CrewKernel, X: Array, output: Array, targets: checks.Targets | None = None
+    ) -> None:
+        """Run one of the kernels that take a batch forward and back and write what each sample has by itself."""
+        count = X.shape[0]
+        workspace, n_threads = self._borrow(count), self._threads(count)
+        given = [] if targets is None else [rows.flat(targets.values), targets.labels, targets.weights]
+        try:
+            _, *buffers = self._of(workspace, n_threads)
+            status = kernel(*buffers, rows.flat(X), *given, _NO_ORDER, count, output.reshape(-1), n_threads=n_threads)
+        finally:
+            self._free.append(workspace)
+        self._raise_for(status, X=X, Y=X if targets is None else targets.values)
+
+    def hessian_vector_product(
+        self,
+        X: ArrayLike,
+        Y: ArrayLike,
+        direction: Sequence[tuple[ArrayLike, ArrayLike]] | Array,
+        *,
+        sample_weight: ArrayLike | None = None,
+    ) -> Array:
+        """Second derivative of the loss along a direction: its Hessian times the direction, exactly.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_features)
+        Y : array_like of shape (n_samples, n_outputs)
+            Targets; or class indices of shape (n_samples,) for ``softmax_cross_entropy``.
+        direction : vector, or sequence of (weights, biases)
+            In the shape of the parameters.
+        sample_weight : array_like of shape (n_samples,), optional
+            The mean over samples is then weighted.
+
+        Returns
+        -------
+        ndarray of shape (n_parameters,)
+            How the gradient changes as the parameters move along the direction. The oracle computes it, in NumPy and
+            float64. Where relu or a loss has a kink it is the second derivative beside it.
+
+        Raises
+        ------
+        ValueError
+            With a loss of your own, whose second derivative is not known.
+
+        References
+        ----------
+        .. [1] B. Pearlmutter, *Fast Exact Multiplication by the Hessian*, Neural Computation 6 (1994).
+
+        Examples
+        --------
+        >>> import fastmlp, numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> X, Y = rng.standard_normal((5, 3)), rng.standard_normal((5, 2))
+        >>> mlp = fastmlp.MLP([3, 4, 2], rng=0)
+        >>> u, v = rng.standard_normal((2, mlp.parameter_vector.size))
+        >>> uHv = u @ mlp.hessian_vector_product(X, Y, v)
+        >>> bool(np.isclose(uHv, v @ mlp.hessian_vector_product(X, Y, u)))  # the Hessian is symmetric
+        True
+        """
+        X, targets = self._data(X, Y, sample_weight)
+        vector = self._checked_vector("direction", direction).astype(np.float64)
+        if self._loss == "own":
+            raise ValueError(
+                "hessian_vector_product needs a loss whose second derivative is known; got one of your own"
+            )
+        net = self._as_oracle(X, targets)
+        products = oracle_derivatives.hessian_vector_product(
+            net.parameters, net.X, net.Y, self._pairs(vector), activations=net.activations, loss=net.loss,
+            sample_weight=net.sample_weight, penalty=net.penalty,
+        )  # fmt: skip
+        product = np.empty_like(self._vector)
+        self._flatten(products, product)
+        return product
 
     # -- a loss of the user's own ----------------------------------------------------------------------------------
 

@@ -89,7 +89,7 @@ EQUIVALENT: dict[tuple[str, str, str, str], str] = {
         "slope_strip(activation, z, p, a, p * size, d_a, d_z, p * size, size)",
     ): _SLOPE_OF_A,
     (
-        "kernels/network.py", "_backward_tile",
+        "kernels/network.py", "backward_tile",
         "slope_strip(plan[below, ACTIVATION], arena, z, arena, a, arena, arena, x, rows * size)",
         "slope_strip(plan[below, ACTIVATION], arena, a, arena, z, arena, arena, x, rows * size)",
     ): "the Z of a hidden layer lies on its A",

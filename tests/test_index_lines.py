@@ -21,11 +21,13 @@ import fastmlp
 from conftest import compiled
 from fastmlp import buffers
 from fastmlp.kernels import activations as kernel_activations
+from fastmlp.kernels import derivatives as kernel_derivatives
 from fastmlp.kernels import dropout as kernel_dropout
 from fastmlp.kernels import layer as kernel_layer
 from fastmlp.kernels import layout, simd
 from fastmlp.kernels import losses as kernel_losses
 from fastmlp.kernels import network as kernel_network
+from fastmlp.oracle import derivatives as oracle_derivatives
 from fastmlp.oracle import dropout as oracle_dropout
 from fastmlp.oracle import layer as oracle_layer
 from fastmlp.oracle import losses as oracle_losses
@@ -99,6 +101,8 @@ ARGUMENTS = {
     **{f"losses.{name}": ("A", "Y") for name in ("absolute_error", "huber", "quantile")},
     "losses.poisson": ("Z", "Y"),
     "dropout.drop": ("A", "m"),
+    "derivatives.by_sample": ("X", "dZ"),
+    "derivatives.softmax_backward": ("A", "dA"),
     "network.loss_value": ("W", "b", "X", "Y", "L", "s"),
 }
 """What each function is given. Its formulas may name these arrays, and no others."""
@@ -220,6 +224,49 @@ def kernel_drop(given: Arrays, _: str) -> Arrays:
     return {"D": layout.from_sample_blocks(D, given["A"].shape[1])}
 
 
+def oracle_by_sample(given: Arrays, _: str) -> Arrays:
+    dW, db = oracle_derivatives.by_sample(given["X"], given["dZ"])
+    return {"dW": dW, "db": db}
+
+
+def oracle_softmax_backward(given: Arrays, _: str) -> Arrays:
+    return {"dZ": oracle_derivatives.softmax_backward(given["A"], given["dA"])}
+
+
+@compiled
+def every_sample_by_itself(plan, arena, output):
+    for n in range(output.shape[0]):
+        kernel_derivatives.by_sample(0, plan, arena, n, 1.0, output.reshape(output.size), n * output.shape[1])
+
+
+def kernel_by_sample(given: Arrays, _: str) -> Arrays:
+    X, dZ = given["X"], given["dZ"]
+    (n_inputs, n_samples), n_outputs = X.shape, dZ.shape[0]
+    objective = buffers.Objective("squared_error")
+    workspace = buffers.Workspace([n_inputs, n_outputs], ["identity"], objective, np.dtype(np.float64), n_samples)
+    plan, blocks = workspace.plan, layout.to_feature_blocks(X, simd.block(X)).ravel()
+    workspace.arena[plan[0, kernel_network.X_FEATURES] :][: blocks.size] = blocks
+    workspace.view(plan[0, kernel_network.DZ], n_outputs, n_samples)[...] = sample_blocks(dZ)
+    output = np.full((n_samples, (n_inputs + 1) * n_outputs), np.nan)
+    every_sample_by_itself(plan, workspace.arena, output)
+    weights = n_inputs * n_outputs
+    return {"dW": output[:, :weights].reshape(n_samples, n_outputs, n_inputs), "db": output[:, weights:]}
+
+
+@compiled
+def softmax_backward_of(A, D):
+    outputs, size = A.shape[1], A.shape[2]
+    for p in range(A.shape[0]):
+        here = p * outputs * size
+        kernel_derivatives.softmax_backward(outputs, A.reshape(A.size), here, D.reshape(D.size), here)
+
+
+def kernel_softmax_backward(given: Arrays, _: str) -> Arrays:
+    D = sample_blocks(given["dA"])
+    softmax_backward_of(sample_blocks(given["A"]), D)
+    return {"dZ": layout.from_sample_blocks(D, given["A"].shape[1])}
+
+
 def oracle_loss_value(given: Arrays, loss: str) -> Arrays:
     forward_pass = forward_through_one_layer(given, loss)
     value = oracle_network.loss_value(forward_pass, given["Y"], loss=loss, sample_weight=3 * given["s"])
@@ -227,6 +274,8 @@ def oracle_loss_value(given: Arrays, loss: str) -> Arrays:
 
 
 ORACLE: dict[str, Call] = {
+    "derivatives.by_sample": oracle_by_sample,
+    "derivatives.softmax_backward": oracle_softmax_backward,
     "dropout.drop": oracle_drop,
     "layer.affine": oracle_affine,
     "layer.affine_backward": oracle_affine_backward,
@@ -344,6 +393,8 @@ def kernel_loss_value(given: Arrays, loss: str) -> Arrays:
 
 
 KERNELS: dict[str, Call] = {
+    "derivatives.by_sample": kernel_by_sample,
+    "derivatives.softmax_backward": kernel_softmax_backward,
     "dropout.drop": kernel_drop,
     "layer.affine": kernel_affine,
     "layer.affine_sample": kernel_affine_sample,

@@ -102,7 +102,7 @@ def there_and_back(
     sample_blocks_of(F, f, features, padded, p0, p1, S, s)
     feature_blocks_of(S, s, features, padded, p0, p1, F_again, f + 1)
     sample_blocks_of(F_again, f + 1, features, padded, p0, p1, S_again, s + 1)
-    scatter_rows(S_again, s + 1, features, samples, p0, p1, rows, first_row)
+    scatter_rows(S_again, s + 1, features, samples, p0, p1, rows, first_row * features, features)
     return check
 
 

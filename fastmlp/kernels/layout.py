@@ -132,11 +132,11 @@ def gather_labels(labels, outputs, order, first, samples, p0, p1, S, s):
 
 
 @tile_function
-def scatter_rows(S, s, features, samples, p0, p1, X, first):
-    """Sample blocks ``p0`` to ``p1`` to rows of ``X`` from row ``first`` on, without the padding."""
+def scatter_rows(S, s, features, samples, p0, p1, X, x, stride):
+    """Sample blocks ``p0`` to ``p1`` to rows, without the padding. Row ``n`` begins at ``X[x + n * stride]``."""
     whole_block = block(S)
     for p in range(p0, p1):
         for n in range(p * whole_block, min((p + 1) * whole_block, samples)):
-            here, row = s + p * features * whole_block + n % whole_block, (first + n) * features
+            here, row = s + p * features * whole_block + n % whole_block, x + n * stride
             for i in range(features):
                 X[row + i] = S[here + i * whole_block]

@@ -144,7 +144,7 @@ REPORT_ROWS = UPDATE_GROUPS + 3
 
 
 @tile_function
-def _read_samples(plan, arena, data, order, first, samples, p0, p1):
+def read_samples(plan, arena, data, order, first, samples, p0, p1):
     """Gather a tile of the batch: ``X`` of the first layer, in both layouts. Returns 0, or NaN if any value is."""
     inputs, features = plan[0, INPUTS], plan[0, X_FEATURES]
     size, padded = block(arena), plan[-1, PADDED_SAMPLES]
@@ -168,7 +168,7 @@ def _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1):
 
 
 @tile_function
-def _weigh(plan, report, sample_weights, order, first, samples):
+def weigh(plan, report, sample_weights, order, first, samples):
     """Note the sum of the weights of a batch: without any, their number. Of a given gradient all is taken as it is."""
     total = float(samples)
     if plan[-1, LOSS] == GIVEN_GRADIENT:
@@ -206,7 +206,7 @@ def _drop_tile(layer, place, to, dropped, plan, arena, p0, p1):
 
 
 @tile_function
-def _forward_tile(plan, parameters, arena, p0, p1, before_backward, dropped):
+def forward_tile(plan, parameters, arena, p0, p1, before_backward, dropped):
     """Forward through every layer; before a backward pass, what enters each is kept in the other layout too."""
     size = block(arena)
     n_layers = plan.shape[0] - 1
@@ -262,7 +262,7 @@ def _loss_tile(plan, arena, report, p0, p1):
 
 
 @tile_function
-def _backward_tile(plan, parameters, arena, p0, p1, dropped):
+def backward_tile(plan, parameters, arena, p0, p1, dropped):
     """Backward through every layer, the last one first: ``dZ`` of each layer from that of the layer above it."""
     size = block(arena)
     for layer in range(plan.shape[0] - 2, 0, -1):
@@ -431,7 +431,7 @@ def _weight_part(part, parts, samples, plan, arena, report, parameters, gradient
         start, stop = part * size // parts, (part + 1) * size // parts
         _add_partials(start, stop, groups, plan, arena, report, parameters, gradient, optimizer, rates, memory)
     else:
-        tiles, blocks = _count_weight_tiles(plan, arena), _n_blocks(arena, samples)
+        tiles, blocks = _count_weight_tiles(plan, arena), n_blocks(arena, samples)
         start, stop = part * tiles // parts, (part + 1) * tiles // parts
         _weight_tiles(start, stop, plan, arena, report, blocks, parameters, gradient, optimizer, rates, memory)
 
@@ -499,14 +499,15 @@ def _limit(report, max_norm):
 
 
 @tile_function
-def _n_blocks(arena, samples):
+def n_blocks(arena, samples):
+    """Blocks of samples, the last of which may be filled up."""
     return (samples + block(arena) - 1) // block(arena)
 
 
 @tile_function
 def _part_blocks(plan, arena, samples):
     """Blocks in a part of the batch. A tile is small if there are few blocks, so that every thread gets some."""
-    blocks = _n_blocks(arena, samples)
+    blocks = n_blocks(arena, samples)
     if plan[-1, BY_SAMPLES]:
         most = min(MOST_GROUPS, max(2, samples // GROUP_SAMPLES), samples // plan[-1, LEAST_SAMPLES])
         groups = 1
@@ -519,14 +520,14 @@ def _part_blocks(plan, arena, samples):
 @tile_function
 def _n_sample_parts(plan, arena, samples):
     part_blocks = _part_blocks(plan, arena, samples)
-    return (_n_blocks(arena, samples) + part_blocks - 1) // part_blocks
+    return (n_blocks(arena, samples) + part_blocks - 1) // part_blocks
 
 
 @tile_function
 def _blocks_of_part(plan, arena, samples, part):
     """The blocks of a part, from the first to before the last."""
     part_blocks = _part_blocks(plan, arena, samples)
-    return part * part_blocks, min((part + 1) * part_blocks, _n_blocks(arena, samples))
+    return part * part_blocks, min((part + 1) * part_blocks, n_blocks(arena, samples))
 
 
 @tile_function
@@ -536,10 +537,10 @@ def _n_sample_tasks(plan, arena, samples):
 
 
 @tile_function
-def _status(plan, arena, samples, report):
+def status_of(plan, arena, samples, report):
     """The first thing found wrong in any tile, and the sum of the blocks' losses, in their order."""
     total = 0.0
-    for p in range(_n_blocks(arena, samples)):
+    for p in range(n_blocks(arena, samples)):
         if report[p, X_CHECK] != 0:
             return X_NOT_FINITE, 0.0
         if report[p, Y_CHECK] != 0:
@@ -551,7 +552,7 @@ def _status(plan, arena, samples, report):
 
 
 @tile_function
-def _note(report, column, p0, p1, value):
+def note(report, column, p0, p1, value):
     """Write what was found in a tile into the rows of its blocks."""
     for p in range(p0, p1):
         report[p, column] = value
@@ -609,16 +610,16 @@ def _predict_sample(plan, parameters, panels, arena, data, row, output):
 @tile_function
 def _predict_blocks(me, plan, parameters, arena, data, first, samples, output):
     """Output of a member's share of the blocks, all of which it works on in the same place of the arena."""
-    size, p0 = block(arena), max(me, 0) * TILE_BLOCKS
-    start, stop = share(me, plan[-1, THREADS], _n_blocks(arena, samples))
+    size, p0, outputs = block(arena), max(me, 0) * TILE_BLOCKS, plan[-2, OUTPUTS]
+    start, stop = share(me, plan[-1, THREADS], n_blocks(arena, samples))
     check = 0.0
     for p in range(start, stop, TILE_BLOCKS):
         # seen from the arena's first block, so many samples of the data come before those of this tile
         shift = (p - p0) * size
         p1 = p0 + min(TILE_BLOCKS, stop - p)
-        check += _read_samples(plan, arena, data, NO_ORDER, first + shift, samples - shift, p0, p1)
-        _forward_tile(plan, parameters, arena, p0, p1, False, NOTHING_DROPPED)
-        scatter_rows(arena, plan[-2, A], plan[-2, OUTPUTS], samples - shift, p0, p1, output, first + shift)
+        check += read_samples(plan, arena, data, NO_ORDER, first + shift, samples - shift, p0, p1)
+        forward_tile(plan, parameters, arena, p0, p1, False, NOTHING_DROPPED)
+        scatter_rows(arena, plan[-2, A], outputs, samples - shift, p0, p1, output, (first + shift) * outputs, outputs)
     return check
 
 
@@ -647,10 +648,10 @@ def predict(me, plan, parameters, arena, report, data, output, first, samples):
 
 
 @tile_function
-def _loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1):
+def loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1):
     """Targets and shares of a tile that has been forward, and its loss."""
     check = _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1)
-    _note(report, Y_CHECK, p0, p1, check)
+    note(report, Y_CHECK, p0, p1, check)
     _share_out(plan, arena, report, sample_weights, order, first, samples, p0, p1)
     _loss_tile(plan, arena, report, p0, p1)
 
@@ -669,15 +670,15 @@ def _sample_task(
     for p0 in range(start, stop, TILE_BLOCKS):
         p1 = min(p0 + TILE_BLOCKS, stop)
         if passes & FORWARD:
-            _note(report, X_CHECK, p0, p1, _read_samples(plan, arena, data, order, first, samples, p0, p1))
-            _forward_tile(plan, parameters, arena, p0, p1, passes != FORWARD | LOSSES, dropped)
+            note(report, X_CHECK, p0, p1, read_samples(plan, arena, data, order, first, samples, p0, p1))
+            forward_tile(plan, parameters, arena, p0, p1, passes != FORWARD | LOSSES, dropped)
         if passes & LOSSES:
-            _loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1)
+            loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1)
         else:
-            _note(report, BLOCK_LOSS, p0, p1, 0.0)
-            _note(report, Y_CHECK, p0, p1, 0.0)
+            note(report, BLOCK_LOSS, p0, p1, 0.0)
+            note(report, Y_CHECK, p0, p1, 0.0)
         if passes & BACKWARD:
-            _backward_tile(plan, parameters, arena, p0, p1, dropped)
+            backward_tile(plan, parameters, arena, p0, p1, dropped)
             if plan[-1, BY_SAMPLES]:
                 _partial_gradient(task, p0 > start, plan, arena, parameters.size, p0, p1)
 
@@ -692,7 +693,7 @@ def _begin(report, total):
 @tile_function
 def _judge(plan, arena, samples, report):
     """Add up the losses of a step's blocks in the report's last row; returns whether the step may be taken."""
-    status, loss = _status(plan, arena, samples, report)
+    status, loss = status_of(plan, arena, samples, report)
     report[RUN, 0] = status
     if status != FINITE:
         report[RUN, 1] = loss * report[BATCH, TOTAL_WEIGHT]
@@ -772,7 +773,7 @@ def _train_along(
                 if k + 1 < n_steps:
                     start += batch_size
                     samples = min(batch_size, n_rows - start)
-                    _weigh(plan, report, sample_weights, order, start, samples)
+                    weigh(plan, report, sample_weights, order, start, samples)
             kind = following % phases
             tasks = _n_tasks(kind, plan, arena, samples, size) if following < phases * n_steps else 0
             open_phase(crew, members, following, tasks)
@@ -796,7 +797,7 @@ def train(
     if me in (ALONE, OPENING):
         samples = min(batch_size, n_rows - first)
         _begin(report, total)
-        _weigh(plan, report, sample_weights, order, first, samples)
+        weigh(plan, report, sample_weights, order, first, samples)
         open_phase(crew, plan[-1, THREADS], 0, _n_sample_tasks(plan, arena, samples) if n_steps > 0 else 0)
     if me == ALONE or me >= 0:
         _train_along(

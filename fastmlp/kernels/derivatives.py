@@ -1,0 +1,171 @@
+"""Derivatives for their own sake, over tiles of samples: the twins of :mod:`fastmlp.oracle.derivatives`.
+
+Each sample's result is its own, so that threads take blocks of samples and nothing is summed over them.
+"""
+
+from __future__ import annotations
+
+from fastmlp.kernels.activations import SOFTMAX, slope_strip
+from fastmlp.kernels.calls import ALONE, CLOSING, OPENING, crew_kernel
+from fastmlp.kernels.crew import share
+from fastmlp.kernels.jit import tile_function
+from fastmlp.kernels.layer import input_gradient_strip, n_strips, strip_start
+from fastmlp.kernels.layout import scatter_rows
+from fastmlp.kernels.network import (
+    ACTIVATION,
+    BIASES,
+    BLOCK_LOSS,
+    DZ,
+    INPUTS,
+    NOTHING_DROPPED,
+    OUTPUTS,
+    OUTPUTS_AT_ONCE,
+    PADDED_SAMPLES,
+    SHARES,
+    THREADS,
+    TILE_BLOCKS,
+    WEIGHTS,
+    X_CHECK,
+    X_FEATURES,
+    Y_CHECK,
+    A,
+    X,
+    Z,
+    backward_tile,
+    forward_tile,
+    loss_of_tile,
+    n_blocks,
+    note,
+    read_samples,
+    status_of,
+    weigh,
+)
+from fastmlp.kernels.simd import block, fill, fma, lanes, load, store, store_first
+
+
+@tile_function
+def _input_gradient_tile(plan, parameters, arena, p0, p1):
+    """``dX`` of the first layer, in the place of its ``X``, which is not needed any more."""
+    inputs, outputs, size = plan[0, INPUTS], plan[0, OUTPUTS], block(arena)
+    for first in range(0, outputs, OUTPUTS_AT_ONCE):
+        last = min(first + OUTPUTS_AT_ONCE, outputs)
+        for strip in range(n_strips(inputs)):
+            i = strip_start(inputs, strip)
+            rows = strip_start(inputs, strip + 1) - i
+            for p in range(p0, p1):
+                d, x = plan[0, DZ] + p * outputs * size, plan[0, X] + (p * inputs + i) * size
+                # dX, dW, db = affine_backward(W, X, dZ)
+                input_gradient_strip(rows, parameters, plan[0, WEIGHTS] + i, inputs, first, last, arena, d, arena, x)
+
+
+@tile_function
+def _tile_of_samples(plan, parameters, arena, report, data, targets, labels, sample_weights, order, samples, p0, p1):
+    """Forward, loss and backward for one tile."""
+    note(report, X_CHECK, p0, p1, read_samples(plan, arena, data, order, 0, samples, p0, p1))
+    forward_tile(plan, parameters, arena, p0, p1, True, NOTHING_DROPPED)
+    loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, 0, samples, p0, p1)
+    backward_tile(plan, parameters, arena, p0, p1, NOTHING_DROPPED)
+
+
+@crew_kernel
+def input_gradient(me, plan, parameters, arena, report, data, targets, labels, sample_weights, order, samples, output):
+    """Gradient of the loss with respect to the input, as rows of ``output``. Returns the status."""
+    if me in (ALONE, OPENING):
+        weigh(plan, report, sample_weights, order, 0, samples)
+    if me == ALONE or me >= 0:
+        start, stop = share(me, plan[-1, THREADS], n_blocks(arena, samples))
+        for p0 in range(start, stop, TILE_BLOCKS):
+            p1 = min(p0 + TILE_BLOCKS, stop)
+            _tile_of_samples(
+                plan, parameters, arena, report, data, targets, labels, sample_weights, order, samples, p0, p1
+            )
+            _input_gradient_tile(plan, parameters, arena, p0, p1)
+            features = plan[0, INPUTS]
+            scatter_rows(arena, plan[0, X], features, samples, p0, p1, output, 0, features)
+    return status_of(plan, arena, samples, report)[0] if me in (ALONE, CLOSING) else 0
+
+
+@tile_function
+def by_sample(layer, plan, arena, n, scale, output, o):
+    """Gradients of a layer's weights and biases by one sample; those of the whole network begin at ``output[o]``."""
+    inputs, outputs, size, step = plan[layer, INPUTS], plan[layer, OUTPUTS], block(arena), lanes(arena)
+    for j in range(outputs):
+        d = arena[plan[layer, DZ] + ((n // size) * outputs + j) * size + n % size] * scale
+        # dW[n,j,i] = dZ[j,n] X[i,n]
+        for i in range(0, inputs, step):
+            x = plan[layer, X_FEATURES] + ((i // size) * plan[-1, PADDED_SAMPLES] + n) * size + i % size
+            store_first(output, o + plan[layer, WEIGHTS] + j * inputs + i, load(arena, x) * d, inputs - i)
+        # db[n,j] = dZ[j,n]
+        output[o + plan[layer, BIASES] + j] = d
+
+
+@crew_kernel
+def per_sample_gradients(
+    me, plan, parameters, arena, report, data, targets, labels, sample_weights, order, samples, output
+):
+    """Gradient of each sample's own loss with respect to all parameters, as rows of ``output``. Returns the status."""
+    if me in (ALONE, OPENING):
+        weigh(plan, report, sample_weights, order, 0, samples)
+    if me == ALONE or me >= 0:
+        start, stop = share(me, plan[-1, THREADS], n_blocks(arena, samples))
+        for p0 in range(start, stop, TILE_BLOCKS):
+            p1 = min(p0 + TILE_BLOCKS, stop)
+            _tile_of_samples(
+                plan, parameters, arena, report, data, targets, labels, sample_weights, order, samples, p0, p1
+            )
+            for n in range(p0 * block(arena), min(p1 * block(arena), samples)):
+                for layer in range(plan.shape[0] - 1):
+                    # dZ is of the mean, in which each sample has its share
+                    scale = 1 / arena[plan[-1, SHARES] + n]
+                    by_sample(layer, plan, arena, n, scale, output, n * parameters.size)
+    return status_of(plan, arena, samples, report)[0] if me in (ALONE, CLOSING) else 0
+
+
+@tile_function
+def softmax_backward(outputs, A, a, D, d):
+    """From ``dA`` of a block of samples after a softmax to ``dZ``, in the same place."""
+    # dZ[j,n] = A[j,n] (dA[j,n] - Σ_k A[k,n] dA[k,n])
+    size, step = block(A), lanes(A)
+    for s in range(0, size, step):
+        total = fill(A, 0.0)
+        for k in range(outputs):
+            total = fma(load(A, a + k * size + s), load(D, d + k * size + s), total)
+        for j in range(outputs):
+            here = j * size + s
+            store(D, d + here, load(A, a + here) * (load(D, d + here) - total))
+
+
+@tile_function
+def _output_gradient_tile(j, plan, arena, p0, p1):
+    """``dZ`` of the last layer, of its output ``j`` alone."""
+    last, size, step = plan.shape[0] - 2, block(arena), lanes(arena)
+    outputs, code = plan[last, OUTPUTS], plan[last, ACTIVATION]
+    for p in range(p0, p1):
+        here = p * outputs * size
+        z, a, d = plan[last, Z] + here, plan[last, A] + here, plan[last, DZ] + here
+        for k in range(0, outputs * size, step):
+            store(arena, d + k, fill(arena, 1.0 if k // size == j else 0.0))
+        if code == SOFTMAX:
+            softmax_backward(outputs, arena, a, arena, d)
+        else:
+            slope_strip(code, arena, z, arena, a, arena, arena, d, outputs * size)
+
+
+@crew_kernel
+def jacobian(me, plan, parameters, arena, report, data, order, samples, output):
+    """Derivative of each output by each input of its sample, ``output[n, j, i]``. Returns the status."""
+    inputs, outputs = plan[0, INPUTS], plan[-2, OUTPUTS]
+    if me == ALONE or me >= 0:
+        start, stop = share(me, plan[-1, THREADS], n_blocks(arena, samples))
+        for p0 in range(start, stop, TILE_BLOCKS):
+            p1 = min(p0 + TILE_BLOCKS, stop)
+            note(report, X_CHECK, p0, p1, read_samples(plan, arena, data, order, 0, samples, p0, p1))
+            note(report, BLOCK_LOSS, p0, p1, 0.0)
+            note(report, Y_CHECK, p0, p1, 0.0)
+            forward_tile(plan, parameters, arena, p0, p1, False, NOTHING_DROPPED)
+            for j in range(outputs):
+                _output_gradient_tile(j, plan, arena, p0, p1)
+                backward_tile(plan, parameters, arena, p0, p1, NOTHING_DROPPED)
+                _input_gradient_tile(plan, parameters, arena, p0, p1)
+                scatter_rows(arena, plan[0, X], inputs, samples, p0, p1, output, j * inputs, outputs * inputs)
+    return status_of(plan, arena, samples, report)[0] if me in (ALONE, CLOSING) else 0
