@@ -31,6 +31,7 @@ except ImportError as error:  # pragma: no cover (the tests have it)
 
 from fastmlp.mlp import MLP
 from fastmlp.training import History
+from fastmlp.verify import Report
 
 
 def _axes(ax: Axes | None) -> Axes:
@@ -128,6 +129,41 @@ def layer_norms(recorder: LayerRecorder, ax: Axes | None = None) -> Axes:
         ax.plot(later, ratios[1:, layer], "--", color=color, label=f"layer {layer + 1}, update")
     ax.set(xlabel="epoch", ylabel="‖gradient‖; ‖update‖ / ‖weights‖", yscale="log")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(fontsize="small")
+    return ax
+
+
+def verification(report: Report, ax: Axes | None = None) -> Axes:
+    """The V-curve: error of central differences over the step, and what rounding explains of it (dotted).
+
+    Towards small steps it falls with their square, until rounding, divided by the step, makes it grow. The error of a
+    wrong gradient stays where it is.
+
+    Parameters
+    ----------
+    report : Report
+        Of :meth:`fastmlp.MLP.verify`.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        If the report has no curves: the check was not thorough, or every direction crosses a kink.
+    """
+    if not report.curves:
+        raise ValueError("report must have curves, as mlp.verify makes them; got none")
+    ax = _axes(ax)
+    for curve in report.curves:
+        # an error of 0 has no place on a logarithmic scale
+        line = ax.loglog(curve.steps, np.where(curve.errors > 0, curve.errors, np.nan), marker=".", label=curve.name)
+        ax.loglog(curve.steps, curve.rounding, linestyle=":", color=line[0].get_color(), alpha=0.6)
+    steps = report.curves[0].steps[:4]
+    ax.loglog(steps, 3 * report.curves[0].errors[0] * (steps / steps[0]) ** 2, color="gray", label="falls with ε²")
+    ax.set(xlabel="step ε", ylabel="error of the central difference", title="V-curve")
     ax.legend(fontsize="small")
     return ax
 

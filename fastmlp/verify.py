@@ -6,7 +6,9 @@ Three links, each of which can fail by itself:
    large one against random directions within every array of parameters, and against single entries, the largest among
    them.
 2. **The Taylor rate** proves the gradient as a whole: in a random direction, what is left after the first-order
-   expansion falls with order 2. **The adjoint identity** ⟨v, Jᵀu⟩ = ⟨Jv, u⟩ proves each layer's backward step alone.
+   expansion falls with order 2; and the error of a central difference with order 2 too, down to where rounding makes
+   it grow again: the *V-curve*, in random directions and in those of the largest and the smallest curvature, where an
+   error would matter most. **The adjoint identity** ⟨v, Jᵀu⟩ = ⟨Jv, u⟩ proves each layer's backward step alone.
 3. **The rounding model** proves what compiled code computed, in float32 or float64, entry by entry: it may differ from
    the oracle by no more than rounding can explain.
 
@@ -93,6 +95,7 @@ class Row:
     """One comparison: a parameter array of one layer, against one kind of evidence."""
 
     layer: int
+    """From 1; 0 is the whole network."""
     name: str
     formula: str
     shapes: str
@@ -106,14 +109,36 @@ class Row:
     ok: bool
     note: str = ""
 
+    @property
+    def where(self) -> str:
+        """Which part of the network it is about."""
+        return f"layer {self.layer}" if self.layer else "network"
+
     def cells(self) -> list[str]:
         """The row as text, one cell per column."""
         place = "direction" if self.index is None else f"[{','.join(map(str, self.index))}]"
         values = f"{place} {self.expected:.6e} / {self.found:.6e}"
         return [
-            f"layer {self.layer}", self.formula, self.shapes, self.against, f"{self.relative_error:.1e}", values,
+            self.where, self.formula, self.shapes, self.against, f"{self.relative_error:.1e}", values,
             ("ok" if self.ok else "WRONG") + (f" ({self.note})" if self.note else ""),
         ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The V-curve: error of the central difference along a direction, for steps of several lengths."""
+
+    name: str
+    """Which direction it is."""
+    steps: Array
+    errors: Array
+    """Difference between the central difference and the slope that the gradient gives."""
+    rounding: Array
+    """What the rounding of the loss, and of the gradient itself, explain."""
+    order: float
+    """At which the error falls where it stands clear of rounding: 2. NaN if it never does."""
+    slope: float
+    """What the gradient gives."""
 
 
 @dataclass
@@ -122,6 +147,8 @@ class Report:
 
     title: str
     rows: list[Row] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+    """How the error of central differences falls and rises; :func:`fastmlp.plot.verification` draws it."""
 
     @property
     def ok(self) -> bool:
@@ -150,7 +177,9 @@ class Report:
     def _verdict(self) -> str:
         if self.ok:
             return f"All {len(self.rows)} checks passed."
-        wrong = ", ".join(dict.fromkeys(f"{row.name} of layer {row.layer}" for row in self.failures))
+        wrong = ", ".join(
+            dict.fromkeys(f"{row.name} of {row.where}" if row.layer else row.name for row in self.failures)
+        )
         return f"{len(self.failures)} of {len(self.rows)} checks FAILED: {wrong}."
 
 
@@ -180,7 +209,8 @@ class Network(NamedTuple):
     def loss_of(self, parameters: Sequence[Parameters], forward_pass: ForwardPass) -> float:
         """The loss with the penalty."""
         value = network.loss_value(forward_pass, self.Y, loss=self.loss, sample_weight=self.sample_weight)
-        return value + network.penalty_value(parameters, self.penalty)
+        penalizes = self.penalty.l1 or self.penalty.l2
+        return value + network.penalty_value(parameters, self.penalty) if penalizes else value
 
     def pieces(self, parameters: Sequence[Parameters], forward_pass: ForwardPass) -> list[NDArray[np.bool_]]:
         """Which formula holds, of everything that has several: units, losses, and the size of a weight."""
@@ -206,6 +236,7 @@ def check(
     backward: Backward = network.backward,
     computed: Computed | None = None,
     thorough: bool = True,
+    extremes: Sequence[tuple[str, float, Sequence[Parameters]]] = (),
     rng: np.random.Generator | None = None,
 ) -> Report:
     """Check gradients of a network on data.
@@ -231,6 +262,9 @@ def check(
         Gradients of compiled code, to be compared with ``backward``'s by the rounding model.
     thorough : bool
         False leaves out the central differences.
+    extremes : sequence of (name, eigenvalue, direction)
+        Eigenvectors of the Hessian, in the shape of the parameters: the gradient is checked along them, and the
+        eigenvalue by differences of gradients.
     rng : numpy.random.Generator, optional
         Where directions are drawn from; a fixed seed by default, so that a report can be had again.
 
@@ -260,6 +294,10 @@ def check(
         if thorough:
             report.rows += _difference_rows(probe, gradients, input_gradient)
             report.rows += _adjoint_rows(net, forward_pass, rng)
+            for curve, row in _curve_rows(probe, gradients, extremes):
+                report.curves.append(curve)
+                report.rows.append(row)
+            report.rows += _eigenvalue_rows(probe, extremes)
         report.rows += _taylor_rows(probe, gradients)
         if computed is not None:
             report.rows += _rounding_rows(net, forward_pass, gradients, input_gradient, computed)
@@ -419,6 +457,19 @@ class _Probe:
         same = all(map(np.array_equal, self.net.pieces(parameters, forward_pass), self.pieces))
         return self.net.loss_of(parameters, forward_pass), same
 
+    def rounding_along(self, direction: _Direction) -> float:
+        """How far the slope along a direction may be off by itself."""
+        sizes = [Parameters(*map(np.abs, pair)) for pair in direction.parameters]
+        return _along(_Direction(sizes, direction.X), self.own_rounding.gradients)
+
+    def _slope_at(self, direction: _Direction, step: float) -> tuple[float, bool]:
+        """Slope along the direction at a step along it, and whether no kink was crossed on the way."""
+        parameters, forward_pass = self._forward(direction, step)
+        same = all(map(np.array_equal, self.net.pieces(parameters, forward_pass), self.pieces))
+        net = self.net._replace(parameters=parameters)
+        gradients = network.add_penalty_gradients(parameters, net.backward(forward_pass).gradients, net.penalty)
+        return _along(direction, gradients), same
+
     def scale(self, direction: _Direction) -> float:
         """The step along this direction that changes some pre-activation by about 1."""
         small = 1e-6
@@ -427,7 +478,17 @@ class _Probe:
         return float(np.clip(1 / change, 1e-8, 1e4)) if np.isfinite(change) and change > 0 else 1.0
 
     def derivative(self, direction: _Direction) -> _Estimate | None:
-        """Derivative of the loss along a direction; None where every step crosses a kink.
+        """Derivative of the loss along a direction; None where every step crosses a kink."""
+        return self._difference(self.moved, direction, self.noise)
+
+    def second_derivative(self, direction: _Direction) -> _Estimate | None:
+        """Derivative of the slope along a direction, whose noise the rounding model bounds already."""
+        return self._difference(self._slope_at, direction, 2 * self.rounding_along(direction) / _ROUNDING_FACTOR)
+
+    def _difference(
+        self, at: Callable[[_Direction, float], tuple[float, bool]], direction: _Direction, noise: float
+    ) -> _Estimate | None:
+        """Central difference of what stands at steps along a direction.
 
         Of central differences at falling step lengths, each is improved by the next (the error falls with the square
         of the step), and the one with the smallest error estimate is taken: Ridders' method.
@@ -436,8 +497,8 @@ class _Probe:
         best: _Estimate | None = None
         differences: list[float] = []  # at consecutive steps, none of which crosses a kink
         for step in map(float, scale * _EPSILONS):
-            ahead, ahead_smooth = self.moved(direction, step)
-            behind, behind_smooth = self.moved(direction, -step)
+            ahead, ahead_smooth = at(direction, step)
+            behind, behind_smooth = at(direction, -step)
             if not (ahead_smooth and behind_smooth and np.isfinite(ahead) and np.isfinite(behind)):
                 differences.clear()
                 continue
@@ -447,7 +508,7 @@ class _Probe:
             oldest, older, newest = differences[-3:]
             value = newest + (newest - older) / 63  # the steps fall by 8, so their squares by 64
             # two differences may agree by chance: the third one has its say
-            error = max(abs(newest - older), abs(older - oldest) / 8) + _ROUNDING_FACTOR * self.noise / step
+            error = max(abs(newest - older), abs(older - oldest) / 8) + _ROUNDING_FACTOR * noise / step
             if best is None or error < best.error:
                 best = _Estimate(value, error)
         return best
@@ -658,6 +719,99 @@ def _taylor_row(probe: _Probe, gradients: Sequence[Parameters], layer: int) -> R
         against="order of the remainder: 2 or more",
         relative_error=remainder, index=None, expected=2.0, found=order, ok=ok, note=note,
     )  # fmt: skip
+
+
+_STEPS_OF_A_CURVE = 0.3 * 10.0 ** -np.arange(0, 9.5, 0.5)
+"""In units of the step that changes a pre-activation by about 1."""
+
+_RANDOM_CURVES = 3
+
+
+def _curve_rows(
+    probe: _Probe, gradients: Sequence[Parameters], extremes: Sequence[tuple[str, float, Sequence[Parameters]]]
+) -> Iterator[tuple[Curve, Row]]:
+    """Along random directions, and along the given ones; where all steps cross a kink there is none."""
+    nowhere = np.zeros_like(probe.net.X)
+    for k in range(_RANDOM_CURVES):
+        direction, estimate, _ = _smooth_direction(probe, lambda: _anywhere(probe))
+        if estimate is not None:
+            yield _curve_and_row(probe, gradients, f"random direction {k + 1}", direction, estimate)
+    for name, _, given in extremes:
+        direction = _Direction(list(given), nowhere)
+        estimate = probe.derivative(direction)
+        if estimate is not None:
+            yield _curve_and_row(probe, gradients, f"direction of the {name}", direction, estimate)
+
+
+def _curve_and_row(
+    probe: _Probe, gradients: Sequence[Parameters], name: str, direction: _Direction, estimate: _Estimate
+) -> tuple[Curve, Row]:
+    """The error at steps of every length, and the verdict, which is that of the best difference."""
+    slope, own = _along(direction, gradients), probe.rounding_along(direction)
+    steps, errors = [], []
+    for step in map(float, probe.scale(direction) * _STEPS_OF_A_CURVE):
+        (ahead, smooth), (behind, also_smooth) = (probe.moved(direction, sign * step) for sign in (1, -1))
+        if smooth and also_smooth and np.isfinite(ahead - behind):
+            steps.append(step)
+            errors.append(abs((ahead - behind) / (2 * step) - slope))
+    kept, found = np.array(steps), np.array(errors)
+    rounding = probe.noise / kept + own
+    order, _ = _fitted_order(kept, found, _ROUNDING_FACTOR * rounding)
+    curve = Curve(name, kept, found, rounding, order, slope)
+    difference, least = abs(slope - estimate.value), int(found.argmin())
+    order_in_words = "all is rounding" if np.isnan(order) else f"falls with order {order:.2f}"
+    row = Row(
+        layer=0, name=f"V-curve, {name}", formula="(loss(θ + εv) - loss(θ - εv)) / 2ε = ⟨dθ, v⟩ + O(ε²)",
+        shapes=_parameters_in_words(probe.net), against=f"V-curve, {name}",
+        relative_error=_relative(difference, max(abs(slope), abs(estimate.value))), index=None,
+        expected=estimate.value, found=slope, ok=bool(difference <= estimate.error + own),
+        note=f"{order_in_words}, least {found[least]:.0e} at ε = {kept[least]:.0e}",
+    )  # fmt: skip
+    return curve, row
+
+
+def _along(direction: _Direction, gradients: Sequence[Parameters]) -> float:
+    """The slope along a direction."""
+    return sum(
+        float((v * g).sum())
+        for dv, dg in zip(direction.parameters, gradients, strict=True)
+        for v, g in zip(dv, dg, strict=True)
+    )
+
+
+def _parameters_in_words(net: Network) -> str:
+    return f"{sum(W.size + b.size for W, b in net.parameters)} parameters"
+
+
+def _anywhere(probe: _Probe) -> _Direction:
+    """A random direction, of length 1, that moves all parameters."""
+    direction = _nowhere(probe.net)
+    arrays = [part for pair in direction.parameters for part in pair]
+    for part in arrays:
+        part[...] = probe.rng.standard_normal(part.shape)
+    length = np.sqrt(sum(float((part**2).sum()) for part in arrays))
+    for part in arrays:
+        np.divide(part, length, out=part)
+    return direction
+
+
+def _eigenvalue_rows(probe: _Probe, extremes: Sequence[tuple[str, float, Sequence[Parameters]]]) -> Iterator[Row]:
+    """The curvature along each eigenvector against differences of gradients."""
+    largest = max((abs(eigenvalue) for _, eigenvalue, _ in extremes), default=0.0)
+    for name, eigenvalue, given in extremes:
+        direction = _Direction(list(given), np.zeros_like(probe.net.X))
+        estimate = probe.second_derivative(direction)
+        # the products themselves are rounded, in proportion to the largest
+        own = _ROUNDING_FACTOR * float(np.finfo(np.float64).eps) * largest
+        expected, ok, note = eigenvalue, True, "every step crosses a kink"
+        if estimate is not None:
+            expected, note = estimate.value, ""
+            ok = bool(abs(eigenvalue - expected) <= estimate.error + own)
+        yield Row(
+            layer=0, name=f"eigenvalue, {name}", formula="H v = λ v", shapes=_parameters_in_words(probe.net),
+            against=f"differences of gradients, {name}", index=None, expected=expected, found=eigenvalue, ok=ok,
+            relative_error=_relative(abs(eigenvalue - expected), largest), note=note,
+        )  # fmt: skip
 
 
 _LEAST_ORDER = 1.9

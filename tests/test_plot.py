@@ -54,6 +54,18 @@ def test_layer_norms(fitted, ax):
     assert (np.array(recorder.update_ratios)[1:] > 0).all()
 
 
+def test_verification(rng, ax):
+    mlp = fastmlp.MLP([3, 4, 2], rng=1)
+    X, Y = rng.standard_normal((5, 3)), rng.standard_normal((5, 2))
+    report = mlp.verify(X, Y)
+    assert plot.verification(report, ax) is ax
+    assert len(ax.lines) == 2 * len(report.curves) + 1
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), report.curves[0].steps)
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+    with pytest.raises(ValueError, match="report must have curves"):
+        plot.verification(fastmlp.Report("empty"))
+
+
 def test_predictions(rng, ax):
     X = rng.standard_normal((30, 3))
     mlp = fastmlp.MLP([3, 2], rng=1)

@@ -1,12 +1,14 @@
 """The tester is tested: planted errors are rejected and located, and no correct network is."""
 
+import sys
+
 import numpy as np
 import pytest
 
 import fastmlp
 from conftest import CHECKED, INTERPRETED
-from fastmlp import verify
-from fastmlp.oracle import layer, network
+from fastmlp import curvature, verify
+from fastmlp.oracle import derivatives, layer, network
 from fastmlp.oracle.activations import ACTIVATIONS, OUTPUT_ACTIVATIONS
 from fastmlp.oracle.losses import LOSSES
 
@@ -77,7 +79,7 @@ def test_a_wrong_oracle_is_rejected_and_the_layer_named(case, spoil, layers):
 
     report = verify.check(*case, backward=backward)
     assert not report.ok
-    assert {row.layer for row in report.failures} == layers
+    assert {row.layer for row in report.failures} - {0} == layers
     with pytest.raises(fastmlp.GradientMismatch) as caught:
         report.raise_if_failed()
     for number in layers:
@@ -130,7 +132,103 @@ def test_one_wrong_entry_of_a_large_network_is_found(rng):
 
     assert verify.check(parameters, X, Y).ok
     report = verify.check(parameters, X, Y, backward=backward)
-    assert {row.layer for row in report.failures} == {1}
+    assert {row.layer for row in report.failures} - {0} == {1}
+
+
+@pytest.mark.parametrize("spoil", PLANTED, ids=lambda spoil: spoil.__name__)
+def test_the_v_curve_of_a_wrong_gradient_does_not_fall(case, spoil):
+    right = verify.check(*case)
+    assert len(right.curves) == 3
+    np.testing.assert_allclose([curve.order for curve in right.curves], 2, atol=0.05)
+    assert all(curve.errors.min() < 1e-8 * abs(curve.slope) for curve in right.curves)
+
+    def backward(*arguments, **settings):
+        return spoil(copied(network.backward(*arguments, **settings)))
+
+    wrong = verify.check(*case, backward=backward)
+    assert all(curve.order < 1 for curve in wrong.curves)
+    named = [row for row in wrong.failures if row.name.startswith("V-curve")]
+    assert len(named) == 3
+    assert "V-curve, random direction 1" in str(wrong).splitlines()[-1]
+
+
+def test_errors_are_looked_for_where_they_matter_most(rng):
+    """Along the Hessian's eigenvectors at both ends, which are those of the whole matrix of second derivatives."""
+    mlp = fastmlp.MLP([3, 4, 2], rng=0, hidden_activation="tanh", penalty=fastmlp.Penalty(l2=0.01))
+    X, Y = rng.standard_normal((6, 3)), rng.standard_normal((6, 2))
+    report = mlp.verify(X, Y)
+    values = {row.against.split(", ")[1]: row.found for row in report.rows if row.formula == "H v = λ v"}
+    size, f, theta, step = 26, mlp.objective(X, Y), mlp.parameter_vector, 1e-6
+    hessian = np.array([(f(theta + step * e)[1] - f(theta - step * e)[1]) / (2 * step) for e in np.eye(size)])
+    expected = np.linalg.eigvalsh((hessian + hessian.T) / 2)
+    assert values["largest curvature"] == pytest.approx(expected[-1], rel=1e-6)
+    assert values["smallest curvature"] == pytest.approx(expected[0], rel=1e-5)
+    assert [curve.name for curve in report.curves[3:]] == [f"direction of the {name}" for name in values]
+
+
+def test_a_wrong_second_derivative_is_rejected(rng, monkeypatch):
+    right = derivatives.CURVATURES["tanh"]
+    monkeypatch.setitem(derivatives.CURVATURES, "tanh", lambda z, a: 1.01 * right(z, a))
+    mlp = fastmlp.MLP([3, 4, 2], rng=0, hidden_activation="tanh")
+    report = mlp.verify(rng.standard_normal((6, 3)), rng.standard_normal((6, 2)))
+    assert report.failures
+    assert {row.formula for row in report.failures} == {"H v = λ v"}
+
+
+@pytest.mark.skipif(INTERPRETED or CHECKED, reason="SciPy's part is not compiled")
+def test_extremes_of_a_large_network_are_found_by_lanczos(rng, monkeypatch):
+    pytest.importorskip("scipy")
+    mlp = fastmlp.MLP([6, 20, 10, 2], rng=0, hidden_activation="tanh")
+    X, Y = rng.standard_normal((30, 6)), rng.standard_normal((30, 2))
+    assert mlp.parameter_vector.size > curvature.DENSE
+    assert len(mlp.verify(X, Y).curves) == 3  # by default, no SciPy and no waiting
+    report = mlp.verify(X, Y, curvature=True)
+    assert report.ok, report
+    assert len(report.curves) == 5
+    by_lanczos = [row.found for row in report.rows if row.formula == "H v = λ v"]
+    monkeypatch.setattr(curvature, "DENSE", 1000)
+    written_out = [row.found for row in mlp.verify(X, Y, curvature=True).rows if row.formula == "H v = λ v"]
+    np.testing.assert_allclose(by_lanczos, written_out, rtol=1e-4)
+
+
+def test_curvature_without_scipy_and_with_a_loss_of_ones_own(rng, monkeypatch):
+    X, Y = rng.standard_normal((4, 3)), rng.standard_normal((4, 2))
+    monkeypatch.setitem(sys.modules, "scipy.sparse.linalg", None)
+    with pytest.raises(ImportError, match=r"pip install fastmlp\[scipy\]"):
+        fastmlp.MLP([3, 50, 2], rng=0).verify(X, Y, curvature=True)
+
+    def loss(predictions, targets):
+        error = predictions - targets
+        return float((error**2).mean()), 2 * error / error.size
+
+    mlp = fastmlp.MLP([3, 4, 2], loss=loss, rng=0)
+    with pytest.raises(ValueError, match="second derivative"):
+        mlp.verify(X, Y, curvature=True)
+    assert mlp.verify(X, Y).ok
+    with pytest.raises(TypeError, match="curvature"):
+        mlp.verify(X, Y, curvature="yes")
+
+
+def test_the_gradient_of_the_input_is_checked_too(case, rng):
+    parameters, X, Y = case
+    dX = network.backward_from(
+        parameters, network.forward(parameters, X), _output_gradient(parameters, X, Y), activations=_names()
+    ).of_entering[0]
+    gradients = network.backward(parameters, network.forward(parameters, X), Y)
+    for spoiled, ok in ((0.0, True), (1e-9, False)):
+        wrong = dX.copy()
+        wrong[1, 2] += spoiled
+        report = verify.check(*case, computed=verify.Computed(gradients, np.dtype(np.float64), wrong))
+        assert report.ok == ok
+        assert {row.name for row in report.failures} == (set() if ok else {"dX"})
+
+
+def _names():
+    return network.original_activations(3)
+
+
+def _output_gradient(parameters, X, Y):
+    return network.output_gradient(network.forward(parameters, X), Y)
 
 
 def test_report_is_read_by_a_person(case):
