@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastmlp import checks, files, rows, settings, training
 from fastmlp.kernels import optimizers
 from fastmlp.metrics import Metric
+from fastmlp.monitor import Monitor, Step
 
 Array = NDArray[Any]
 
@@ -39,7 +40,8 @@ def _norm(vector: Array) -> float:
     """Euclidean length, in float64, a part at a time that stays in the cache."""
     # not by np.linalg.norm: its threads, OpenBLAS's, go on waiting busily and take the processors from ours
     parts = (vector[start : start + _AT_ONCE] for start in range(0, vector.size, _AT_ONCE))
-    return math.sqrt(sum(float(np.square(part, dtype=np.float64).sum()) for part in parts))
+    with np.errstate(over="ignore"):  # of a run that diverges, it is infinite
+        return math.sqrt(sum(float(np.square(part, dtype=np.float64).sum()) for part in parts))
 
 
 class Trainee:
@@ -61,11 +63,29 @@ class Trainee:
         self._is_ready = rows.is_ready(X, mlp._dtype) and rows.is_ready(targets.values, mlp._dtype)
         self._pages = rows.MappedPages(X, targets.values)
         self.history = training.History()
+        self._monitor = Monitor(mlp, X, targets, plan.rows) if plan.monitor else None
+        self._last_step: Step | None = None
         if plan.checkpoint is not None and plan.checkpoint.resume and os.path.exists(plan.checkpoint.path):
             self._resume(plan.checkpoint.path)
+        if self._monitor is not None:
+            known = {"activations": self._monitor.activations, "constant": self._monitor.constant}
+            self.history.monitored_network = known
 
     def take_steps(self, order: NDArray[np.int64], first: int, n_steps: int, total: float) -> tuple[float, int]:
-        """Take them, a part at a time where the data are a large mapped file."""
+        """Take them; for the monitor, the last one of an epoch by itself, and the parameters before it noted."""
+        size = self._run.batch_size
+        last = first + (n_steps - 1) * size
+        if self._monitor is None or last + size < self._run.n_rows:
+            return self._take_steps(order, first, n_steps, total)
+        total, taken = self._take_steps(order, first, n_steps - 1, total) if n_steps > 1 else (total, 0)
+        if taken < n_steps - 1:
+            return total, taken
+        self._last_step = Step(self._run.rows(order, last), self._mlp._vector.copy())
+        total, last_taken = self._take_steps(order, last, 1, total)
+        return total, taken + last_taken
+
+    def _take_steps(self, order: NDArray[np.int64], first: int, n_steps: int, total: float) -> tuple[float, int]:
+        """Take steps, a part at a time where the data are a large mapped file."""
         mlp, size = self._mlp, self._run.batch_size
         if mlp._loss == "own":
             return mlp._run_own_steps(self._X, self._targets, order, first, n_steps, self._run, total)
@@ -122,7 +142,10 @@ class Trainee:
             data = (self._X, self._targets) if self._plan.rows is None else self._training_part(self._plan.rows)
             found = self._metrics_of(*data)
         of_held = self._metrics_of(*self._held) if self._held is not None and self._metrics else {}
-        return training.EpochEnd(rate, norm, held_loss, found, of_held)
+        monitored = None
+        if self._monitor is not None and self._last_step is not None:
+            monitored = self._monitor.measure(self._last_step, rate, self._run.optimizer)
+        return training.EpochEnd(rate, norm, held_loss, found, of_held, monitored)
 
     def _training_part(self, chosen: NDArray[np.int64]) -> tuple[Array, checks.Targets]:
         dtype = self._mlp._dtype

@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.diagnosis import Diagnosis, Measured, Watched, diagnose
 from fastmlp.settings import Checkpoint, EarlyStopping, ReduceOnPlateau
 
 _SECONDS_PER_CALL = 0.05
@@ -43,6 +44,26 @@ class History:
     """The epoch, from 1, with the lowest validation loss (training loss without validation)."""
     stopped: str = ""
     """Why training ended, in words."""
+    monitored: list[dict[str, Any]] = field(default_factory=list)
+    """What the monitor measured after each epoch, as :class:`fastmlp.diagnosis.Measured` has it; empty without."""
+    monitored_network: dict[str, Any] = field(default_factory=dict)
+    """What it knows of the network and the data."""
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        """What is wrong with the run, in words; ``print`` it.
+
+        Raises
+        ------
+        RuntimeError
+            If the run was not monitored.
+        """
+        if not self.monitored_network:
+            raise RuntimeError("there is no diagnosis: fit(..., monitor=True) makes one")
+        measured = [Measured(**record) for record in self.monitored]
+        return diagnose(
+            Watched(measured, self.loss, self.validation_loss, stopped=self.stopped, **self.monitored_network)
+        )
 
     @property
     def n_epochs(self) -> int:
@@ -71,6 +92,7 @@ class EpochEnd(NamedTuple):
     validation_loss: float | None
     metrics: dict[str, float]
     validation_metrics: dict[str, float]
+    monitored: Measured | None
 
 
 class Trainee(Protocol):
@@ -120,6 +142,7 @@ class Plan:
     plateau: ReduceOnPlateau | None = None
     callbacks: Sequence[Callable[[History], object]] = ()
     checkpoint: Checkpoint | None = None
+    monitor: bool = False
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """The rows of an epoch, one after the other; empty where they are taken as they stand.
@@ -177,6 +200,8 @@ def _note(history: History, loss: float, measured: EpochEnd) -> None:
             lists.setdefault(name, []).append(value)
     history.learning_rate.append(measured.learning_rate)
     history.gradient_norm.append(measured.gradient_norm)
+    if measured.monitored is not None:
+        history.monitored.append(asdict(measured.monitored))
 
 
 class _Patience:
