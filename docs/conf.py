@@ -128,6 +128,12 @@ def _example(app: Sphinx, page: str, content: list[str]) -> None:
         content[0] = notebook.read_text(encoding="utf-8").replace("](../docs/", "](../")
 
 
+def _example_sources(app: Sphinx, _error: Exception | None) -> None:
+    """Show the notebook, too, where a reader asks for the source of its page."""
+    for shown in Path(app.outdir, "_sources", "examples").glob("*.md.txt"):
+        shown.write_bytes((_EXAMPLES / shown.stem).read_bytes())
+
+
 def _compile(_app: Sphinx) -> None:
     """Compile before the pages are run: none of them is about that."""
     for dtype in ("float64", "float32"):
@@ -138,6 +144,7 @@ def setup(app: Sphinx) -> None:
     """Add the renderer of formulas, and what is done before."""
     app.connect("builder-inited", _compile)
     app.connect("source-read", _example)
+    app.connect("build-finished", _example_sources)
     app.connect("autodoc-process-docstring", _tidy)
     app.connect("autodoc-skip-member", _skip)
     app.add_html_math_renderer("mathml", (_visit_math, None), (_visit_math_block, None))
