@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -19,6 +20,8 @@ from sphinx.util import logging
 import fastmlp
 
 _LOGGER = logging.getLogger(__name__)
+
+_EXAMPLES = Path(__file__).parent.parent / "examples"
 
 project = "fastmlp"
 author = "the fastmlp developers"
@@ -113,6 +116,24 @@ def _skip(_app: Sphinx, _what: str, _name: str, member: Any, _skip: bool, _optio
     return True if str(getattr(member, "__doc__", "")).startswith("Alias for field number") else None
 
 
+def _example(app: Sphinx, page: str, content: list[str]) -> None:
+    """Put a notebook of the folder ``examples`` in the place of the page that stands for it here.
+
+    Sphinx reads pages in its own folder only, and what a page includes is not run.
+    """
+    folder, _, name = page.rpartition("/")
+    if folder == "examples":
+        notebook = _EXAMPLES / f"{name}.md"
+        app.env.note_dependency(notebook)
+        content[0] = notebook.read_text(encoding="utf-8").replace("](../docs/", "](../")
+
+
+def _example_sources(app: Sphinx, _error: Exception | None) -> None:
+    """Show the notebook, too, where a reader asks for the source of its page."""
+    for shown in Path(app.outdir, "_sources", "examples").glob("*.md.txt"):
+        shown.write_bytes((_EXAMPLES / shown.stem).read_bytes())
+
+
 def _compile(_app: Sphinx) -> None:
     """Compile before the pages are run: none of them is about that."""
     for dtype in ("float64", "float32"):
@@ -122,6 +143,8 @@ def _compile(_app: Sphinx) -> None:
 def setup(app: Sphinx) -> None:
     """Add the renderer of formulas, and what is done before."""
     app.connect("builder-inited", _compile)
+    app.connect("source-read", _example)
+    app.connect("build-finished", _example_sources)
     app.connect("autodoc-process-docstring", _tidy)
     app.connect("autodoc-skip-member", _skip)
     app.add_html_math_renderer("mathml", (_visit_math, None), (_visit_math_block, None))
