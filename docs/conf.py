@@ -137,7 +137,7 @@ def _example_sources(app: Sphinx, _error: Exception | None) -> None:
 def _compile(_app: Sphinx) -> None:
     """Compile before the pages are run: none of them is about that."""
     for dtype in ("float64", "float32"):
-        fastmlp.warm_up(dtype)
+        fastmlp.warm_up(dtype, derivatives=True)
 
 
 def setup(app: Sphinx) -> None:

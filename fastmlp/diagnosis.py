@@ -12,6 +12,7 @@ References
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -117,7 +118,9 @@ class Diagnosis:
         lines = [*self._table(), ""]
         if self.ok:
             return "\n".join([*lines, f"Nothing wrong was found in {len(self.measured)} epochs."])
-        return "\n".join([*lines, *(str(finding) for finding in self.findings)])
+        for finding in self.findings:
+            lines += textwrap.wrap(str(finding), _WIDTH, subsequent_indent="    ")
+        return "\n".join(lines)
 
     def _table(self) -> Iterator[str]:
         """Predicted and observed change by each epoch's last step; the middle of a long run is left out."""
@@ -135,7 +138,7 @@ class Diagnosis:
             yield (f"{k + 1:>6}{m.loss:>14.6g}{m.first_order:>13.3e}{second:>13}{m.observed:>13.3e}{curvature:>12}")
 
 
-_SHOWN = 10
+_SHOWN, _WIDTH = 10, 88
 
 
 def diagnose(watched: Watched) -> Diagnosis:

@@ -222,7 +222,7 @@ class MLP:
         self._limited = 1.0  # by what the last gradient was multiplied, to limit its norm
         self._block = simd.VECTORS * (simd.VECTOR_BYTES // self._dtype.itemsize)
         self._lock = threading.RLock()
-        self._paces: dict[int, threads.Pace] = {}  # by batch size
+        self._paces: dict[int, threads.Pace] = {}  # by batch size; of gradients alone by its negative
         self._free: list[Workspace] = []  # list.append and list.pop are atomic
         self._prepared: _Prepared | None = None
         self._version = 0  # of the parameters: how often they have changed
@@ -541,8 +541,9 @@ class MLP:
             return self._own_loss_and_gradients(X, targets, dropped)
         vector = np.full_like(self._vector, np.nan)  # what remains if the loss is not finite
         workspace, count = self._borrow(X.shape[0]), X.shape[0]
+        pace, start = self._pace(-count), time.perf_counter()
         try:
-            n_threads = self._threads(count)
+            n_threads = pace.n_threads
             crew, *others = self._of(workspace, n_threads)
             status, total, _ = workspace.train(
                 crew, network.ALL_PASSES, *others, vector, vector, rows.flat(X), rows.flat(targets.values),
@@ -551,6 +552,9 @@ class MLP:
             )  # fmt: skip
         finally:
             self._free.append(workspace)
+        if len(pace.candidates) > 1:
+            with self._lock:  # others may be here at the same time
+                pace.tell(time.perf_counter() - start, 1)
         self._raise_for(status, X=X, Y=targets.values)
         return total / targets.total_weight(count), Gradients(self._pairs(vector), vector)
 
@@ -1541,14 +1545,15 @@ class MLP:
         """Operations of a training step, counted as if they were float32."""
         return 6 * self._multiplications * n_samples * self._dtype.itemsize // 4
 
-    def _pace(self, batch_size: int) -> threads.Pace:
-        """What is known of the speed of training steps with such batches."""
-        pace = self._paces.get(batch_size)
+    def _pace(self, kind: int) -> threads.Pace:
+        """What is known of the speed of training steps with batches of so many samples; if negative, of gradients."""
+        pace = self._paces.get(kind)
         if pace is None:
-            first = self._threads(batch_size)
-            measure = self.config["n_threads"] is None and (_MEASURE_FROM < self._operations(batch_size) < _MEASURE_TO)
+            operations = self._operations(abs(kind))
+            first = self._threads(abs(kind))
+            measure = self.config["n_threads"] is None and (_MEASURE_FROM < operations < _MEASURE_TO)
             numbers = threads.candidates(first, jit.max_threads()) if measure else (first,)
-            pace = self._paces[batch_size] = threads.Pace(numbers)
+            pace = self._paces[kind] = threads.Pace(numbers)
         return pace
 
     def _raise_for(self, status: int, **arrays: Array) -> None:

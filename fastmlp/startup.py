@@ -10,8 +10,8 @@ from fastmlp.mlp import MLP
 from fastmlp.settings import SGD
 
 
-def warm_up(dtype: DTypeLike = np.float64) -> None:
-    """Compile everything that networks of one dtype need, or find it in the cache.
+def warm_up(dtype: DTypeLike = np.float64, *, derivatives: bool = False) -> None:
+    """Compile everything that training and prediction of one dtype need, or find it in the cache.
 
     It takes some 20 seconds where nothing is cached, and about one where all is. Later processes that use the same
     cache (``NUMBA_CACHE_DIR``) on the same kind of processor then start at once.
@@ -20,6 +20,8 @@ def warm_up(dtype: DTypeLike = np.float64) -> None:
     ----------
     dtype : dtype
         float64 or float32.
+    derivatives : bool
+        Whether ``input_gradient``, ``per_sample_gradients`` and ``jacobian`` are to be compiled too: seconds more.
 
     Raises
     ------
@@ -42,3 +44,7 @@ def warm_up(dtype: DTypeLike = np.float64) -> None:
             mlp.train_step(X, X, optimizer=step)
         mlp.forward(X)
         mlp.update(mlp.backward(X), "sgd")
+        if derivatives:
+            mlp.jacobian(X)
+            mlp.input_gradient(X, X)
+            mlp.per_sample_gradients(X, X)
