@@ -237,6 +237,16 @@ class Workspace:
             call.set(*arguments)
         return call
 
+    @property
+    def block(self) -> int:
+        """Samples of a block."""
+        return self._block
+
+    def features(self, layer: int, inputs: int) -> NDArray[np.floating]:
+        """What enters a layer in feature blocks, as an array ``[i // B, n, i % B]``."""
+        place, size = self.plan[layer, network.X_FEATURES], round_up(inputs, self._block) * self.capacity
+        return self.arena[place : place + size].reshape(-1, self.capacity, self._block)
+
     def view(self, place: int, features: int, samples: int) -> NDArray[np.floating]:
         """What stands sample-blocked at a place of the arena, as an array ``[n // B, i, n % B]``."""
         blocks = -(-samples // self._block)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from fastmlp import verify as proof
 from fastmlp.buffers import Objective, Workspace, aligned
 from fastmlp.kernels import calls, derivatives, jit, layout, network, optimizers, simd
 from fastmlp.metrics import as_metrics
+from fastmlp.moved import MovedPass
 from fastmlp.oracle import derivatives as oracle_derivatives
 from fastmlp.oracle import dropout as oracle_dropout
 from fastmlp.oracle import network as oracle
@@ -222,7 +224,7 @@ class MLP:
         self._limited = 1.0  # by what the last gradient was multiplied, to limit its norm
         self._block = simd.VECTORS * (simd.VECTOR_BYTES // self._dtype.itemsize)
         self._lock = threading.RLock()
-        self._paces: dict[int, threads.Pace] = {}  # by batch size; of gradients alone by its negative
+        self._paces: dict[tuple[str, int], threads.Pace] = {}  # by the kind of work and its samples
         self._free: list[Workspace] = []  # list.append and list.pop are atomic
         self._prepared: _Prepared | None = None
         self._version = 0  # of the parameters: how often they have changed
@@ -437,10 +439,10 @@ class MLP:
     def _forward(self, X: Array, dropped: int = network.NOTHING_DROPPED) -> None:
         count = X.shape[0]
         workspace = self._borrow(count)
-        n_threads = self._threads(count)
-        status = network.forward(  # type: ignore[no-untyped-call]
-            *self._of(workspace, n_threads), rows.flat(X), _NO_ORDER, 0, count, dropped, run=workspace.train
-        )
+        with self._measured("forward", count) as n_threads:
+            status = network.forward(  # type: ignore[no-untyped-call]
+                *self._of(workspace, n_threads), rows.flat(X), _NO_ORDER, 0, count, dropped, run=workspace.train
+            )
         if status == network.X_NOT_FINITE:  # a loss, or a penalty, is none of this pass
             self._free.append(workspace)
             raise checks.not_finite("X", X)
@@ -500,11 +502,11 @@ class MLP:
         self, workspace: Workspace, count: int, targets: checks.Targets, dropped: int = network.NOTHING_DROPPED
     ) -> tuple[float, Gradients]:
         vector = np.full_like(self._vector, np.nan)  # what remains if the loss is not finite
-        n_threads = self._threads(count)
-        status, loss = network.backward(  # type: ignore[no-untyped-call]
-            *self._of(workspace, n_threads), rows.flat(targets.values), targets.labels, targets.weights, _NO_ORDER, 0,
-            count, dropped, vector, run=workspace.train,
-        )  # fmt: skip
+        with self._measured("backward", count) as n_threads:
+            status, loss = network.backward(  # type: ignore[no-untyped-call]
+                *self._of(workspace, n_threads), rows.flat(targets.values), targets.labels, targets.weights,
+                _NO_ORDER, 0, count, dropped, vector, run=workspace.train,
+            )  # fmt: skip
         self._raise_for(status, Y=targets.values)
         return loss, Gradients(self._pairs(vector), vector)
 
@@ -541,20 +543,14 @@ class MLP:
             return self._own_loss_and_gradients(X, targets, dropped)
         vector = np.full_like(self._vector, np.nan)  # what remains if the loss is not finite
         workspace, count = self._borrow(X.shape[0]), X.shape[0]
-        pace, start = self._pace(-count), time.perf_counter()
-        try:
-            n_threads = pace.n_threads
+        with self._measured("gradient", count) as n_threads:
             crew, *others = self._of(workspace, n_threads)
             status, total, _ = workspace.train(
                 crew, network.ALL_PASSES, *others, vector, vector, rows.flat(X), rows.flat(targets.values),
                 targets.labels, targets.weights, _NO_ORDER, count, count, 0, 1, optimizers.NO_UPDATE,
                 network.NO_SETTINGS, dropped + 1, 0.0,
             )  # fmt: skip
-        finally:
-            self._free.append(workspace)
-        if len(pace.candidates) > 1:
-            with self._lock:  # others may be here at the same time
-                pace.tell(time.perf_counter() - start, 1)
+        self._free.append(workspace)
         self._raise_for(status, X=X, Y=targets.values)
         return total / targets.total_weight(count), Gradients(self._pairs(vector), vector)
 
@@ -701,13 +697,12 @@ class MLP:
     ) -> None:
         """Run one of the kernels that take a batch forward and back and write what each sample has by itself."""
         count = X.shape[0]
-        workspace, n_threads = self._borrow(count), self._threads(count)
+        workspace = self._borrow(count)
         given = [] if targets is None else [rows.flat(targets.values), targets.labels, targets.weights]
-        try:
+        with self._measured(kernel.__name__, count) as n_threads:
             _, *buffers = self._of(workspace, n_threads)
             status = kernel(*buffers, rows.flat(X), *given, _NO_ORDER, count, output.reshape(-1), n_threads=n_threads)
-        finally:
-            self._free.append(workspace)
+        self._free.append(workspace)
         self._raise_for(status, X=X, Y=X if targets is None else targets.values)
 
     def hessian_vector_product(
@@ -733,8 +728,8 @@ class MLP:
         Returns
         -------
         ndarray of shape (n_parameters,)
-            How the gradient changes as the parameters move along the direction. The oracle computes it, in NumPy and
-            float64. Where relu or a loss has a kink it is the second derivative beside it.
+            How the gradient changes as the parameters move along the direction. Where relu or a loss has a kink it
+            is the second derivative beside it.
 
         Raises
         ------
@@ -757,18 +752,29 @@ class MLP:
         True
         """
         X, targets = self._data(X, Y, sample_weight)
-        vector = self._checked_vector("direction", direction).astype(np.float64)
+        vector = self._checked_vector("direction", direction)
         if self._loss == "own":
             raise ValueError(
                 "hessian_vector_product needs a loss whose second derivative is known; got one of your own"
             )
-        net = self._as_oracle(X, targets)
-        products = oracle_derivatives.hessian_vector_product(
-            net.parameters, net.X, net.Y, self._pairs(vector), activations=net.activations, loss=net.loss,
-            sample_weight=net.sample_weight, penalty=net.penalty,
-        )  # fmt: skip
         product = np.empty_like(self._vector)
-        self._flatten(products, product)
+        with self._lock:
+            self._forward(X)
+            workspace, count = self._last_pass()
+            self._backward(workspace, count, targets)
+            with self._measured("moved", count) as n_threads:
+                moved_pass = MovedPass(workspace, self._pairs(self._vector), self._pairs(vector), count, n_threads)
+                last = oracle.ForwardPass(*([part] for part in moved_pass.output()))
+                RdZ = oracle_derivatives.output_gradient_moved(
+                    last, moved_pass.forward(), targets.as_rows(self._sizes[-1]).T.astype(np.float64),
+                    activation=self._activations[-1], loss=self._oracle_loss(),
+                    sample_weight=targets.weights if targets.weights.size else None,
+                )[1]  # fmt: skip
+                moved_pass.backward(RdZ, self._pairs(product))
+        o = self._objective
+        for pair, along in zip(self._pairs(product), self._pairs(vector), strict=True):
+            pair.weights[...] += o.l2 * along.weights
+            pair.biases[...] += o.l2 * along.biases if o.biases else 0
         return product
 
     # -- a loss of the user's own ----------------------------------------------------------------------------------
@@ -1456,20 +1462,24 @@ class MLP:
             extremes=extremes,
         )
 
+    def _oracle_loss(self) -> Any:
+        """The loss as the oracle has it, with its setting."""
+        o = self._objective
+        if o.loss is None:
+            return _own_in_columns(self.config["loss"])
+        return LOSSES[o.loss]._replace(setting=None if LOSSES[o.loss].setting is None else o.setting)
+
     def _as_oracle(self, X: Array, targets: checks.Targets) -> proof.Network:
         """The whole network and its data as the oracle has them."""
         o = self._objective
-        if o.loss is None:
-            loss, Y = _own_in_columns(self.config["loss"]), targets.values.T
-        else:
-            loss = LOSSES[o.loss]._replace(setting=None if LOSSES[o.loss].setting is None else o.setting)
-            Y = targets.as_rows(self._sizes[-1]).T.astype(np.float64)
+        own = o.loss is None
+        Y = targets.values.T if own else targets.as_rows(self._sizes[-1]).T.astype(np.float64)
         return proof.Network(
             self._pairs(self._vector.astype(np.float64)),
             X.T.astype(np.float64),
             Y,  # type: ignore[arg-type] # a loss of one's own takes whatever targets it likes
             list(self._activations),
-            loss,
+            self._oracle_loss(),
             targets.weights if targets.weights.size else None,
             oracle.Penalty(o.l1, o.l2, o.biases),
         )
@@ -1545,15 +1555,23 @@ class MLP:
         """Operations of a training step, counted as if they were float32."""
         return 6 * self._multiplications * n_samples * self._dtype.itemsize // 4
 
-    def _pace(self, kind: int) -> threads.Pace:
-        """What is known of the speed of training steps with batches of so many samples; if negative, of gradients."""
-        pace = self._paces.get(kind)
+    @contextmanager
+    def _measured(self, kind: str, count: int) -> Iterator[int]:
+        """How many threads work of this kind on so many samples gets, whose time is taken."""
+        pace, start = self._pace(count, kind), time.perf_counter()
+        yield pace.n_threads
+        if len(pace.candidates) > 1:
+            with self._lock:  # others may be here at the same time
+                pace.tell(time.perf_counter() - start, 1)
+
+    def _pace(self, count: int, kind: str = "step") -> threads.Pace:
+        """What is known of the speed of work of one kind on so many samples."""
+        pace = self._paces.get((kind, count))
         if pace is None:
-            operations = self._operations(abs(kind))
-            first = self._threads(abs(kind))
+            operations, first = self._operations(count), self._threads(count)
             measure = self.config["n_threads"] is None and (_MEASURE_FROM < operations < _MEASURE_TO)
             numbers = threads.candidates(first, jit.max_threads()) if measure else (first,)
-            pace = self._paces[kind] = threads.Pace(numbers)
+            pace = self._paces[kind, count] = threads.Pace(numbers)
         return pace
 
     def _raise_for(self, status: int, **arrays: Array) -> None:

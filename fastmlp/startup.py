@@ -21,7 +21,7 @@ def warm_up(dtype: DTypeLike = np.float64, *, derivatives: bool = False) -> None
     dtype : dtype
         float64 or float32.
     derivatives : bool
-        Whether ``input_gradient``, ``per_sample_gradients`` and ``jacobian`` are to be compiled too: seconds more.
+        Whether the derivatives beside the gradient are to be compiled too, such as ``jacobian``: seconds more.
 
     Raises
     ------
@@ -48,3 +48,4 @@ def warm_up(dtype: DTypeLike = np.float64, *, derivatives: bool = False) -> None
             mlp.jacobian(X)
             mlp.input_gradient(X, X)
             mlp.per_sample_gradients(X, X)
+            MLP([1, 1, 1], dtype=dtype, rng=0, n_threads=n_threads).hessian_vector_product(X, X, np.ones(4))

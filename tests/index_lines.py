@@ -54,7 +54,7 @@ MATHEMATICS: dict[str, Function] = {
 }
 """The functions whose meaning does not depend on where they stand."""
 
-GIVEN = ["f", "f'", "cut", "pinball", "pinball'", "smooth"]
+GIVEN = ["f", "f'", "f''", "cut", "pinball", "pinball'", "smooth"]
 """Functions whose meaning is told where the formula is executed: an activation and its slope; pieces of losses that
 have a setting."""
 
@@ -221,7 +221,7 @@ def _all_parts(expression: Expression) -> Iterator[Expression]:
 # parsing
 
 
-_TOKEN = re.compile(r"\s*(Σ_[A-Za-z]|[A-Za-z]+\d*'?|\d+(?:\.\d+)?|[][()+\-/^,=])")
+_TOKEN = re.compile(r"\s*(Σ_[A-Za-z]|[A-Za-z]+\d*'{0,2}|\d+(?:\.\d+)?|[][()+\-/^,=])")
 
 
 def parse(text: str) -> Formula:

@@ -103,6 +103,9 @@ ARGUMENTS = {
     "dropout.drop": ("A", "m"),
     "derivatives.by_sample": ("X", "dZ"),
     "derivatives.softmax_backward": ("A", "dA"),
+    "derivatives.affine_moved": ("W", "V", "v", "X", "RX"),
+    "derivatives.affine_backward_moved": ("W", "V", "X", "RX", "dZ", "RdZ"),
+    "derivatives.activate_backward_moved": ("Z", "A", "dA", "RZ", "RdA"),
     "network.loss_value": ("W", "b", "X", "Y", "L", "s"),
 }
 """What each function is given. Its formulas may name these arrays, and no others."""
@@ -110,6 +113,7 @@ ARGUMENTS = {
 VARIANTS = {
     "layer.activate": list(ACTIVATIONS),
     "layer.activate_backward": list(ACTIVATIONS),
+    "derivatives.activate_backward_moved": list(ACTIVATIONS),
     "network.loss_value": list(LOSSES),
 }
 """The activations or losses with which a function is tried; a function that is not named here has just one variant."""
@@ -128,10 +132,16 @@ def draw_arguments(function: str, variant: str, sizes: Sizes) -> Arrays:
         "Y": rng.uniform(0, 1, (outputs, samples)),
         "dA": rng.standard_normal((outputs, samples)),
         "dZ": rng.standard_normal((outputs, samples)),
+        "V": rng.standard_normal((outputs, inputs)),
+        "v": rng.standard_normal(outputs),
+        "RX": rng.standard_normal((inputs, samples)),
+        "RZ": rng.standard_normal((outputs, samples)),
+        "RdZ": rng.standard_normal((outputs, samples)),
+        "RdA": rng.standard_normal((outputs, samples)),
         "s": rng.dirichlet(np.ones(samples)),
         "m": oracle_dropout.mask(*DROPOUT, outputs, samples),
     }
-    if function == "layer.activate_backward":
+    if function in ("layer.activate_backward", "derivatives.activate_backward_moved"):
         drawn["A"] = ACTIVATIONS[variant].function(drawn["Z"])
     if function == "network.loss_value":
         forward_pass = forward_through_one_layer(drawn, variant)
@@ -153,6 +163,7 @@ def activation_functions(activation: str) -> dict[str, Function]:
     return {
         "f": lambda z: float(function(np.array(z))),
         "f'": lambda z: float(slope(np.array(z), function(np.array(z)))),
+        "f''": lambda z: float(ACTIVATIONS[activation].curvature(np.array(z), function(np.array(z)))),
     }
 
 
@@ -267,6 +278,43 @@ def kernel_softmax_backward(given: Arrays, _: str) -> Arrays:
     return {"dZ": layout.from_sample_blocks(D, given["A"].shape[1])}
 
 
+def oracle_affine_moved(given: Arrays, _: str) -> Arrays:
+    return {"RZ": oracle_derivatives.affine_moved(**given)}
+
+
+def oracle_affine_backward_moved(given: Arrays, _: str) -> Arrays:
+    return dict(zip(("dX", "RdX", "RdW", "Rdb"), oracle_derivatives.affine_backward_moved(**given), strict=True))
+
+
+def oracle_activate_backward_moved(given: Arrays, activation: str) -> Arrays:
+    return {"RdZ": oracle_derivatives.activate_backward_moved(activation, **given)}
+
+
+def kernel_affine_moved(given: Arrays, _: str) -> Arrays:
+    W, X = given["W"], given["X"]
+    RZ = room_for(np.zeros((W.shape[0], X.shape[1])))
+    kernel_derivatives.affine_moved(W, given["V"], given["v"], sample_blocks(X), sample_blocks(given["RX"]), RZ)
+    return {"RZ": layout.from_sample_blocks(RZ, X.shape[1])}
+
+
+def kernel_affine_backward_moved(given: Arrays, _: str) -> Arrays:
+    W, X = given["W"], given["X"]
+    dX, RdX, RdW, Rdb = room_for(X), room_for(X), np.full_like(W, np.nan), np.full(len(W), np.nan)
+    features = [layout.to_feature_blocks(given[name], simd.block(X)) for name in ("X", "RX")]
+    kernel_derivatives.affine_backward_moved(
+        W, given["V"], *features, sample_blocks(given["dZ"]), sample_blocks(given["RdZ"]), dX, RdX, RdW, Rdb
+    )
+    dX, RdX = (layout.from_sample_blocks(array, X.shape[1]) for array in (dX, RdX))
+    return {"dX": dX, "RdX": RdX, "RdW": RdW, "Rdb": Rdb}
+
+
+def kernel_activate_backward_moved(given: Arrays, activation: str) -> Arrays:
+    RdZ, code = room_for(given["Z"]), kernel_activations.CODES[activation]
+    blocks = [sample_blocks(given[name]) for name in ("Z", "A", "dA", "RZ", "RdA")]
+    kernel_derivatives.activate_backward_moved(code, *blocks, RdZ)
+    return {"RdZ": layout.from_sample_blocks(RdZ, given["Z"].shape[1])}
+
+
 def oracle_loss_value(given: Arrays, loss: str) -> Arrays:
     forward_pass = forward_through_one_layer(given, loss)
     value = oracle_network.loss_value(forward_pass, given["Y"], loss=loss, sample_weight=3 * given["s"])
@@ -276,6 +324,9 @@ def oracle_loss_value(given: Arrays, loss: str) -> Arrays:
 ORACLE: dict[str, Call] = {
     "derivatives.by_sample": oracle_by_sample,
     "derivatives.softmax_backward": oracle_softmax_backward,
+    "derivatives.affine_moved": oracle_affine_moved,
+    "derivatives.affine_backward_moved": oracle_affine_backward_moved,
+    "derivatives.activate_backward_moved": oracle_activate_backward_moved,
     "dropout.drop": oracle_drop,
     "layer.affine": oracle_affine,
     "layer.affine_backward": oracle_affine_backward,
@@ -395,6 +446,9 @@ def kernel_loss_value(given: Arrays, loss: str) -> Arrays:
 KERNELS: dict[str, Call] = {
     "derivatives.by_sample": kernel_by_sample,
     "derivatives.softmax_backward": kernel_softmax_backward,
+    "derivatives.affine_moved": kernel_affine_moved,
+    "derivatives.affine_backward_moved": kernel_affine_backward_moved,
+    "derivatives.activate_backward_moved": kernel_activate_backward_moved,
     "dropout.drop": kernel_drop,
     "layer.affine": kernel_affine,
     "layer.affine_sample": kernel_affine_sample,
@@ -408,6 +462,9 @@ KERNELS: dict[str, Call] = {
 
 STRIPS = {
     "dropout.drop_block": "dropout.drop",
+    "derivatives.affine_moved_strip": "derivatives.affine_moved",
+    "derivatives.input_gradient_moved_strip": "derivatives.affine_backward_moved",
+    "activations.curvature_strip": "derivatives.activate_backward_moved",
     "layer.affine_strip": "layer.affine",
     "layer.input_gradient_strip": "layer.affine_backward",
     "layer.weight_gradient_strip": "layer.affine_backward",
@@ -551,7 +608,8 @@ def test_twins_have_the_same_lines(function: str) -> None:
     strips = texts([line for line in KERNEL_LINES if STRIPS.get(function_of(line)) == function])
     assert kernel or strips, f"no kernel has the formulas of {function}"
     assert kernel in (oracle, set())
-    assert strips in (oracle, set())
+    # a kernel that has them all may share strips with others, where some of them stand
+    assert strips <= oracle if kernel else strips == oracle
 
 
 @pytest.mark.parametrize("function", sorted({function_of(line) for line in KERNEL_LINES}))

@@ -21,7 +21,7 @@ FILES = ["activations", "derivatives", "dropout", "layer", "losses", "network", 
 # the machinery around the formulas: not a formula of its own, so it has no twin
 MACHINERY = {
     "dropout": {"drop_block"},
-    "activations": {"activate_strip", "slope_strip"},
+    "activations": {"activate_strip", "curvature_strip", "slope_strip"},
     "layer": {
         "for_every_height", "n_strips", "strip_start", "most_rows",
         "affine_sample", "affine_strip", "input_gradient_strip", "weight_gradient_strip", "bias_gradient_strip",
@@ -37,17 +37,18 @@ MACHINERY = {
         "predict", "predict_alone", "pack", "train", "update",
         "backward_tile", "forward_tile", "loss_of_tile", "n_blocks", "note", "read_samples", "status_of", "weigh",
     },
-    "derivatives": set(),
+    "derivatives": {"affine_moved_strip", "input_gradient_moved_strip"},
 }  # fmt: skip
 
 # which letters an argument's axes have, and which layout a kernel takes it in
 AXES = {
     "W": "ji", "b": "j", "X": "in", "Z": "jn", "A": "jn", "Y": "jn", "L": "n",
     "D": "jn", "dZ": "jn", "dA": "jn", "dX": "in", "dW": "ji", "db": "j",
+    "V": "ji", "v": "j", "RX": "in", "RZ": "jn", "RdZ": "jn", "RdA": "jn", "RdX": "in", "RdW": "ji", "Rdb": "j",
 }  # fmt: skip
 NUMBERS = {"threshold": 0.6, "q": 0.8, "smoothing": 0.1}
 OF_DROPOUT = {"threshold": 5_000_000, "key0": 0x9ABCDEF0, "key1": 3, "step": 2**32 + 7, "layer": 1}
-FEATURE_BLOCKED = {("affine_backward", "X")}
+FEATURE_BLOCKED = {("affine_backward", "X"), ("affine_backward_moved", "X"), ("affine_backward_moved", "RX")}
 
 # pairwise distinct, square, 1, and around the sizes of a tile
 ROWS, BLOCK64, BLOCK32 = simd.ROWS, simd.block(np.empty(0)), simd.block(np.empty(0, np.float32))
@@ -111,7 +112,7 @@ def test_every_activation_loss_and_optimizer_of_the_oracle_has_a_twin():
 # ------------------------------------------------------------------------------------------------------------------
 # kernels over whole arrays: layer.py and losses.py
 
-ARRAY_PAIRS = [pair for pair in pairs() if pair[0] in ("dropout", "layer", "losses")]
+ARRAY_PAIRS = [pair for pair in pairs() if pair[0] in ("dropout", "layer", "losses") or pair[1].endswith("_moved")]
 
 
 def laid_out(name, argument, array):
@@ -181,7 +182,7 @@ def test_kernel_computes_what_the_oracle_does(file, name, kernel, oracle, sizes,
 def test_sums_of_whole_numbers_are_exact(sizes, dtype, rng, n_threads):
     """Every sum of small whole numbers is exact in any order: one term too many, too few or misplaced is seen."""
     for _, name, kernel, oracle in ARRAY_PAIRS:
-        if name in ("affine", "affine_backward", "squared_error"):
+        if name in ("affine", "affine_backward", "affine_moved", "affine_backward_moved", "squared_error"):
 
             def draw(shape):
                 return rng.integers(-8, 9, shape)
@@ -236,7 +237,7 @@ def test_elementwise_kernel_computes_what_the_oracle_does(file, name, kernel, or
     numbers = tuple(float(x) for x in rng.uniform(0.1, 0.9, len(parameters) - len(arrays)))
     data = rng.standard_normal((len(arrays), size)).astype(dtype)
     if "a" in arrays:
-        shorter = name.removesuffix("_slope").removesuffix("onential")
+        shorter = name.removesuffix("_slope").removesuffix("_curvature").removesuffix("onential")
         data[1] = OUTPUT_ACTIVATIONS[shorter].function(data[0].astype(float))
     if "second_moment" in arrays:
         data[arrays.index("second_moment")] **= 2

@@ -8,7 +8,7 @@ import pytest
 import fastmlp
 from conftest import CHECKED, INTERPRETED
 from fastmlp import curvature, verify
-from fastmlp.oracle import derivatives, layer, network
+from fastmlp.oracle import layer, network
 from fastmlp.oracle.activations import ACTIVATIONS, OUTPUT_ACTIVATIONS
 from fastmlp.oracle.losses import LOSSES
 
@@ -167,8 +167,9 @@ def test_errors_are_looked_for_where_they_matter_most(rng):
 
 
 def test_a_wrong_second_derivative_is_rejected(rng, monkeypatch):
-    right = derivatives.CURVATURES["tanh"]
-    monkeypatch.setitem(derivatives.CURVATURES, "tanh", lambda z, a: 1.01 * right(z, a))
+    right = ACTIVATIONS["tanh"]
+    wrong = right._replace(curvature=lambda z, a: 1.01 * right.curvature(z, a))
+    monkeypatch.setitem(OUTPUT_ACTIVATIONS, "tanh", wrong)
     mlp = fastmlp.MLP([3, 4, 2], rng=0, hidden_activation="tanh")
     report = mlp.verify(rng.standard_normal((6, 3)), rng.standard_normal((6, 2)))
     assert report.failures

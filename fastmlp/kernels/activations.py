@@ -1,7 +1,7 @@
-"""Activations on vector registers: the twins of :mod:`fastmlp.oracle.activations`, each beside its slope.
+"""Activations on vector registers, the twins of :mod:`fastmlp.oracle.activations`: each beside slope and curvature.
 
-Compiled code chooses by an integer, once per strip of a tile: adding an activation is adding its two functions, its
-code, and its line in :func:`activate_strip` and in :func:`slope_strip`.
+Compiled code chooses by an integer, once per strip of a tile: adding an activation is adding its three functions, its
+code, and its line in :func:`activate_strip`, in :func:`slope_strip` and in :func:`curvature_strip`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ def identity_slope(z, a):
 
 
 @tile_function
+def identity_curvature(z, a):
+    """``0``."""
+    return fill_like(a, 0.0)
+
+
+@tile_function
 def sigmoid(z):
     """``1 / (1 + exp(-z))``, written with ``exp(-|z|)``, which cannot overflow."""
     e = exp_of_negative(-absolute(z))
@@ -45,6 +51,12 @@ def sigmoid(z):
 def sigmoid_slope(z, a):
     """``a (1 - a)``."""
     return a * (1 - a)
+
+
+@tile_function
+def sigmoid_curvature(z, a):
+    """``a (1 - a) (1 - 2 a)``."""
+    return a * (1 - a) * (1 - 2 * a)
 
 
 @tile_function
@@ -62,6 +74,12 @@ def tanh_slope(z, a):
 
 
 @tile_function
+def tanh_curvature(z, a):
+    """``-2 a (1 - a²)``."""
+    return -2 * a * (1 - a) * (1 + a)
+
+
+@tile_function
 def relu(z):
     """``max(z, 0)``."""
     return maximum(z, 0.0)
@@ -71,6 +89,12 @@ def relu(z):
 def relu_slope(z, a):
     """``1`` where ``a > 0``, else ``0``."""
     return where(a > 0, fill_like(a, 1.0), 0.0)
+
+
+@tile_function
+def relu_curvature(z, a):
+    """``0``."""
+    return fill_like(a, 0.0)
 
 
 @tile_function
@@ -86,6 +110,12 @@ def leaky_relu_slope(z, a):
 
 
 @tile_function
+def leaky_relu_curvature(z, a):
+    """``0``."""
+    return fill_like(a, 0.0)
+
+
+@tile_function
 def elu(z):
     """``z`` where it is positive, else ``exp(z) - 1``."""
     return where(z > 0, z, expm1(minimum(z, 0.0)))
@@ -98,6 +128,12 @@ def elu_slope(z, a):
 
 
 @tile_function
+def elu_curvature(z, a):
+    """``0`` where ``a > 0``, else ``exp(z)``, that is ``1 + a``."""
+    return where(a > 0, 0.0, 1 + a)
+
+
+@tile_function
 def softplus(z):
     """``log(1 + exp(z))``, written with ``exp(-|z|)``, which cannot overflow."""
     return maximum(z, 0.0) + log1p(exp_of_negative(-absolute(z)))
@@ -107,6 +143,13 @@ def softplus(z):
 def softplus_slope(z, a):
     """``sigmoid(z)``, that is ``1 - exp(-a)``."""
     return -expm1(-a)
+
+
+@tile_function
+def softplus_curvature(z, a):
+    """``s (1 - s)`` with ``s = sigmoid(z)``, that is ``1 - exp(-a)``."""
+    s = -expm1(-a)
+    return s * (1 - s)
 
 
 @tile_function
@@ -123,6 +166,13 @@ def silu_slope(z, a):
 
 
 @tile_function
+def silu_curvature(z, a):
+    """``s (1 - s) (2 + z (1 - 2 s))`` with ``s = sigmoid(z)``."""
+    s = sigmoid(z)
+    return s * (1 - s) * (2 + z * (1 - 2 * s))
+
+
+@tile_function
 def gelu(z):
     """``z Φ(z)``, with the normal distribution ``Φ``."""
     return z * normal_distribution(z)
@@ -135,6 +185,12 @@ def gelu_slope(z, a):
 
 
 @tile_function
+def gelu_curvature(z, a):
+    """``φ(z) (2 - z²)``, with the normal density ``φ``."""
+    return normal_density(z) * (2 - z * z)
+
+
+@tile_function
 def exponential(z):
     """``exp(z)``."""
     return exp(z)
@@ -142,6 +198,12 @@ def exponential(z):
 
 @tile_function
 def exponential_slope(z, a):
+    """``a``."""
+    return a
+
+
+@tile_function
+def exponential_curvature(z, a):
     """``a``."""
     return a
 
@@ -218,3 +280,33 @@ def slope_strip(code, Z, z, A, a, dA, dZ, d, count):
     else:
         for k in range(0, count, step):
             store(dZ, d + k, load(dA, d + k) * identity_slope(load(Z, z + k), load(A, a + k)))
+
+
+@inlined_function
+def curvature_strip(code, Z, z, A, a, dA, RZ, D, d, count):
+    """From ``RdA`` to ``RdZ``, both at ``d`` in ``D``, over ``count`` elements; ``dA`` and ``RZ`` stand there too."""
+    # RdZ[j,n] = RdA[j,n] f'(Z[j,n]) + dA[j,n] RZ[j,n] f''(Z[j,n])
+    step = lanes(Z)
+    for k in range(0, count, step):
+        z_k, a_k, moved = load(Z, z + k), load(A, a + k), load(dA, d + k) * load(RZ, d + k)
+        if code == SIGMOID:
+            slope, curvature = sigmoid_slope(z_k, a_k), sigmoid_curvature(z_k, a_k)
+        elif code == TANH:
+            slope, curvature = tanh_slope(z_k, a_k), tanh_curvature(z_k, a_k)
+        elif code == RELU:
+            slope, curvature = relu_slope(z_k, a_k), relu_curvature(z_k, a_k)
+        elif code == LEAKY_RELU:
+            slope, curvature = leaky_relu_slope(z_k, a_k), leaky_relu_curvature(z_k, a_k)
+        elif code == ELU:
+            slope, curvature = elu_slope(z_k, a_k), elu_curvature(z_k, a_k)
+        elif code == SOFTPLUS:
+            slope, curvature = softplus_slope(z_k, a_k), softplus_curvature(z_k, a_k)
+        elif code == SILU:
+            slope, curvature = silu_slope(z_k, a_k), silu_curvature(z_k, a_k)
+        elif code == GELU:
+            slope, curvature = gelu_slope(z_k, a_k), gelu_curvature(z_k, a_k)
+        elif code == EXP:
+            slope, curvature = exponential_slope(z_k, a_k), exponential_curvature(z_k, a_k)
+        else:
+            slope, curvature = identity_slope(z_k, a_k), identity_curvature(z_k, a_k)
+        store(D, d + k, load(D, d + k) * slope + moved * curvature)

@@ -5,11 +5,21 @@ Each sample's result is its own, so that threads take blocks of samples and noth
 
 from __future__ import annotations
 
-from fastmlp.kernels.activations import SOFTMAX, slope_strip
+import numpy as np
+from numba import prange
+
+from fastmlp.kernels.activations import SOFTMAX, curvature_strip, slope_strip
 from fastmlp.kernels.calls import ALONE, CLOSING, OPENING, crew_kernel
 from fastmlp.kernels.crew import share
-from fastmlp.kernels.jit import tile_function
-from fastmlp.kernels.layer import input_gradient_strip, n_strips, strip_start
+from fastmlp.kernels.jit import inlined_function, kernel, tile_function
+from fastmlp.kernels.layer import (
+    bias_gradient_strip,
+    for_every_height,
+    input_gradient_strip,
+    n_strips,
+    strip_start,
+    weight_gradient_strip,
+)
 from fastmlp.kernels.layout import scatter_rows
 from fastmlp.kernels.network import (
     ACTIVATION,
@@ -40,7 +50,7 @@ from fastmlp.kernels.network import (
     status_of,
     weigh,
 )
-from fastmlp.kernels.simd import block, fill, fma, lanes, load, store, store_first
+from fastmlp.kernels.simd import block, column, fill, fma, lanes, load, rank1, store, store_first, store_tile, zeros
 
 
 @tile_function
@@ -169,3 +179,127 @@ def jacobian(me, plan, parameters, arena, report, data, order, samples, output):
                 _input_gradient_tile(plan, parameters, arena, p0, p1)
                 scatter_rows(arena, plan[0, X], inputs, samples, p0, p1, output, j * inputs, outputs * inputs)
     return status_of(plan, arena, samples, report)[0] if me in (ALONE, CLOSING) else 0
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# the second derivative: every line of the forward and the backward pass, moved; over whole arrays
+
+
+@for_every_height
+def affine_moved_strip(rows):
+    """How ``rows`` outputs ``j`` of one block of samples move; places as in ``affine_strip``, ``V`` beside ``W``."""
+
+    @inlined_function
+    def strip(W, V, w, v, b, inputs, X, RX, x, RZ, z):
+        # RZ[j,n] = Σ_i V[j,i] X[i,n] + Σ_i W[j,i] RX[i,n] + v[j]
+        t = column(v, b, rows)
+        for i in range(inputs):
+            t = rank1(t, V, w + i, inputs, X, x + i * block(X))
+            t = rank1(t, W, w + i, inputs, RX, x + i * block(RX))
+        store_tile(t, RZ, z, block(RZ))
+
+    return strip
+
+
+@for_every_height
+def input_gradient_moved_strip(rows):
+    """How the gradient of ``rows`` inputs ``i`` of one block moves; places as in ``input_gradient_strip``."""
+
+    @inlined_function
+    def strip(W, V, w, inputs, outputs, dZ, RdZ, d, RdX, x):
+        # RdX[i,n] = Σ_j V[j,i] dZ[j,n] + Σ_j W[j,i] RdZ[j,n]
+        t = zeros(RdX, rows)
+        for j in range(outputs):
+            t = rank1(t, V, w + j * inputs, 1, dZ, d + j * block(dZ))
+            t = rank1(t, W, w + j * inputs, 1, RdZ, d + j * block(RdZ))
+        store_tile(t, RdX, x, block(RdX))
+
+    return strip
+
+
+@kernel
+def affine_moved(W, V, v, X, RX, RZ):
+    """How the output of ``affine`` moves, if ``W, b`` move by ``V, v`` and ``X`` by ``RX``; all are sample-blocked.
+
+    Parameters
+    ----------
+    W, V : ndarray of shape (outputs, inputs)
+    v : ndarray of shape (outputs,)
+    X, RX : ndarray of shape (blocks, inputs, block)
+    RZ : ndarray of shape (blocks, outputs, block)
+        The result.
+    """
+    # RZ[j,n] = Σ_i V[j,i] X[i,n] + Σ_i W[j,i] RX[i,n] + v[j]
+    blocks, inputs, whole_block = X.shape
+    outputs = W.shape[0]
+    weights, moved = W.reshape(W.size), V.reshape(V.size)
+    x, r_x, z = X.reshape(X.size), RX.reshape(RX.size), RZ.reshape(RZ.size)
+    for p in prange(blocks):
+        for strip in range(n_strips(outputs)):
+            j = strip_start(outputs, strip)
+            rows = strip_start(outputs, strip + 1) - j
+            from_, to = p * inputs * whole_block, (p * outputs + j) * whole_block
+            affine_moved_strip(rows, weights, moved, j * inputs, v, j, inputs, x, r_x, from_, z, to)
+
+
+@kernel
+def affine_backward_moved(W, V, X, RX, dZ, RdZ, dX, RdX, RdW, Rdb):
+    """The gradient ``dX`` of ``affine``, and how its gradients move. ``X`` and ``RX`` are feature-blocked.
+
+    Parameters
+    ----------
+    W, V : ndarray of shape (outputs, inputs)
+    X, RX : ndarray of shape (blocks of inputs, samples in whole blocks, block)
+    dZ, RdZ : ndarray of shape (blocks, outputs, block)
+        Zero in the samples that only fill up the last block.
+    dX, RdX : ndarray of shape (blocks, inputs, block)
+        The results, with two more:
+    RdW : ndarray of shape (outputs, inputs)
+    Rdb : ndarray of shape (outputs,)
+    """
+    # dX[i,n] = Σ_j W[j,i] dZ[j,n]
+    # RdX[i,n] = Σ_j V[j,i] dZ[j,n] + Σ_j W[j,i] RdZ[j,n]
+    # RdW[j,i] = Σ_n RdZ[j,n] X[i,n] + Σ_n dZ[j,n] RX[i,n]
+    # Rdb[j] = Σ_n RdZ[j,n]
+    outputs, inputs = W.shape
+    blocks, _, whole_block = dZ.shape
+    weights, moved, x, r_x = W.reshape(W.size), V.reshape(V.size), X.reshape(X.size), RX.reshape(RX.size)
+    d, r_d = dZ.reshape(dZ.size), RdZ.reshape(RdZ.size)
+    d_inputs, r_inputs, r_weights = dX.reshape(dX.size), RdX.reshape(RdX.size), RdW.reshape(RdW.size)
+    for p in prange(blocks):
+        here = p * outputs * whole_block
+        for strip in range(n_strips(inputs)):
+            i = strip_start(inputs, strip)
+            rows = strip_start(inputs, strip + 1) - i
+            to = (p * inputs + i) * whole_block
+            input_gradient_strip(rows, weights, i, inputs, 0, outputs, d, here, d_inputs, to)
+            input_gradient_moved_strip(rows, weights, moved, i, inputs, outputs, d, r_d, here, r_inputs, to)
+    for task in prange(n_strips(outputs)):
+        # Numba counts a parallel loop in unsigned numbers, to which it does not add signed ones
+        strip = np.int64(task)
+        j = strip_start(outputs, strip)
+        rows = strip_start(outputs, strip + 1) - j
+        for i in range(0, inputs, whole_block):
+            w = j * inputs + i
+            weight_gradient_strip(
+                rows, r_d, j * whole_block, outputs, 0, blocks, False, x, i * X.shape[1], inputs - i, r_weights, w,
+                inputs,
+            )  # fmt: skip
+            weight_gradient_strip(
+                rows, d, j * whole_block, outputs, 0, blocks, True, r_x, i * RX.shape[1], inputs - i, r_weights, w,
+                inputs,
+            )  # fmt: skip
+        bias_gradient_strip(rows, r_d, j * whole_block, outputs, 0, blocks, False, Rdb, j)
+
+
+@kernel
+def activate_backward_moved(activation, Z, A, dA, RZ, RdA, RdZ):
+    """How the gradient ``dZ`` of an activation (its code) moves: with ``dA``, and with the slope."""
+    # RdZ[j,n] = RdA[j,n] f'(Z[j,n]) + dA[j,n] RZ[j,n] f''(Z[j,n])
+    z, a, d_a, r_z = Z.reshape(Z.size), A.reshape(A.size), dA.reshape(dA.size), RZ.reshape(RZ.size)
+    r_a, r_d = RdA.reshape(RdA.size), RdZ.reshape(RdZ.size)
+    size = block(Z)
+    for p in prange(Z.size // size):
+        for k in range(0, size, lanes(Z)):
+            store(r_d, p * size + k, load(r_a, p * size + k))
+        curvature_strip(activation, z, p * size, a, p * size, d_a, r_z, r_d, p * size, size)

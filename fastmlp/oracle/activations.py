@@ -1,7 +1,8 @@
-"""Activations: each ``f(z)`` beside its slope ``f'(z)``.
+"""Activations: each ``f(z)`` beside its slope ``f'(z)`` and its curvature ``f''(z)``.
 
-A slope is given both ``z`` and ``a = f(z)``, because it is often shortest in terms of ``a``. Adding an activation is
-adding the two functions and their line in :data:`ACTIVATIONS`, here and in :mod:`fastmlp.kernels.activations`.
+Slope and curvature are given both ``z`` and ``a = f(z)``, because they are often shortest in terms of ``a``. Adding an
+activation is adding the three functions and their line in :data:`ACTIVATIONS`, here and in
+:mod:`fastmlp.kernels.activations`.
 
 Source: Goodfellow, Bengio & Courville, *Deep Learning*, section 6.3; Bishop, *PRML*, equations 4.88 and 5.59.
 """
@@ -28,6 +29,11 @@ def identity_slope(z: Array, a: Array) -> Array:  # noqa: ARG001 (every slope ha
     return np.ones_like(z)
 
 
+def identity_curvature(z: Array, a: Array) -> Array:  # noqa: ARG001
+    """``0``."""
+    return np.zeros_like(z)
+
+
 def sigmoid(z: Array) -> Array:
     """``1 / (1 + exp(-z))``, written with ``exp(-|z|)``, which cannot overflow.
 
@@ -43,6 +49,11 @@ def sigmoid_slope(z: Array, a: Array) -> Array:  # noqa: ARG001
     return a * (1 - a)
 
 
+def sigmoid_curvature(z: Array, a: Array) -> Array:  # noqa: ARG001
+    """``a (1 - a) (1 - 2 a)``."""
+    return a * (1 - a) * (1 - 2 * a)
+
+
 def tanh(z: Array) -> Array:
     """``(exp(z) - exp(-z)) / (exp(z) + exp(-z))``."""
     return np.tanh(z)
@@ -51,6 +62,11 @@ def tanh(z: Array) -> Array:
 def tanh_slope(z: Array, a: Array) -> Array:  # noqa: ARG001
     """``1 - a²``: Bishop, equation 5.60, written ``(1 - a)(1 + a)``, which loses no digit where ``|a|`` is near 1."""
     return (1 - a) * (1 + a)
+
+
+def tanh_curvature(z: Array, a: Array) -> Array:  # noqa: ARG001
+    """``-2 a (1 - a²)``."""
+    return -2 * a * (1 - a) * (1 + a)
 
 
 def relu(z: Array) -> Array:
@@ -63,6 +79,11 @@ def relu_slope(z: Array, a: Array) -> Array:  # noqa: ARG001
     return np.where(a > 0, 1.0, 0.0)
 
 
+def relu_curvature(z: Array, a: Array) -> Array:  # noqa: ARG001
+    """``0``, at the kink too."""
+    return np.zeros_like(z)
+
+
 def leaky_relu(z: Array) -> Array:
     """``z`` where it is positive, else ``z / 100``: Maas et al. 2013."""
     return np.where(z > 0, z, 0.01 * z)
@@ -71,6 +92,11 @@ def leaky_relu(z: Array) -> Array:
 def leaky_relu_slope(z: Array, a: Array) -> Array:  # noqa: ARG001
     """``1`` where ``a > 0``, else ``1 / 100``; this also at the kink."""
     return np.where(a > 0, 1.0, 0.01)
+
+
+def leaky_relu_curvature(z: Array, a: Array) -> Array:  # noqa: ARG001
+    """``0``, at the kink too."""
+    return np.zeros_like(z)
 
 
 def elu(z: Array) -> Array:
@@ -82,6 +108,11 @@ def elu(z: Array) -> Array:
 def elu_slope(z: Array, a: Array) -> Array:  # noqa: ARG001
     """``1`` where ``a > 0``, else ``exp(z)``, that is ``1 + a``."""
     return 1 + np.minimum(a, 0.0)
+
+
+def elu_curvature(z: Array, a: Array) -> Array:  # noqa: ARG001
+    """``0`` where ``a > 0``, else ``exp(z)``, that is ``1 + a``."""
+    return np.where(a > 0, 0.0, 1 + a)
 
 
 def softplus(z: Array) -> Array:
@@ -96,6 +127,13 @@ def softplus_slope(z: Array, a: Array) -> Array:  # noqa: ARG001
         return -np.expm1(-a)
 
 
+def softplus_curvature(z: Array, a: Array) -> Array:  # noqa: ARG001
+    """``s (1 - s)`` with ``s = sigmoid(z)``, that is ``1 - exp(-a)``."""
+    with np.errstate(under="ignore"):
+        s = -np.expm1(-a)
+        return s * (1 - s)
+
+
 def silu(z: Array) -> Array:
     """``z sigmoid(z)``, also called swish: Elfwing et al. 2018, equation 5."""
     with np.errstate(under="ignore"):
@@ -106,6 +144,13 @@ def silu_slope(z: Array, a: Array) -> Array:
     """``s + a (1 - s)`` with ``s = sigmoid(z)``: Elfwing et al. 2018, equation 7."""
     s = sigmoid(z)
     return s + a * (1 - s)
+
+
+def silu_curvature(z: Array, a: Array) -> Array:  # noqa: ARG001
+    """``s (1 - s) (2 + z (1 - 2 s))`` with ``s = sigmoid(z)``."""
+    with np.errstate(under="ignore"):
+        s = sigmoid(z)
+        return s * (1 - s) * (2 + z * (1 - 2 * s))
 
 
 def normal_distribution(z: Array) -> Array:
@@ -133,6 +178,12 @@ def gelu_slope(z: Array, a: Array) -> Array:  # noqa: ARG001
         return normal_distribution(z) + z * normal_density(z)
 
 
+def gelu_curvature(z: Array, a: Array) -> Array:  # noqa: ARG001
+    """``φ(z) (2 - z²)``, with the normal density ``φ``."""
+    with np.errstate(under="ignore"):
+        return normal_density(z) * (2 - z * z)
+
+
 def exponential(z: Array) -> Array:
     """``exp(z)``, the output that goes with the loss ``poisson``."""
     with np.errstate(under="ignore", over="ignore"):
@@ -144,11 +195,17 @@ def exponential_slope(z: Array, a: Array) -> Array:  # noqa: ARG001
     return a
 
 
+def exponential_curvature(z: Array, a: Array) -> Array:  # noqa: ARG001
+    """``a``."""
+    return a
+
+
 class Activation(NamedTuple):
-    """An elementwise function and its slope, with what :mod:`fastmlp.verify` needs to know of the slope."""
+    """An elementwise function, its slope and its curvature, with what :mod:`fastmlp.verify` needs to know."""
 
     function: Callable[[Array], Array]
     slope: Callable[[Array, Array], Array]
+    curvature: Callable[[Array, Array], Array]
     steepest: float
     """``max |f'(z)|``: how much an error in ``z`` can grow."""
     bend: float
@@ -158,20 +215,22 @@ class Activation(NamedTuple):
 
 
 ACTIVATIONS: dict[str, Activation] = {
-    "identity": Activation(identity, identity_slope, steepest=1.0, bend=0.0),
-    "sigmoid": Activation(sigmoid, sigmoid_slope, steepest=0.25, bend=0.0963),
-    "tanh": Activation(tanh, tanh_slope, steepest=1.0, bend=0.77),
-    "relu": Activation(relu, relu_slope, steepest=1.0, bend=np.inf, has_seam=True),
-    "leaky_relu": Activation(leaky_relu, leaky_relu_slope, steepest=1.0, bend=np.inf, has_seam=True),
-    "elu": Activation(elu, elu_slope, steepest=1.0, bend=1.0, has_seam=True),
-    "softplus": Activation(softplus, softplus_slope, steepest=1.0, bend=0.25),
-    "silu": Activation(silu, silu_slope, steepest=1.1, bend=0.5),
-    "gelu": Activation(gelu, gelu_slope, steepest=1.13, bend=0.8),
+    "identity": Activation(identity, identity_slope, identity_curvature, steepest=1.0, bend=0.0),
+    "sigmoid": Activation(sigmoid, sigmoid_slope, sigmoid_curvature, steepest=0.25, bend=0.0963),
+    "tanh": Activation(tanh, tanh_slope, tanh_curvature, steepest=1.0, bend=0.77),
+    "relu": Activation(relu, relu_slope, relu_curvature, steepest=1.0, bend=np.inf, has_seam=True),
+    "leaky_relu": Activation(
+        leaky_relu, leaky_relu_slope, leaky_relu_curvature, steepest=1.0, bend=np.inf, has_seam=True
+    ),
+    "elu": Activation(elu, elu_slope, elu_curvature, steepest=1.0, bend=1.0, has_seam=True),
+    "softplus": Activation(softplus, softplus_slope, softplus_curvature, steepest=1.0, bend=0.25),
+    "silu": Activation(silu, silu_slope, silu_curvature, steepest=1.1, bend=0.5),
+    "gelu": Activation(gelu, gelu_slope, gelu_curvature, steepest=1.13, bend=0.8),
 }
 """For hidden layers, and for outputs."""
 
 OUTPUT_ACTIVATIONS: dict[str, Activation] = {
     **ACTIVATIONS,
-    "exp": Activation(exponential, exponential_slope, steepest=np.inf, bend=np.inf),
+    "exp": Activation(exponential, exponential_slope, exponential_curvature, steepest=np.inf, bend=np.inf),
 }
 """Those that go with one loss alone beside them: ``exp`` with ``poisson``. (Softmax is not elementwise.)"""

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.oracle import layer, losses, network
-from fastmlp.oracle.activations import normal_density, sigmoid
+from fastmlp.oracle.activations import OUTPUT_ACTIVATIONS, sigmoid
 from fastmlp.oracle.losses import Loss
 from fastmlp.oracle.network import Parameters, Penalty
 
@@ -104,7 +104,36 @@ def softmax_backward(A: Array, dA: Array) -> Array:
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# the second derivative
+# the second derivative: every line of the forward and the backward pass, moved. Where a line has two factors, each
+# moves in its turn.
+
+
+def affine_moved(W: Array, V: Array, v: Array, X: Array, RX: Array) -> Array:
+    """How the output of ``affine`` moves, if ``W, b`` move by ``V, v`` and ``X`` moves by ``RX``."""
+    # RZ[j,n] = Σ_i V[j,i] X[i,n] + Σ_i W[j,i] RX[i,n] + v[j]
+    return V @ X + W @ RX + v[:, np.newaxis]
+
+
+def affine_backward_moved(
+    W: Array, V: Array, X: Array, RX: Array, dZ: Array, RdZ: Array
+) -> tuple[Array, Array, Array, Array]:
+    """The gradient ``dX`` of ``affine``, and how ``dX``, ``dW`` and ``db`` move."""
+    # dX[i,n] = Σ_j W[j,i] dZ[j,n]
+    dX = W.T @ dZ
+    # RdX[i,n] = Σ_j V[j,i] dZ[j,n] + Σ_j W[j,i] RdZ[j,n]
+    RdX = V.T @ dZ + W.T @ RdZ
+    # RdW[j,i] = Σ_n RdZ[j,n] X[i,n] + Σ_n dZ[j,n] RX[i,n]
+    RdW = RdZ @ X.T + dZ @ RX.T
+    # Rdb[j] = Σ_n RdZ[j,n]
+    Rdb = RdZ.sum(axis=1)
+    return dX, RdX, RdW, Rdb
+
+
+def activate_backward_moved(activation: str, Z: Array, A: Array, dA: Array, RZ: Array, RdA: Array) -> Array:
+    """How the gradient ``dZ`` of an activation moves: with ``dA``, and with the slope, that is by the curvature."""
+    # RdZ[j,n] = RdA[j,n] f'(Z[j,n]) + dA[j,n] RZ[j,n] f''(Z[j,n])
+    found = OUTPUT_ACTIVATIONS[activation]
+    return RdA * found.slope(Z, A) + dA * RZ * found.curvature(Z, A)
 
 
 def hessian_vector_product(
@@ -136,31 +165,27 @@ def hessian_vector_product(
     forward_pass = network.forward(parameters, X, activations=activations, masks=masks)
     RX = np.zeros_like(X)
     RZs, RXs = [], []
-    for index, ((W, b), (V, v)) in enumerate(zip(parameters, direction, strict=True)):
-        # Z = affine(W, b, X) has two factors, and each moves in its turn
+    for index, ((W, _), (V, v)) in enumerate(zip(parameters, direction, strict=True)):
         RXs.append(RX)
-        RZ = layer.affine(V, v, forward_pass.entering(index)) + layer.affine(W, np.zeros_like(b), RX)
+        RZ = affine_moved(W, V, v, forward_pass.entering(index), RX)
         RZs.append(RZ)
-        Z, A = forward_pass.pre_activations[index], forward_pass.activations[index + 1]
         if index + 1 < len(parameters):
             # A = activate(Z) moves by its slope, and what is left of it by the mask
+            Z, A = forward_pass.pre_activations[index], forward_pass.activations[index + 1]
             RX = forward_pass.mask(index) * layer.activate_backward(activations[index], Z, A, RZ)
-    dZ, RdZ = _output_gradient_moved(forward_pass, RZs[-1], targets, activations[-1], loss, sample_weight)
+    dZ, RdZ = output_gradient_moved(
+        forward_pass, RZs[-1], targets, activation=activations[-1], loss=loss, sample_weight=sample_weight
+    )
     products: list[Parameters] = []
     for index in reversed(range(len(parameters))):
         W, V, entering = parameters[index][0], direction[index][0], forward_pass.entering(index)
-        dX = layer.affine_backward(W, entering, dZ)[0]
-        # dX, dW, db = affine_backward(W, X, dZ) have two factors too
-        RdX, RdW, Rdb = layer.affine_backward(W, entering, RdZ)
-        of_W, of_X, _ = layer.affine_backward(V, RXs[index], dZ)
-        products.insert(0, Parameters(RdW + of_X, Rdb))
+        dX, RdX, RdW, Rdb = affine_backward_moved(W, V, entering, RXs[index], dZ, RdZ)
+        products.insert(0, Parameters(RdW, Rdb))
         if index > 0:
             below = index - 1
             name, mask = activations[below], forward_pass.mask(below)
             Z, A = forward_pass.pre_activations[below], forward_pass.activations[index]
-            RdZ = layer.activate_backward(name, Z, A, mask * (RdX + of_W))
-            # the slope moves by the curvature
-            RdZ = RdZ + CURVATURES[name](Z, A) * RZs[below] * (mask * dX)
+            RdZ = activate_backward_moved(name, Z, A, mask * dX, RZs[below], mask * RdX)
             dZ = layer.activate_backward(name, Z, A, mask * dX)
     if penalty is None:
         return products
@@ -170,76 +195,26 @@ def hessian_vector_product(
     ]
 
 
-def _output_gradient_moved(
+def output_gradient_moved(
     forward_pass: network.ForwardPass,
     RZ: Array,
     targets: Array,
+    *,
     activation: str,
-    loss: str | Loss,
-    sample_weight: Array | None,
+    loss: str | Loss = "squared_error",
+    sample_weight: Array | None = None,
 ) -> tuple[Array, Array]:
-    """``dZ`` of the last layer, and how it moves with ``Z``."""
+    """``dZ`` of the last layer, and how it moves with ``Z``. Only the last layer's part of the pass is looked at."""
     chosen = losses.chosen(loss)
     Z, A = forward_pass.pre_activations[-1], forward_pass.activations[-1]
     s = network.shares(A.shape[1], sample_weight)
-    dZ = network.output_gradient(
-        forward_pass, targets, activation=activation, loss=chosen, sample_weight=sample_weight
-    )
+    moved = LOSS_CURVATURES[chosen.name]
     if chosen.of_pre_activations:
-        return dZ, s * LOSS_CURVATURES[chosen.name](Z, targets, RZ, chosen.setting or 0.0)
+        return s * chosen.of(Z, targets)[1], s * moved(Z, targets, RZ, chosen.setting or 0.0)
     RA = layer.activate_backward(activation, Z, A, RZ)
-    dA, RdA = s * chosen.of(A, targets)[1], s * LOSS_CURVATURES[chosen.name](A, targets, RA, chosen.setting or 0.0)
-    # dZ = activate_backward(Z, A, dA): the gradient moves, and the slope
-    return dZ, layer.activate_backward(activation, Z, A, RdA) + CURVATURES[activation](Z, A) * RZ * dA
-
-
-def _sigmoid_curvature(z: Array, a: Array) -> Array:  # noqa: ARG001
-    return a * (1 - a) * (1 - 2 * a)
-
-
-def _tanh_curvature(z: Array, a: Array) -> Array:  # noqa: ARG001
-    return -2 * a * (1 - a) * (1 + a)
-
-
-def _elu_curvature(z: Array, a: Array) -> Array:
-    return np.where(z > 0, 0.0, 1 + np.minimum(a, 0.0))
-
-
-def _softplus_curvature(z: Array, a: Array) -> Array:  # noqa: ARG001
-    s = sigmoid(z)
-    return s * (1 - s)
-
-
-def _silu_curvature(z: Array, a: Array) -> Array:  # noqa: ARG001
-    s = sigmoid(z)
-    return s * (1 - s) * (2 + z * (1 - 2 * s))
-
-
-def _gelu_curvature(z: Array, a: Array) -> Array:  # noqa: ARG001
-    return normal_density(z) * (2 - z * z)
-
-
-def _exp_curvature(z: Array, a: Array) -> Array:  # noqa: ARG001
-    return a
-
-
-def _none(z: Array, a: Array) -> Array:  # noqa: ARG001
-    return np.zeros_like(z)
-
-
-CURVATURES: dict[str, Callable[[Array, Array], Array]] = {
-    "identity": _none,
-    "sigmoid": _sigmoid_curvature,
-    "tanh": _tanh_curvature,
-    "relu": _none,
-    "leaky_relu": _none,
-    "elu": _elu_curvature,
-    "softplus": _softplus_curvature,
-    "silu": _silu_curvature,
-    "gelu": _gelu_curvature,
-    "exp": _exp_curvature,
-}
-"""``f''(z)`` of each activation, from ``z`` and ``a = f(z)``; at a kink, 0."""
+    dA, RdA = s * chosen.of(A, targets)[1], s * moved(A, targets, RA, chosen.setting or 0.0)
+    dZ = layer.activate_backward(activation, Z, A, dA)
+    return dZ, activate_backward_moved(activation, Z, A, dA, RZ, RdA)
 
 
 def _squared_error_moved(A: Array, Y: Array, RA: Array, setting: float) -> Array:  # noqa: ARG001
