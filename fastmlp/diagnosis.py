@@ -20,10 +20,14 @@ from typing import NamedTuple
 _LASTING = 3
 """Epochs that an illness must have lasted; of a shorter run, all of them."""
 
-_SILENT_SHARE = 1 / 3
-"""Of a layer's units that pass no gradient."""
+_SATURATED_SHARE, _DEAD_SHARE, _FLAT_SHARE = 1 / 3, 1 / 2, 0.7
+"""Of a layer's units that are saturated, of those that are dead (a third is, in deep networks that are well), and of
+all slopes of saturating units over all samples."""
 
-_VANISHING, _EXPLODING = 1e-4, 100.0
+_LEARNED = 0.9
+"""Part of the loss of the best constant that has been learned where saturation is but certainty."""
+
+_VANISHING, _EXPLODING = 1e-4, 50.0
 """Gradient that reaches the first layers, by that of the last one."""
 
 _HASTY, _IDLE = 0.3, 1e-5
@@ -38,8 +42,13 @@ _OVERFITTED_EPOCHS, _OVERFITTED_RISE = 5, 1.1
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured at the end of an epoch: of its last step, and on some rows of the training data."""
+    """What was measured at the end of an epoch: of its last step, and on some rows of the training data.
 
+    It is all of the whole network: where units are dropped in training, none is here.
+    """
+
+    epoch: int
+    """From 1."""
     loss: float
     """Loss of the last step's samples before it, with the penalty."""
     first_order: float
@@ -49,12 +58,20 @@ class Measured:
     observed: float
     """What the change was."""
     curvature: float | None
-    """The largest eigenvalue of the Hessian on those samples, by some steps of the power method; None as above."""
+    """An estimate of the Hessian's eigenvalue of the largest size on those samples: a few steps of the power method
+    after each epoch, each going on from the last, so that it begins too small. Below 0 where the loss bends down.
+    None as above."""
     limit: float | None
     """The largest curvature at which plain gradient descent with this learning rate does not grow; None of other
     optimizers."""
     silent: list[float]
     """By hidden layer: share of the units whose slope is next to 0 for nearly every sample."""
+    flat: list[float]
+    """By hidden layer: share of all slopes, of units and samples, that are next to 0."""
+    gain: float | None
+    """By how much the loss is lower than that of the best constant prediction, without the penalty; None as above."""
+    gain_error: float | None
+    """Its standard error."""
     gradients: list[float]
     """By layer: size of ``dZ``, the root of its mean square."""
     updates: list[float]
@@ -95,6 +112,13 @@ class Watched(NamedTuple):
     constant: float | None
     """The loss of the best constant prediction; None where it is not known."""
     stopped: str
+    restores: bool = False
+    """Whether the best parameters are put back at the end."""
+
+    def since(self, holds: Sequence[bool]) -> int | None:
+        """The epoch since which something has held to the end, of what was measured; None if that is too short."""
+        found = _lasting(holds)
+        return None if found is None else self.measured[found - 1].epoch
 
 
 @dataclass
@@ -135,7 +159,7 @@ class Diagnosis:
             m = self.measured[k]
             second = "" if m.second_order is None else f"{m.second_order:.3e}"
             curvature = "" if m.curvature is None else f"{m.curvature:.3g}"
-            yield (f"{k + 1:>6}{m.loss:>14.6g}{m.first_order:>13.3e}{second:>13}{m.observed:>13.3e}{curvature:>12}")
+            yield (f"{m.epoch:>6}{m.loss:>14.6g}{m.first_order:>13.3e}{second:>13}{m.observed:>13.3e}{curvature:>12}")
 
 
 _SHOWN, _WIDTH = 10, 88
@@ -185,7 +209,10 @@ def _diverging(run: Watched) -> Iterator[Finding]:
     if len(run.loss) < 2:
         return
     best = [min(run.loss[: k + 1]) for k in range(len(run.loss))]
-    worse = [loss > 1.5 * low and loss - low > 0.05 * run.loss[0] for loss, low in zip(run.loss, best, strict=True)]
+    # a loss may be negative: what has been lost is compared with what could be learned
+    first = run.loss[0]
+    floor = max(0.1 * abs(first), 0.0 if run.constant is None else abs(first - run.constant))
+    worse = [loss - low > 0.5 * max(first - low, floor) for loss, low in zip(run.loss, best, strict=True)]
     since = _lasting(worse)
     if since is not None:
         yield Finding(
@@ -219,22 +246,30 @@ def _step_too_long(run: Watched) -> Iterator[Finding]:
     quantity += f" predicted {m.first_order:+.2e}"
     advice = "a lower learning rate"
     if m.second_order is not None:
-        quantity += f" and the curvature {m.second_order:+.2e}"
+        quantity += f", and with the curvature {m.second_order:+.2e}"
     if m.limit is not None and m.curvature is not None and m.curvature > 0:
         quantity += f"; the largest curvature is {m.curvature:.3g}, and this rate is stable up to {m.limit:.3g}"
-        advice += f", below {m.limit / m.curvature:.2g} times the present one"
+        if m.curvature > m.limit:
+            advice += f", below {m.limit / m.curvature:.2g} times the present one"
     yield Finding(
-        "step too long", last + 1, None, quantity,
-        "The step goes beyond where the gradient holds", f"{advice}; a warm-up",
+        "step too long", m.epoch, None, quantity,
+        "The step is longer than the range in which the gradient describes the loss", f"{advice}; a warm-up",
     )  # fmt: skip
 
 
 def _steps_too_short(run: Watched) -> Iterator[Finding]:
     idle = [max(m.updates) < _IDLE for m in run.measured]
-    since = _lasting(idle)
-    if since is None or len(run.loss) < 2 or run.loss[-1] < 0.95 * run.loss[0]:
+    since = run.since(idle)
+    if since is None or len(run.loss) < 2 or run.loss[0] - run.loss[-1] > 0.05 * abs(run.loss[0]):
         return
     largest = max(run.measured[-1].updates)
+    if largest == 0:
+        yield Finding(
+            "no gradient", since, None, "no weight changes at all",
+            "Nothing arrives at any weight: weights that are all 0 stay 0, and so do those before units that are dead",
+            "other initial weights (weight_scale='glorot')",
+        )  # fmt: skip
+        return
     yield Finding(
         "steps too short", since, None, f"a step changes the weights by {largest:.1e} of their length, and"
         f" {len(run.loss)} epochs have changed the loss from {run.loss[0]:.4g} to {run.loss[-1]:.4g}",
@@ -244,24 +279,53 @@ def _steps_too_short(run: Watched) -> Iterator[Finding]:
 
 def _silent_units(run: Watched) -> Iterator[Finding]:
     for layer, name in enumerate(run.activations):
-        shares = [m.silent[layer] for m in run.measured]
-        since = _lasting([share >= _SILENT_SHARE for share in shares])
-        if since is None:
-            continue
         if name in _SATURATING:
-            yield Finding(
-                "saturated units", since, layer + 1,
-                f"{shares[-1]:.0%} of the {name} units have a slope next to 0 for nearly every sample",
-                "They pass no gradient on, and hardly learn",
-                "smaller initial weights (weight_scale='glorot'), inputs scaled to about 1, a lower learning rate",
-            )  # fmt: skip
+            yield from _saturated(run, layer, name)
         else:
-            yield Finding(
-                "dead rectifiers", since, layer + 1,
-                f"{shares[-1]:.0%} of the {name} units are switched off for every sample",
-                "They pass no gradient on, and cannot come back",
-                "a lower learning rate, weight_scale='he', hidden_activation='leaky_relu', inputs scaled to about 1",
-            )  # fmt: skip
+            yield from _dead(run, layer, name)
+
+
+def _saturated(run: Watched, layer: int, name: str) -> Iterator[Finding]:
+    since = run.since([
+        (m.silent[layer] >= _SATURATED_SHARE or m.flat[layer] >= _FLAT_SHARE) and not _is_certain(run, m)
+        for m in run.measured
+    ])  # fmt: skip
+    if since is None:
+        return
+    last = run.measured[-1]
+    yield Finding(
+        "saturated units", since, layer + 1,
+        f"{last.silent[layer]:.0%} of the {name} units have a slope next to 0 for nearly every sample looked at, and"
+        f" {last.flat[layer]:.0%} of all slopes are so",
+        "They pass next to no gradient on, and hardly learn",
+        "smaller initial weights (weight_scale='glorot'), inputs scaled to about 1, a lower learning rate",
+    )  # fmt: skip
+
+
+def _is_certain(run: Watched, m: Measured) -> bool:
+    """Whether the network is so good that its units may well be at their ends."""
+    return m.gain is not None and run.constant is not None and run.constant > 0 and m.gain > _LEARNED * run.constant
+
+
+def _dead(run: Watched, layer: int, name: str) -> Iterator[Finding]:
+    since = run.since([m.silent[layer] >= _DEAD_SHARE for m in run.measured])
+    if since is None:
+        return
+    share = run.measured[-1].silent[layer]
+    if name == "relu":
+        yield Finding(
+            "dead rectifiers", since, layer + 1,
+            f"{share:.0%} of the relu units are switched off for every sample looked at",
+            "They pass no gradient on, and hardly ever come back",
+            "a lower learning rate, weight_scale='he', hidden_activation='leaky_relu', inputs scaled to about 1",
+        )  # fmt: skip
+    else:
+        yield Finding(
+            "idle units", since, layer + 1,
+            f"{share:.0%} of the {name} units have a slope next to 0 for every sample looked at",
+            "They pass next to no gradient on, and hardly learn",
+            "a lower learning rate, smaller initial weights, inputs scaled to about 1",
+        )  # fmt: skip
 
 
 _SATURATING = {"sigmoid", "tanh"}
@@ -275,7 +339,7 @@ def _gradients_by_layer(run: Watched) -> Iterator[Finding]:
     ]
     for layer in reversed(range(len(ratios))):
         # nothing at all arrives where the units above are dead, which is told of these
-        since = _lasting([0 < ratio < _VANISHING for ratio in ratios[layer]])
+        since = run.since([0 < ratio < _VANISHING for ratio in ratios[layer]])
         if since is not None:
             yield Finding(
                 "vanishing gradient", since, layer + 1,
@@ -285,7 +349,7 @@ def _gradients_by_layer(run: Watched) -> Iterator[Finding]:
             )  # fmt: skip
             break
     for layer in range(len(ratios)):
-        since = _lasting([ratio > _EXPLODING for ratio in ratios[layer]])
+        since = run.since([ratio > _EXPLODING for ratio in ratios[layer]])
         if since is not None:
             yield Finding(
                 "exploding gradient", since, layer + 1,
@@ -307,9 +371,9 @@ def _hasty_updates(run: Watched) -> Iterator[Finding]:
         since = _ever_lasted([update > _HASTY for update in updates])
         if since is not None:
             yield Finding(
-                "hasty updates", since, layer + 1,
+                "hasty updates", run.measured[since - 1].epoch, layer + 1,
                 f"the epoch's last step changed the weights by {updates[since - 1]:.0%} of their length",
-                "A step of a hundredth or a thousandth is usual: these weights are thrown about",
+                "A step of a hundredth or a thousandth is usual: at this rate these weights do not settle",
                 "a lower learning rate, a warm-up",
             )  # fmt: skip
 
@@ -318,28 +382,33 @@ def _plateau(run: Watched) -> Iterator[Finding]:
     """The loss stays where a constant prediction would be: a run that has converged lies lower."""
     if len(run.loss) <= _PLATEAU_EPOCHS:
         return
-    gain = run.loss[-_PLATEAU_EPOCHS - 1] - min(run.loss[-_PLATEAU_EPOCHS:])
     level = run.loss[-1]
-    learned_nothing = level > 0.95 * run.constant if run.constant is not None else level > 0.95 * run.loss[0]
-    if not learned_nothing or gain > _PLATEAU_GAIN * abs(level):
+    if run.loss[-_PLATEAU_EPOCHS - 1] - min(run.loss[-_PLATEAU_EPOCHS:]) > _PLATEAU_GAIN * abs(level):
         return
-    than = "the best constant prediction has" if run.constant is not None else "in the first epoch"
-    than_value = run.constant if run.constant is not None else run.loss[0]
+    quantity = f"the loss has been at {level:.4g} for {_PLATEAU_EPOCHS} epochs"
+    gains = [(m.gain, m.gain_error) for m in run.measured if m.gain is not None and m.gain_error is not None]
+    if gains:
+        gain, error = gains[-1]
+        if _lasting([gain <= 2 * error for gain, error in gains]) is None:
+            return
+        quantity += f"; the best constant prediction is worse by {gain:.2g}, give or take {error:.2g}"
+    elif run.loss[0] - level > 0.05 * abs(run.loss[0]):
+        return
     yield Finding(
-        "plateau", len(run.loss) - _PLATEAU_EPOCHS + 1, None,
-        f"the loss has been at {level:.4g} for {_PLATEAU_EPOCHS} epochs; {than} {than_value:.4g}",
-        "The network ignores its input: it is stuck, or the input says nothing of the target",
+        "plateau", len(run.loss) - _PLATEAU_EPOCHS + 1, None, quantity,
+        "The predictions say nothing of the target: the network is stuck, or the input says nothing of it",
         "a higher learning rate, other initial weights, another activation; and whether X and Y belong together",
     )  # fmt: skip
 
 
 def _overfitting(run: Watched) -> Iterator[Finding]:
     held = run.validation_loss
-    if len(held) <= _OVERFITTED_EPOCHS:
+    if len(held) <= _OVERFITTED_EPOCHS or run.restores:
         return
     best = min(range(len(held)), key=held.__getitem__)
     recent = min(held[-_LASTING:])
-    risen = recent > _OVERFITTED_RISE * held[best] if held[best] > 0 else False
+    # of what the validation loss had fallen by, or of itself
+    risen = recent - held[best] > (_OVERFITTED_RISE - 1) * max(held[0] - held[best], abs(held[best]))
     falls = run.loss[-1] < run.loss[best]
     if len(held) - 1 - best < _OVERFITTED_EPOCHS or not risen or not falls:
         return

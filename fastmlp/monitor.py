@@ -19,8 +19,8 @@ from fastmlp.oracle.network import Parameters
 
 Array = NDArray[np.float64]
 
-ROWS = 256
-"""Samples that are looked at: of the last step, and of all training data."""
+ROWS, ROWS_FORWARD = 256, 4096
+"""Samples that are looked at: of the last step, and of all training data; and those that only go forward."""
 
 _PRODUCTS = 4
 """Steps of the power method after each epoch; each goes on from the last one."""
@@ -32,6 +32,9 @@ _NEARLY_EVERY = 0.9
 """Of the samples, for which a saturated unit's slope must be so; a rectifier is dead if it is so for all."""
 
 _SATURATING = {"sigmoid", "tanh"}
+
+_NEVER_FLAT = {"identity", "leaky_relu"}
+"""Their slope is what it is, and small enough nowhere."""
 
 
 class Step(NamedTuple):
@@ -48,10 +51,12 @@ class Monitor:
     def __init__(self, mlp: Any, X: Any, targets: checks.Targets, chosen: NDArray[np.int64] | None) -> None:
         self._mlp, self._X, self._targets = mlp, X, targets
         every = np.arange(len(X)) if chosen is None else chosen
-        picked = np.random.default_rng(0).choice(every, min(ROWS, len(every)), replace=False)
-        self._some = self._problem(np.sort(picked), mlp._vector)
+        picked = np.random.default_rng(0).choice(every, min(ROWS_FORWARD, len(every)), replace=False)
+        self._some = self._problem(np.sort(picked[:ROWS]), mlp._vector)
+        self._many = self._problem(np.sort(picked), mlp._vector)
         self._vector = np.random.default_rng(1).standard_normal(mlp._vector.size)
-        self.constant = _loss_of_a_constant(self._some)
+        self._of_constant = _losses_of_a_constant(self._many)
+        self.constant = None if self._of_constant is None else float(_mean(self._many, self._of_constant))
         self.activations = list(mlp._activations[:-1])
 
     def _problem(self, chosen: NDArray[np.int64] | slice, vector: NDArray[Any]) -> verify.Network:
@@ -62,7 +67,7 @@ class Monitor:
         net: verify.Network = mlp._as_oracle(rows.converted(self._X, chosen, mlp._dtype), some)
         return net._replace(parameters=mlp._pairs(vector.astype(np.float64)))
 
-    def measure(self, step: Step, learning_rate: float, optimizer: Any) -> Measured:
+    def measure(self, epoch: int, step: Step, learning_rate: float, optimizer: Any) -> Measured:
         """Measure at the end of an epoch."""
         mlp = self._mlp
         with np.errstate(all="ignore"):
@@ -70,16 +75,17 @@ class Monitor:
             change = [Parameters(W - V, b - v) for (W, b), (V, v) in zip(after, before.parameters, strict=True)]
             loss, first, second, observed = _expansion(before, after, change)
             curvature = self._curvature(before._replace(parameters=after))
-            silent, gradients = self._by_layer(self._some._replace(parameters=after))
+            silent, flat, gradients = self._by_layer(self._some._replace(parameters=after))
+            gain, gain_error = self._gain(self._many._replace(parameters=after))
             updates = [_update(W, dW) for (W, _), (dW, _) in zip(before.parameters, change, strict=True)]
         return Measured(
-            loss=loss, first_order=first, second_order=second, observed=observed, curvature=curvature,
-            limit=_limit(optimizer, learning_rate), silent=silent, gradients=gradients,
-            updates=updates,
+            epoch=epoch, loss=loss, first_order=first, second_order=second, observed=observed, curvature=curvature,
+            limit=_limit(optimizer, learning_rate), silent=silent, flat=flat, gain=gain, gain_error=gain_error,
+            gradients=gradients, updates=updates,
         )  # fmt: skip
 
     def _curvature(self, net: verify.Network) -> float | None:
-        """Some steps of the power method: the Hessian's eigenvalue of the largest size, if it is positive."""
+        """Some steps of the power method towards the Hessian's eigenvalue of the largest size."""
         if net.loss.name not in losses.LOSSES:
             return None
         value = 0.0
@@ -93,23 +99,36 @@ class Monitor:
             value = float(unit @ self._vector)
         return value
 
-    def _by_layer(self, net: verify.Network) -> tuple[list[float], list[float]]:
-        """Share of silent units by hidden layer, and size of ``dZ`` by layer."""
+    def _gain(self, net: verify.Network) -> tuple[float | None, float | None]:
+        """By how much the loss, without the penalty, is below that of the best constant; and the standard error."""
+        if self._of_constant is None:
+            return None, None
         forward_pass = net.forward(net.parameters)
-        silent = []
+        output = forward_pass.pre_activations[-1] if net.loss.of_pre_activations else forward_pass.activations[-1]
+        differences = self._of_constant - net.loss.of(output, net.Y)[0]
+        mean = _mean(net, differences)
+        return float(mean), float(np.sqrt(_mean(net, (differences - mean) ** 2) / differences.size))
+
+    def _by_layer(self, net: verify.Network) -> tuple[list[float], list[float], list[float]]:
+        """By hidden layer, the share of silent units and of flat slopes; by layer, the size of ``dZ``."""
+        forward_pass = net.forward(net.parameters)
+        silent, flat_by_layer = [], []
         for name, Z, A in zip(
             net.activations[:-1], forward_pass.pre_activations, forward_pass.activations[1:], strict=False
         ):
             slope = np.abs(ACTIVATIONS[name].slope(Z, A))
-            flat = (slope < _FLAT * ACTIVATIONS[name].steepest).mean(axis=1)
+            limit = 0.0 if name in _NEVER_FLAT else _FLAT * ACTIVATIONS[name].steepest
+            flat = (slope < limit).mean(axis=1)
+            flat_by_layer.append(float(flat.mean()))
             silent.append(float((flat >= (_NEARLY_EVERY if name in _SATURATING else 1.0)).mean()))
         of_layers = net.backward(forward_pass).of_pre_activations
-        return silent, [float(np.sqrt(np.mean(dZ**2))) for dZ in of_layers]
+        return silent, flat_by_layer, [float(np.sqrt(np.mean(dZ**2))) for dZ in of_layers]
 
 
 def _at_most(chosen: NDArray[np.int64] | slice) -> NDArray[np.int64] | slice:
-    """The first rows of a large batch."""
-    return slice(chosen.start, min(chosen.stop, chosen.start + ROWS)) if isinstance(chosen, slice) else chosen[:ROWS]
+    """Some rows of a large batch, from all of it: it may be sorted."""
+    every = np.arange(chosen.start, chosen.stop) if isinstance(chosen, slice) else chosen
+    return every if len(every) <= ROWS else every[np.linspace(0, len(every) - 1, ROWS).astype(np.int64)]
 
 
 def _expansion(
@@ -138,14 +157,23 @@ def _product(net: verify.Network, direction: list[Parameters]) -> list[Parameter
 
 
 def _limit(optimizer: Any, learning_rate: float) -> float | None:
-    """Curvature up to which gradient descent is stable: ``2 (1 + momentum) / rate``; None of other optimizers."""
+    """Curvature up to which gradient descent is stable on a quadratic function; None of other optimizers.
+
+    With momentum ``β`` it is ``2 (1 + β) / rate``; with Nesterov's, that by ``1 + 2 β``.
+    """
     if not hasattr(optimizer, "nesterov") or learning_rate <= 0:
         return None
-    return 2 * (1 + optimizer.momentum) / learning_rate
+    limit = 2 * (1 + optimizer.momentum) / learning_rate
+    return limit / (1 + 2 * optimizer.momentum) if optimizer.nesterov else limit
 
 
-def _loss_of_a_constant(net: verify.Network) -> float | None:
-    """Loss of the best prediction that is the same for every sample: about, where no formula has it."""
+def _mean(net: verify.Network, of_samples: Array) -> float:
+    """Mean over the samples, weighted as the loss is."""
+    return float((network.shares(net.X.shape[1], net.sample_weight) * of_samples).sum())
+
+
+def _losses_of_a_constant(net: verify.Network) -> Array | None:
+    """Loss of each sample by the best prediction that is the same for all: about, where no formula has it."""
     if net.loss.name not in losses.LOSSES:
         return None
     shares = network.shares(net.X.shape[1], net.sample_weight)
@@ -159,7 +187,7 @@ def _loss_of_a_constant(net: verify.Network) -> float | None:
         }.get(net.loss.name, [mean, np.median(net.Y, axis=1, keepdims=True)])
         outputs = [np.clip(np.broadcast_to(c, net.Y.shape), -50, 50) if net.loss.of_pre_activations
                    else np.broadcast_to(c, net.Y.shape) for c in candidates]  # fmt: skip
-        return min(float((shares * net.loss.of(output, net.Y)[0]).sum()) for output in outputs)
+        return min((net.loss.of(output, net.Y)[0] for output in outputs), key=lambda found: _mean(net, found))
 
 
 def _flat(pairs: list[Parameters]) -> Array:

@@ -68,8 +68,12 @@ class Trainee:
         if plan.checkpoint is not None and plan.checkpoint.resume and os.path.exists(plan.checkpoint.path):
             self._resume(plan.checkpoint.path)
         if self._monitor is not None:
-            known = {"activations": self._monitor.activations, "constant": self._monitor.constant}
-            self.history.monitored_network = known
+            stopping = plan.early_stopping
+            self.history.monitored_network = {
+                "activations": self._monitor.activations,
+                "constant": self._monitor.constant,
+                "restores": stopping is not None and stopping.restore_best,
+            }
 
     def take_steps(self, order: NDArray[np.int64], first: int, n_steps: int, total: float) -> tuple[float, int]:
         """Take them; for the monitor, the last one of an epoch by itself, and the parameters before it noted."""
@@ -144,7 +148,8 @@ class Trainee:
         of_held = self._metrics_of(*self._held) if self._held is not None and self._metrics else {}
         monitored = None
         if self._monitor is not None and self._last_step is not None:
-            monitored = self._monitor.measure(self._last_step, rate, self._run.optimizer)
+            epoch = self.history.n_epochs + 1
+            monitored = self._monitor.measure(epoch, self._last_step, rate, self._run.optimizer)
         return training.EpochEnd(rate, norm, held_loss, found, of_held, monitored)
 
     def _training_part(self, chosen: NDArray[np.int64]) -> tuple[Array, checks.Targets]:

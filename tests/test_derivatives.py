@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import fastmlp
+from fastmlp.kernels import calls
+from fastmlp.kernels import derivatives as kernels
 from fastmlp.oracle import derivatives, losses, network
 from fastmlp.oracle.activations import ACTIVATIONS, OUTPUT_ACTIVATIONS
 
@@ -228,6 +230,29 @@ def test_the_same_bits_at_any_number_of_threads(dtype, rng):
         results.append((mlp.input_gradient(X, Y), mlp.jacobian(X), mlp.per_sample_gradients(X, Y)))
     for one, two in zip(*results, strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_members_of_a_crew_compute_what_one_does_alone(dtype, rng):
+    """Each takes its blocks; one opens, one closes. Here they run one after the other."""
+    X, Y = rng.standard_normal((100, 5)).astype(dtype), rng.standard_normal((100, 3)).astype(dtype)
+    mlp = fastmlp.MLP([5, 6, 3], dtype=dtype, rng=0)
+    none, no_order = np.empty(0), np.empty(0, np.int64)
+    given = [Y.ravel(), no_order, none]
+    for kernel, expected, targets in (
+        (kernels.input_gradient, mlp.input_gradient(X, Y), given),
+        (kernels.per_sample_gradients, mlp.per_sample_gradients(X, Y), given),
+        (kernels.jacobian, mlp.jacobian(X), []),
+    ):
+        workspace, output = mlp._borrow(100), np.full_like(expected, np.nan)
+        workspace.divide(2)
+        arguments = (
+            workspace.plan, mlp._vector, workspace.arena, workspace.report, X.ravel(), *targets, no_order, 100,
+            output.reshape(-1),
+        )  # fmt: skip
+        for me in (calls.OPENING, 1, 0):
+            assert kernel.serial(me, *arguments) == 0
+        assert kernel.serial(calls.CLOSING, *arguments) == 0
+        np.testing.assert_array_equal(output, expected)
 
 
 def test_a_loss_of_ones_own(rng):

@@ -1,12 +1,14 @@
 """The monitor: what it measures is right, planted illnesses are named, healthy runs are left in peace."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine, make_moons
 
 import fastmlp
 from conftest import CHECKED, INTERPRETED
-from fastmlp import diagnosis
+from fastmlp import diagnosis, monitor
 from fastmlp.diagnosis import Measured, Watched, diagnose
 from fastmlp.oracle import derivatives, network
 
@@ -294,9 +296,9 @@ def test_the_best_constant_is_known(loss, rng):
 def test_the_run_is_the_same_to_the_bit(dtype, rng, tmp_path):
     X, labels = rng.standard_normal((90, 4)), rng.integers(0, 3, 90)
     runs = []
-    for monitor in (False, True):
+    for with_it in (False, True):
         mlp = fastmlp.MLP([4, 8, 3], loss="softmax_cross_entropy", dropout=0.2, dtype=dtype, rng=0)
-        history = mlp.fit(X, labels, epochs=4, batch_size=16, validation=0.2, progress=False, monitor=monitor)
+        history = mlp.fit(X, labels, epochs=4, batch_size=16, validation=0.2, progress=False, monitor=with_it)
         runs.append((mlp.parameter_vector.copy(), history.loss, history.validation_loss))
     np.testing.assert_array_equal(runs[0][0], runs[1][0])
     assert runs[0][1:] == runs[1][1:]
@@ -346,7 +348,8 @@ def test_without_a_monitor_there_is_no_diagnosis(rng):
 def measured(**changed):
     """Of an epoch in which all is well."""
     usual = {
-        "loss": 1.0, "first_order": -0.1, "second_order": -0.09, "observed": -0.09, "curvature": 5.0, "limit": 20.0,
+        "epoch": 1, "flat": [0.0, 0.0], "gain": 0.2, "gain_error": 0.01, "loss": 1.0,
+        "first_order": -0.1, "second_order": -0.09, "observed": -0.09, "curvature": 5.0, "limit": 20.0,
         "silent": [0.0, 0.0], "gradients": [0.1, 0.1, 0.1], "updates": [0.01, 0.01, 0.01],
     }  # fmt: skip
     return Measured(**{**usual, **changed})
@@ -355,7 +358,8 @@ def measured(**changed):
 def run_of(*epochs, loss=None, validation_loss=(), constant=0.5, stopped=""):
     """What the rules look at."""
     falling = [1.0 / (k + 1) for k in range(len(epochs))]
-    return Watched(list(epochs), loss or falling, list(validation_loss), ["relu", "tanh"], constant, stopped)
+    epochs = [replace(epoch, epoch=k + 1) for k, epoch in enumerate(epochs)]
+    return Watched(epochs, loss or falling, list(validation_loss), ["relu", "tanh"], constant, stopped)
 
 
 def test_one_bad_epoch_is_none():
@@ -371,6 +375,63 @@ def test_one_bad_epoch_is_none():
     assert layers["dead rectifiers"] == 1
     assert layers["saturated units"] == 2
     assert layers["vanishing gradient"] == 2  # the last layer that the gradient does not reach
+
+
+def test_a_negative_loss_that_falls_is_well():
+    epochs = [measured()] * 12
+    falling = [-12.0 - 3 * (1 - 0.5**k) for k in range(12)]
+    assert diagnose(run_of(*epochs, loss=falling, constant=-11.0)).ok
+    rising = [-12.0, -14.0, -15.0, *(-15.0 + k for k in range(9))]
+    assert diagnose(run_of(*epochs, loss=rising, constant=-11.0)).illnesses == ["diverging"]
+
+
+def test_leaky_rectifiers_do_not_die(rng):
+    X, Y = rng.standard_normal((60, 3)), rng.standard_normal((60, 1))
+    mlp = fastmlp.MLP([3, 6, 1], hidden_activation="leaky_relu", rng=0)
+    mlp.parameters = [(W, b - 10 * (k == 0)) for k, (W, b) in enumerate(mlp.parameters)]
+    assert "dead rectifiers" not in mlp.fit(X, Y, epochs=4, progress=False, monitor=True).diagnosis.illnesses
+
+
+@slow
+@pytest.mark.parametrize("seed", range(6))
+def test_little_is_not_nothing(seed):
+    """Targets of which the input explains 8 % are no plateau, targets of which it explains nothing are one."""
+    rng = np.random.default_rng(seed)
+    X, noise = rng.uniform(-1, 1, (4000, 5)), rng.standard_normal((4000, 1))
+    for signal, illnesses in ((0.5, []), (0.0, ["plateau"])):
+        mlp = fastmlp.MLP([5, 8, 1], hidden_activation="tanh", rng=seed)
+        history = mlp.fit(
+            X, signal * X[:, :1] + noise, epochs=20, batch_size=100, learning_rate=1e-3, progress=False, monitor=True
+        )
+        assert history.diagnosis.illnesses == illnesses, history.diagnosis
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True), (0.5, True)])
+def test_gradient_descent_is_stable_up_to_the_limit(momentum, nesterov):
+    """Of one weight on one sample, whose curvature is 1 (with the bias fixed at 0 by its own, 2)."""
+    X, Y = np.array([[1.0]]), np.array([[0.0]])
+    for rate, grows in ((0.97, False), (1.03, True)):
+        limit = monitor._limit(fastmlp.SGD(1.0, momentum=momentum, nesterov=nesterov), 1.0)
+        mlp = fastmlp.MLP([1, 1], rng=0)
+        optimizer = fastmlp.SGD(rate * limit / 2.0, momentum=momentum, nesterov=nesterov)
+        losses = [mlp.train_step(X, Y, optimizer=optimizer) for _ in range(600)]
+        assert (losses[-1] > losses[0]) == grows
+
+
+def test_a_resumed_run_counts_its_epochs_on(rng, tmp_path):
+    X, Y = rng.standard_normal((60, 3)), rng.standard_normal((60, 1))
+    how = {"optimizer": "sgd", "learning_rate": 1e-8, "progress": False, "checkpoint": tmp_path / "run.ckpt"}
+    fastmlp.MLP([3, 6, 1], rng=0).fit(X, Y, epochs=5, **how)
+    history = fastmlp.MLP([3, 6, 1], rng=0).fit(X, Y, epochs=9, monitor=True, **how)
+    assert [m.epoch for m in history.diagnosis.measured] == [6, 7, 8, 9]
+    assert [finding.epoch for finding in history.diagnosis.findings] == [6]
+
+
+def test_overfitting_that_was_cured_is_not_told():
+    epochs, falling = [measured()] * 12, [1.0 / (k + 1) for k in range(12)]
+    rising = [1.0, 0.5, 0.4, *(0.45 + 0.05 * k for k in range(9))]
+    run = run_of(*epochs, loss=falling, validation_loss=rising)
+    assert diagnose(run._replace(restores=True)).ok
 
 
 def test_what_has_passed_is_not_told():

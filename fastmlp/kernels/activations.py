@@ -305,8 +305,6 @@ def curvature_strip(code, Z, z, A, a, dA, RZ, D, d, count):
             slope, curvature = silu_slope(z_k, a_k), silu_curvature(z_k, a_k)
         elif code == GELU:
             slope, curvature = gelu_slope(z_k, a_k), gelu_curvature(z_k, a_k)
-        elif code == EXP:
-            slope, curvature = exponential_slope(z_k, a_k), exponential_curvature(z_k, a_k)
-        else:
+        else:  # identity; exp and softmax are of outputs, whose second derivative is not computed here
             slope, curvature = identity_slope(z_k, a_k), identity_curvature(z_k, a_k)
         store(D, d + k, load(D, d + k) * slope + moved * curvature)
