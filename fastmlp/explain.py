@@ -27,11 +27,14 @@ Array = NDArray[np.float64]
 
 FORWARD, LOSS, BACKWARD = "forward", "loss", "backward"
 
-_WORK = 500_000_000
-"""Multiplications that the entries of one array may take in their proof: a fraction of a second."""
+_WORK = 20_000_000_000
+"""Multiplications that all proofs together may take: some ten seconds."""
 
-_PASSES = 16
+_PASSES = 14
 """Forward passes for each entry that is proved."""
+
+_OF_A_LAYER, _OF_A_UNIT = 150_000, 50
+"""What a layer of a pass costs by itself, and each unit of each sample, in multiplications."""
 
 _WIDE = 48
 """A formula that is wider than this does not make the others' column wider."""
@@ -48,6 +51,8 @@ class Computed(NamedTuple):
     backward_pass: BackwardPass
     """Of ``of_entering``, nothing is looked at. The gradients are with the penalty's."""
     dtype: np.dtype
+    loss: float | None = None
+    """With the penalty."""
 
 
 @dataclass(frozen=True)
@@ -182,18 +187,29 @@ class Explanation:
             return "Nothing was proved: verify=False."
         wrong = [step.name for step in self.steps if step.proof is not None and not step.proof.ok]
         if wrong:
-            return f"WRONG: {', '.join(wrong)}."
+            rest = f"; then, perhaps because of it: {', '.join(wrong[1:])}" if wrong[1:] else ""
+            return f"WRONG first: {wrong[0]}{rest}. {_HERE} A wrong dZ may have come by a wrong dA."
+        unproved = [step.name for step in self.steps if step.proof is not None and not step.proof.proved]
+        hold = f"All {len(proofs)} proofs hold."
+        if unproved:
+            left = ", ".join(unproved)
+            hold = f"{len(proofs) - len(unproved)} proofs hold; at a kink, nothing could be compared: {left}."
         return (
-            f"All {len(proofs)} proofs hold. They compare what the {self.dtype} kernels computed: forward with the"
-            " oracle, backward with central differences of the loss. The error is relative to the largest entry; the"
-            " entry named is the worst."
+            f"{hold} They compare what the {self.dtype} kernels computed: forward with the oracle, backward with"
+            f" central differences of the loss. {_HERE} The error is relative to the largest entry; the entry named"
+            " is the worst for what it may be off."
         )
 
+
+_HERE = "(A, loss, dZ, dW and db are the kernels'; the rest is computed here by its formula.)"
 
 _ENTRIES, _EVERY = "central differences, ", "every entry"
 
 _RULES = [
-    "Rule for sums: a derivative keeps the letters of its forward line; what is left over is summed.",
+    (
+        "Rule for sums: in the operand's term put the gradient of the left side in the operand's place, and sum the"
+        " letters that the operand does not have."
+    ),
     "Rule for elements: multiply by the slope.",
 ]
 
@@ -207,7 +223,7 @@ def _proof(row: verify.Row) -> str:
     place = "" if row.index is None else f" at [{','.join(map(str, row.index))}]"
     note = f" ({row.note})" if row.note else ""
     some = "" if _EVERY in row.against or _ENTRIES not in row.against else f", {row.against.removeprefix(_ENTRIES)}"
-    return f"{'ok' if row.ok else 'WRONG'}: off by {row.relative_error:.0e}{place}{some}{note}"
+    return f"{row.word}: off by {row.relative_error:.0e}{place}{some}{note}"
 
 
 def _proof_in_words(step: Step) -> str:
@@ -238,9 +254,12 @@ def explain(net: verify.Network, computed: Computed | None = None, *, proves: bo
     """
     writer = _Writer(net, computed, proves)
     sizes = [net.X.shape[0], *(len(b) for _, b in net.parameters)]
+    count = net.X.shape[1]
+    samples = "sample" if count == 1 else "samples"
     title = (
-        f"{'-'.join(map(str, sizes))} ({', '.join(net.activations)}; {net.loss.name}) on {net.X.shape[1]} samples."
-        " n counts samples, i inputs and j outputs of a layer."
+        f"{'-'.join(map(str, sizes))} ({', '.join(net.activations)}; {net.loss.name}) on {count} {samples}."
+        f" n counts samples, i inputs and j outputs of a layer. A sample is a column here: X is"
+        f" ({sizes[0]}×{count}), the array of rows turned."
     )
     with np.errstate(all="ignore"):
         return Explanation(title, sizes, net.activations, writer.dtype, list(writer.steps()))
@@ -313,12 +332,25 @@ class _Writer:
         if net.loss.name in losses.LOSSES:
             line = self._line_of_loss("L")
             meaning = _pieces(net.loss, len(output))
-            yield self._step(LOSS, last, line, "loss of each sample", L, before=f"the outputs j are summed{meaning}")
-        share = f"s[n] = 1/{L.size}" if net.sample_weight is None else "s[n] is its weight by the sum of the weights"
+            yield self._step(
+                LOSS,
+                last,
+                line,
+                "loss of each sample",
+                L,
+                before=f"a sample's loss is the sum over its outputs j{meaning}",
+            )
+        share = (
+            f"s[n] = 1/{L.size}"
+            if net.sample_weight is None
+            else "s[n] is its weight divided by the sum of the weights"
+        )
         line = formulas.index_lines(network.loss_value)["loss"]
-        value = np.array(float((s * L).sum()))
+        value, proof = np.array(float((s * L).sum())), None
+        if self.proves and self.computed.loss is not None and net.loss.name in losses.LOSSES:
+            proof = verify.check_loss(net, self.exact, self.computed.loss, self.dtype)
         reason = f"the mean: each sample's share in it, {share}{self._penalty_in_words()}"
-        yield self._step(LOSS, last, line, "the loss", value, before=reason)
+        yield self._step(LOSS, last, line, "the loss", value, before=reason, proof=proof)
 
     def _line_of_loss(self, left: str) -> str:
         """An index line of the loss; without smoothing, targets are what they are."""
@@ -334,7 +366,13 @@ class _Writer:
         left = "dZ" if net.loss.of_pre_activations else "dA"
         if net.loss.name in losses.LOSSES:
             line = formulas.of_mean(mean, self._line_of_loss(left))
-            reason = "the derivative of a sample's loss, times its share in the mean" + _pieces(net.loss, len(net.Y))
+            reason = (
+                "the derivative of a sample's loss, times its share s[n] in the mean: s[n] has no j, all outputs of"
+            )
+            reason += f" a sample get it{_pieces(net.loss, len(net.Y))}"
+            if net.loss.name == "softmax_cross_entropy":
+                reason += f". Softmax and loss are taken together: exp(Z{last})/Σ exp(Z{last}) is A{last}, and where a"
+                reason += f" sample's targets sum to 1 this is s[n] (A{last} - Y)"
         else:
             line, reason = "dA[j,n] = g[j,n]", "g is the gradient that your loss returned"
         if left == "dZ":
@@ -359,6 +397,7 @@ class _Writer:
             yield self._step(
                 BACKWARD, layer, line, _of(what, layer), pair[part],
                 before=f"in {forward_line} put dZ{layer}[j,n] in the place of {replaced}; n is left over",
+                after=". The gradient of the penalty is added" if self._penalty_of(part) else "",
                 proof=self._proof_of_parameters(layer, part),
             )  # fmt: skip
         if layer > 1:
@@ -461,8 +500,10 @@ class _Writer:
 
     def _n_entries(self, net: verify.Network) -> int:
         """How many entries can be proved in time."""
-        multiplications = sum(W.size for W, _ in net.parameters) * net.X.shape[1]
-        return max(2, min(500, _WORK // (_PASSES * multiplications + 100_000)))
+        samples, layers = net.X.shape[1], len(net.parameters)
+        of_a_sample = sum(W.size + _OF_A_UNIT * len(b) for W, b in net.parameters)
+        of_a_pass = of_a_sample * samples + _OF_A_LAYER * layers
+        return max(2, min(500, _WORK // (4 * self.n_layers * _PASSES * of_a_pass)))
 
 
 def _of(what: str, layer: int) -> str:

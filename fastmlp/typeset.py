@@ -84,7 +84,8 @@ def row(cells: Sequence[str], reason: str, *, is_wrong: bool = False) -> str:
     style = "color:#c62828;font-weight:bold" if is_wrong else ""
     of_cell = f"text-align:left;padding:.35em .8em .1em 0;white-space:nowrap;{_LINE}"
     line = "".join(f'<td style="{of_cell}">{cell}</td>' for cell in cells)
-    below = f'<td colspan="{len(cells)}" style="text-align:left;padding:0 .8em .4em 1.5em;opacity:.75">{reason}</td>'
+    of_reason = "text-align:left;padding:0 .8em .4em 1.5em;opacity:.75"
+    below = f'<td colspan="{len(cells)}" style="{of_reason}">{escaped(reason)}</td>'
     return f'<tr style="{style};background:none">{line}</tr><tr style="background:none">{below}</tr>'
 
 

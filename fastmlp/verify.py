@@ -12,9 +12,9 @@ Three links, each of which can fail by itself:
 3. **The rounding model** proves what compiled code computed, in float32 or float64, entry by entry: it may differ from
    the oracle by no more than rounding can explain.
 
-No tolerance is tuned. The error of a central difference is estimated from the differences of two step lengths and from
-the rounding noise of the loss, which is measured; how far compiled code may be off follows from the number of terms in
-its sums and the size of what it adds.
+No tolerance is tuned to a network. The error of a central difference is estimated from the differences of two step
+lengths and from the rounding noise of the loss, which is measured; how far compiled code may be off follows from the
+number of terms in its sums and the size of what it adds.
 
 References
 ----------
@@ -88,6 +88,10 @@ class Computed:
     dtype: np.dtype
     input_gradient: NDArray[np.floating] | None = None
     """``dX[i,n]``, if that was computed too."""
+    loss: float | None = None
+    """The loss, with the penalty, if that was computed too."""
+    output: Array | None = None
+    """``A[j,n]`` of the last layer, if that was computed too."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,13 @@ class Row:
     found: float
     ok: bool
     note: str = ""
+    proved: bool = True
+    """False if nothing could be compared, as where every step crosses a kink: it is not wrong, but not proved."""
+
+    @property
+    def word(self) -> str:
+        """The verdict."""
+        return ("ok" if self.proved else "not proved") if self.ok else "WRONG"
 
     @property
     def where(self) -> str:
@@ -120,7 +131,7 @@ class Row:
         values = f"{place} {self.expected:.6e} / {self.found:.6e}"
         return [
             self.where, self.formula, self.shapes, self.against, f"{self.relative_error:.1e}", values,
-            ("ok" if self.ok else "WRONG") + (f" ({self.note})" if self.note else ""),
+            self.word + (f" ({self.note})" if self.note else ""),
         ]  # fmt: skip
 
 
@@ -152,8 +163,13 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether everything that was checked is right."""
+        """Whether nothing is wrong of all that could be checked; see :attr:`unproved` for the rest."""
         return all(row.ok for row in self.rows)
+
+    @property
+    def unproved(self) -> list[Row]:
+        """The rows in which nothing could be compared."""
+        return [row for row in self.rows if row.ok and not row.proved]
 
     @property
     def failures(self) -> list[Row]:
@@ -177,6 +193,10 @@ class Report:
     @property
     def verdict(self) -> str:
         """The last line of the table: how many checks passed, or which failed."""
+        if self.ok and self.unproved:
+            passed = len(self.rows) - len(self.unproved)
+            left = ", ".join(dict.fromkeys(f"{row.name} of {row.where}" for row in self.unproved))
+            return f"{passed} checks passed; {len(self.unproved)} could not be made, at a kink: {left}."
         if self.ok:
             return f"All {len(self.rows)} checks passed."
         wrong = ", ".join(
@@ -239,6 +259,7 @@ def check(
     computed: Computed | None = None,
     thorough: bool = True,
     extremes: Sequence[tuple[str, float, Sequence[Parameters]]] = (),
+    dtype: np.dtype | None = None,
     rng: np.random.Generator | None = None,
 ) -> Report:
     """Check gradients of a network on data.
@@ -267,6 +288,8 @@ def check(
     extremes : sequence of (name, eigenvalue, direction)
         Eigenvectors of the Hessian, in the shape of the parameters: the gradient is checked along them, and the
         eigenvalue by differences of gradients.
+    dtype : dtype, optional
+        In which ``backward`` computes; float64 by default, as the oracle does.
     rng : numpy.random.Generator, optional
         Where directions are drawn from; a fixed seed by default, so that a report can be had again.
 
@@ -286,11 +309,13 @@ def check(
     report = Report(f"Gradients of {sizes} ({', '.join(names)}; {chosen.name}) on {net.X.shape[1]} samples")
     with np.errstate(all="ignore"):
         forward_pass = net.forward(pairs)
+        if thorough:
+            _refuse_what_is_not_finite(net, forward_pass)
         computed_by_it = backward(
             pairs, forward_pass, net.Y, activations=names, loss=chosen, sample_weight=sample_weight, penalty=penalty
         )
         gradients = [Parameters(*pair) for pair in computed_by_it]
-        own_rounding = rounding_bounds(net, forward_pass, _FLOAT64)
+        own_rounding = rounding_bounds(net, forward_pass, dtype or _FLOAT64)
         probe = _Probe(net, forward_pass, own_rounding, rng)
         input_gradient = net.backward(forward_pass).of_entering[0]
         if thorough:
@@ -305,7 +330,25 @@ def check(
         report.rows += _taylor_rows(probe, gradients)
         if computed is not None:
             report.rows += _rounding_rows(net, forward_pass, gradients, input_gradient, computed)
+            if computed.loss is not None and net.loss.name in losses.LOSSES:
+                report.rows.append(check_loss(net, forward_pass, computed.loss, computed.dtype))
+            if computed.output is not None:
+                last = len(pairs) - 1
+                report.rows.append(check_activations(net, forward_pass, last, computed.output, computed.dtype))
     return report
+
+
+def _refuse_what_is_not_finite(net: Network, forward_pass: ForwardPass) -> None:
+    """Nothing can be said of numbers that are infinite or NaN."""
+    arrays = [("X", net.X), *((f"parameters[{k}]", part) for k, pair in enumerate(net.parameters) for part in pair)]
+    if net.loss.name in losses.LOSSES:
+        arrays.append(("Y", net.Y))
+    for name, array in arrays:
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} must be finite; got infinite numbers or NaN")
+    loss = net.loss_of(net.parameters, forward_pass)
+    if not np.isfinite(loss):
+        raise ValueError(f"the loss must be finite for anything to be proved; got {loss}")
 
 
 def check_gradients(
@@ -316,8 +359,12 @@ def check_gradients(
     *,
     activations: Sequence[str] | None = None,
     loss: str | Loss = "squared_error",
+    sample_weight: Array | None = None,
+    penalty: Penalty | None = None,
 ) -> Report:
     """Check gradients that a program of your own computed, by central differences.
+
+    They may be off by what the rounding of their dtype explains.
 
     Parameters
     ----------
@@ -330,7 +377,7 @@ def check_gradients(
         In the shape of the parameters: of the mean over the samples.
     activations : sequence of str, optional
         One per layer; by default the original's, sigmoid hidden layers and a linear output.
-    loss : str or Loss
+    loss, sample_weight, penalty
         As in :func:`check`.
 
     Returns
@@ -356,11 +403,16 @@ def check_gradients(
     5 of 6 checks FAILED: db1 of layer 1, V-curve, random direction 1, ...
     """
     samples = np.asarray(X, np.float64)
-    if samples.ndim != 2:
+    if samples.ndim != 2 or 0 in samples.shape:
         raise ValueError(f"X must have shape (inputs, samples), a sample being a column; got {samples.shape}")
     pairs = _pairs_like("parameters", parameters, None, len(samples))
     given = _pairs_like("gradients", gradients, pairs, len(samples))
+    dtypes = {np.asarray(part).dtype for pair in gradients for part in pair}
+    dtype = np.dtype(np.float32) if np.dtype(np.float32) in dtypes else _FLOAT64
+    if isinstance(loss, str) and loss not in losses.LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(losses.LOSSES)}; got {loss!r}")
     chosen = losses.chosen(loss)
+    _check_names(activations, len(pairs), chosen)
     targets, width = np.asarray(Y), len(pairs[-1].biases)
     if chosen.name in losses.LOSSES and targets.shape != (width, samples.shape[1]):
         expected = f"(outputs, samples), here {(width, samples.shape[1])}"
@@ -369,7 +421,22 @@ def check_gradients(
     def computed(*_: object, **settings: object) -> list[Parameters]:  # noqa: ARG001
         return given
 
-    return check(pairs, samples, targets, activations=activations, loss=chosen, backward=computed)
+    return check(
+        pairs, samples, targets, activations=activations, loss=chosen, sample_weight=sample_weight, penalty=penalty,
+        backward=computed, dtype=dtype,
+    )  # fmt: skip
+
+
+def _check_names(activations: Sequence[str] | None, n_layers: int, loss: Loss) -> None:
+    if activations is None:
+        return
+    if len(activations) != n_layers:
+        raise ValueError(f"activations must be {n_layers} names, one per layer; got {len(activations)}")
+    own = {loss.output_activation} if loss.of_pre_activations else set(ACTIVATIONS)
+    for index, name in enumerate(activations):
+        known = own if index == n_layers - 1 else set(ACTIVATIONS)
+        if name not in known:
+            raise ValueError(f"activations[{index}] must be one of {', '.join(sorted(known))}; got {name!r}")
 
 
 def _pairs_like(
@@ -378,6 +445,8 @@ def _pairs_like(
     """Pairs in float64, biases as vectors; each of the shape that the layer below, or another list, asks for."""
     if like is not None and len(given) != len(like):
         raise ValueError(f"{name} must be {len(like)} (weights, biases) pairs; got {len(given)}")
+    if not given or any(len(pair) != 2 for pair in given):
+        raise ValueError(f"{name} must be (weights, biases) pairs, one per layer; got something else")
     pairs: list[Parameters] = []
     for index, (weights, biases) in enumerate(given):
         W, b = np.asarray(weights, np.float64), np.asarray(biases, np.float64)
@@ -419,27 +488,60 @@ def check_input_gradient(
         return _entries_row(probe, 0, _INPUT, gradient, indices, _how_many(indices, gradient))
 
 
-def check_activations(
-    net: Network, forward_pass: ForwardPass, layer: int, computed: Array, dtype: np.dtype
-) -> Row | None:
-    """Compare a layer's activations, as compiled code computed them, with the oracle's by the rounding model.
+def check_activations(net: Network, forward_pass: ForwardPass, layer: int, computed: Array, dtype: np.dtype) -> Row:
+    """Compare a layer's activations, as compiled code computed them, with the oracle's by the rounding model."""
+    unit, tiny = float(np.finfo(dtype).eps + np.finfo(np.float64).eps) / 2, float(np.finfo(dtype).tiny)
+    expected = forward_pass.activations[layer + 1]
+    with np.errstate(all="ignore"):
+        eZ, eA = _forward_errors(net, forward_pass, unit, tiny)
+        bound = eA[layer + 1]
+        if net.activations[layer] == "softmax":
+            bound = _softmax_errors(forward_pass.pre_activations[layer], expected, eZ[layer], unit) + tiny
+    difference = np.abs(computed - expected)
+    excess = np.where(np.isfinite(difference), difference / bound, np.inf)
+    index = tuple(int(k) for k in np.unravel_index(int(excess.argmax()), difference.shape))
+    softmax = net.activations[layer] == "softmax"
+    line = formulas.index_lines(losses.softmax if softmax else oracle_layer.activate)["A"]
+    formula = formulas.numbered(line, layer + 1)
+    ranges = dict(zip("jnk", (*expected.shape, len(expected)), strict=True))
+    return Row(
+        layer=layer + 1, name=f"A{layer + 1}", formula=formula, shapes=formulas.in_matrices(formula, ranges).shapes,
+        against=f"{dtype} kernels, rounding model",
+        relative_error=_relative(float(difference.max()), float(np.abs(expected).max())), index=index,
+        expected=float(expected[index]), found=float(computed[index]), ok=bool(excess[index] <= 1),
+    )  # fmt: skip
 
-    None after softmax, whose error the model does not bound: it is proved with its loss.
+
+def check_loss(net: Network, forward_pass: ForwardPass, computed: float, dtype: np.dtype) -> Row:
+    """Compare the loss, with the penalty, as compiled code computed it, with the oracle's by the rounding model.
+
+    What the output may be off by moves each sample's loss by no more than it does in the worse of two directions: as
+    the gradient says, and against it.
     """
     unit, tiny = float(np.finfo(dtype).eps + np.finfo(np.float64).eps) / 2, float(np.finfo(dtype).tiny)
+    s, chosen, penalty = network.shares(net.X.shape[1], net.sample_weight), net.loss, net.penalty
     with np.errstate(all="ignore"):
-        bound = _forward_errors(net, forward_pass, unit, tiny)[1][layer + 1]
-    if not np.isfinite(bound).all():
-        return None
-    expected = forward_pass.activations[layer + 1]
-    difference = np.abs(computed - expected)
-    index = tuple(int(k) for k in np.unravel_index(int((difference / bound).argmax()), difference.shape))
-    line = formulas.index_lines(oracle_layer.activate)["A"]
+        eZ, eA = _forward_errors(net, forward_pass, unit, tiny)
+        output = (forward_pass.pre_activations if chosen.of_pre_activations else forward_pass.activations)[-1]
+        e = eZ[-1] if chosen.of_pre_activations else eA[-1]
+        L, dL = chosen.of(output, net.Y)
+        ways = [np.where(dL > 0, e, -e), np.where(dL > 0, -e, e)]
+        moved = 2 * np.maximum(*(np.abs(chosen.of(output + way, net.Y)[0] - L) for way in ways))
+        # a sample's loss is a sum of terms as large as these, each rounded some times
+        terms = (1 + np.abs(net.Y)) * (1 + np.abs(output)) + np.abs(net.Y) * np.abs(output) + (output - net.Y) ** 2
+        if chosen.name == "poisson":
+            terms = terms + np.exp(output)
+        own = (_ULPS + _growth(len(output), 1)) * unit * terms.sum(axis=0)
+        penalized = [part for W, b in net.parameters for part in ([W, b] if penalty.biases else [W])]
+        of_penalty = _growth(sum(w.size for w in penalized) + 4, unit) * network.penalty_value(net.parameters, penalty)
+        allowed = float((s * (moved + own + _growth(L.size + 2, unit) * np.abs(L))).sum() + 4 * of_penalty + tiny)
+        expected = net.loss_of(net.parameters, forward_pass)
+    difference = abs(computed - expected)
     return Row(
-        layer=layer + 1, name=f"A{layer + 1}", formula=formulas.numbered(line, layer + 1), shapes="",
-        against=f"{dtype} kernels", relative_error=_relative(float(difference.max()), float(np.abs(expected).max())),
-        index=index, expected=float(expected[index]), found=float(computed[index]),
-        ok=bool((difference <= bound).all()),
+        layer=0, name="loss", formula=formulas.index_lines(network.loss_value)["loss"], shapes=f"{L.size} samples",
+        against=f"{dtype} kernels, rounding model", relative_error=_relative(difference, abs(expected)), index=None,
+        expected=float(expected), found=float(computed), ok=bool(difference <= allowed),
+        note=f"{difference / allowed:.0%} of what rounding explains",
     )  # fmt: skip
 
 
@@ -680,10 +782,10 @@ def _entries_row(
         if excess > worst_excess or not np.isfinite(excess):
             worst, worst_excess = (index, estimate.value, found), excess
         ok = ok and bool(excess <= 1)
-    note = f"{kinks} entries on a kink left out" if kinks else ""
+    note = f"{kinks} of {len(indices)} entries on a kink left out" if kinks else ""
     return _row(
         probe.net, layer, part, f"central differences, {which}", relative_error=relative_error, index=worst[0],
-        expected=worst[1], found=worst[2], ok=ok, note=note,
+        expected=worst[1], found=worst[2], ok=ok, note=note, proved=kinks < len(indices),
     )  # fmt: skip
 
 
@@ -696,7 +798,9 @@ def _direction_rows(probe: _Probe, layer: int, part: int, gradient: Array) -> li
         here = direction.at(layer, part)
         found = float((here * gradient).sum())
         if estimate is None:
-            outcome = {"relative_error": 0.0, "expected": found, "ok": True, "note": "every direction crosses a kink"}
+            outcome: dict[str, Any] = {
+                "relative_error": 0.0, "expected": found, "ok": True, "proved": False, "note": _ALL_KINKS,
+            }  # fmt: skip
         else:
             difference = abs(found - estimate.value)
             size = float(np.linalg.norm(gradient))
@@ -790,7 +894,7 @@ def _taylor_row(probe: _Probe, gradients: Sequence[Parameters], layer: int) -> R
 
     The larger of the remainders ahead and behind is taken: its second-order part cannot be cancelled by the third.
     """
-    note, order, remainder = "every direction crosses a kink", np.nan, 0.0
+    note, order, remainder = _ALL_KINKS, np.nan, 0.0
     for redrawn in range(_REDRAWS):
         direction = _nowhere(probe.net)
         moved = direction.parameters[layer]
@@ -811,7 +915,7 @@ def _taylor_row(probe: _Probe, gradients: Sequence[Parameters], layer: int) -> R
     return Row(
         layer=layer + 1, name=f"Taylor rate {layer + 1}", formula="loss(θ + εv) = loss(θ) + ε⟨dθ, v⟩ + O(ε²)",
         shapes=f"{sum(part.size for part in gradients[layer])} parameters",
-        against="order of the remainder: 2 or more",
+        against="order of the remainder: 2 or more", proved=note != _ALL_KINKS,
         relative_error=remainder, index=None, expected=2.0, found=order, ok=ok, note=note,
     )  # fmt: skip
 
@@ -904,10 +1008,13 @@ def _eigenvalue_rows(probe: _Probe, extremes: Sequence[tuple[str, float, Sequenc
             ok = bool(abs(eigenvalue - expected) <= estimate.error + own)
         yield Row(
             layer=0, name=f"eigenvalue, {name}", formula="H v = λ v", shapes=_parameters_in_words(probe.net),
+            proved=estimate is not None,
             against=f"differences of gradients, {name}", index=None, expected=expected, found=eigenvalue, ok=ok,
             relative_error=_relative(abs(eigenvalue - expected), largest), note=note,
         )  # fmt: skip
 
+
+_ALL_KINKS = "every direction crosses a kink"
 
 _LEAST_ORDER = 1.9
 """Order 2 up to what the fit may be off; a wrong gradient has order 1."""
@@ -1088,16 +1195,19 @@ def _output_gradient_errors(
     elif loss.name == "softmax_cross_entropy":
         S = np.abs((1 - (loss.setting or 0.0)) * net.Y) + (loss.setting or 0.0) / len(Z)
         total = S.sum(axis=0)
-        # ∂softmax_j/∂Z_k = A_j (δ_jk - A_k)
-        moved = A * (eZ + (A * eZ).sum(axis=0)) + eZ**2 + (_ULPS + _growth(Z.shape[0], 1)) * unit * A
-        # exp(Z - max) is off by the rounding of Z - max
-        moved = moved + A * unit * (np.abs(Z) + np.abs(Z).max(axis=0))
+        moved = _softmax_errors(Z, A, eZ, unit)
         e = total * moved + 4 * unit * (total * A + S) + _growth(Z.shape[0], unit) * total * A
     elif loss.name == "poisson":
         e = A * (np.expm1(eZ) + _ULPS * unit) + unit * (A + np.abs(net.Y))
     else:
         e = np.minimum(0.25, A * (1 - A) + 0.1 * eZ) * eZ + _ULPS * unit * A + unit * (A + np.abs(net.Y))
     return shares * e + 4 * unit * np.abs(dZ) + tiny, dZ
+
+
+def _softmax_errors(Z: Array, A: Array, eZ: Array, unit: float) -> Array:
+    """Errors of the softmax: ``∂A_j/∂Z_k`` is ``A_j (δ_jk - A_k)``; and ``Z - max``, in the exponent, is rounded."""
+    moved = A * (eZ + (A * eZ).sum(axis=0)) + eZ**2 + (_ULPS + _growth(Z.shape[0], 1)) * unit * A
+    return moved + A * unit * (np.abs(Z) + np.abs(Z).max(axis=0))
 
 
 def _error_gradient_errors(net: Network, A: Array, eA: Array, unit: float) -> Array:

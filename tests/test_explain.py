@@ -222,6 +222,24 @@ def test_a_loss_of_ones_own_is_explained(rng):
     assert "your loss" in explanation["dA2"].reason
 
 
+def test_the_last_forward_pass_is_left_as_it_was(rng):
+    """Explaining, verifying and deriving other data comes between forward and backward."""
+    mlp = fastmlp.MLP([3, 4, 2], rng=0)
+    A, B, C, D = (rng.standard_normal((5, width)) for width in (3, 2, 3, 2))
+    expected = mlp.loss_and_gradients(A, B)[1].vector
+    mlp.forward(A)
+    mlp.explain(C, D)
+    mlp.verify(C, D)
+    mlp.hessian_vector_product(C, D, np.ones(26))
+    np.testing.assert_allclose(mlp.backward(B).vector, expected, rtol=1e-12)
+
+
+def test_what_is_not_finite_is_not_explained(rng):
+    mlp = fastmlp.MLP([2, 1], loss="poisson", rng=0)
+    with pytest.raises(ValueError, match="loss must be finite"):
+        mlp.explain(1e6 * np.ones((3, 2)) * np.sign(mlp.parameters[0][0]), np.ones((3, 1)))
+
+
 def test_the_model_is_left_as_it_was(rng):
     mlp = fastmlp.MLP([3, 4, 2], rng=0)
     before = mlp.parameter_vector.copy()

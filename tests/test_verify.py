@@ -210,6 +210,75 @@ def test_curvature_without_scipy_and_with_a_loss_of_ones_own(rng, monkeypatch):
         mlp.verify(X, Y, curvature="yes")
 
 
+def test_a_wrong_loss_is_rejected(rng):
+    """The loss of the kernels is compared too, with its penalty; and what is predicted."""
+    for loss in LOSSES:
+        mlp = fastmlp.MLP([3, 4, 3], loss=loss, rng=0, penalty=fastmlp.Penalty(l2=0.1), dtype="float32")
+        X = rng.standard_normal((6, 3))
+        Y = rng.dirichlet(np.ones(3), 6) if loss == "softmax_cross_entropy" else rng.uniform(0, 1, (6, 3))
+        assert {"loss", "A2"} <= {row.name for row in mlp.verify(X, Y).rows}
+        net, right = mlp._as_oracle(*mlp._data(X, Y)), mlp.loss(X, Y)
+        forward_pass = net.forward(net.parameters)
+        assert verify.check_loss(net, forward_pass, right, np.dtype("float32")).ok
+        assert not verify.check_loss(net, forward_pass, right * 1.0003, np.dtype("float32")).ok
+        assert not verify.check_loss(net, forward_pass, np.nan, np.dtype("float32")).ok
+        output = forward_pass.activations[-1]
+        for wrong, ok in ((output, True), (output * 1.0001, False)):
+            assert verify.check_activations(net, forward_pass, 1, wrong, np.dtype("float32")).ok == ok
+
+
+def test_what_could_not_be_compared_is_not_called_proved(rng):
+    """A relu network with zero biases and an empty sample stands on a kink with every bias."""
+    X, Y = rng.standard_normal((5, 3)), rng.standard_normal((5, 1))
+    X[2] = 0
+    report = fastmlp.MLP([3, 4, 1], hidden_activation="relu", rng=0).verify(X, Y)
+    assert "db1" in {row.name for row in report.unproved}
+    assert "could not be made, at a kink: db1 of layer 1" in report.verdict
+    assert "not proved" in str(report)
+    assert report.ok  # nothing is known to be wrong
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nothing_is_proved_of_numbers_that_are_not_finite(case, bad):
+    parameters, X, Y = case
+    gradients = network.backward(parameters, network.forward(parameters, X), Y)
+    for name in ("X", "Y", "parameters"):
+        pairs, data = copied(parameters), {"X": X.copy(), "Y": Y.copy()}
+        (pairs[1].weights if name == "parameters" else data[name])[0, 0] = bad
+        with pytest.raises(ValueError, match=f"{name}.* must be finite"):
+            verify.check_gradients(pairs, data["X"], data["Y"], gradients)
+    mlp = fastmlp.MLP([2, 1], loss="poisson", rng=0)
+    with pytest.raises(ValueError, match="loss must be finite"):
+        mlp.verify(1e6 * np.ones((3, 2)) * np.sign(mlp.parameters[0][0]), np.ones((3, 1)))
+
+
+def test_a_program_of_ones_own_may_be_float32(case):
+    parameters, X, Y = case
+    gradients = network.backward(parameters, network.forward(parameters, X), Y)
+    single = [(dW.astype(np.float32), db.astype(np.float32)) for dW, db in gradients]
+    assert verify.check_gradients(parameters, X, Y, single).ok
+    single[1][0][0, 0] *= 1.01
+    assert not verify.check_gradients(parameters, X, Y, single).ok
+
+
+def test_weights_penalty_and_loss_of_a_program_of_ones_own(case, rng):
+    parameters, X, Y = case
+    more = {"sample_weight": rng.uniform(1, 2, SAMPLES), "penalty": network.Penalty(l2=0.1), "loss": "huber"}
+    gradients = network.backward(parameters, network.forward(parameters, X), Y, **more)
+    assert verify.check_gradients(parameters, X, Y, gradients, **more).ok
+    assert not verify.check_gradients(parameters, X, Y, gradients, loss="huber").ok
+    for message, wrong in {
+        "loss must be one of .*; got 'mse'": {"loss": "mse"},
+        r"activations\[0\] must be one of .*; got 'ReLU'": {"activations": ["ReLU", "tanh", "identity"]},
+        "activations must be 3 names": {"activations": ["tanh"]},
+        r"activations\[2\] must be one of softmax; got 'identity'": {
+            "loss": "softmax_cross_entropy", "activations": ["tanh", "tanh", "identity"],
+        },
+    }.items():  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            verify.check_gradients(parameters, X, Y, gradients, **wrong)
+
+
 def test_a_program_of_ones_own_is_checked(case):
     parameters, X, Y = case
     gradients = network.backward(parameters, network.forward(parameters, X), Y)
@@ -231,6 +300,8 @@ def test_a_program_of_ones_own_that_does_not_fit_is_told_why(case):
         r"parameters\[0\].weights must have shape \(outputs, 5\); got \(4, 3\)": (parameters, X.T, Y, gradients),
         r"Y must have shape \(outputs, samples\), here \(2, 5\), .*; got \(5, 2\)": (parameters, X, Y.T, gradients),
         r"gradients must be 3 \(weights, biases\) pairs; got 2": (parameters, X, Y, gradients[:2]),
+        r"parameters must be \(weights, biases\) pairs": ([(*pair, 1) for pair in parameters], X, Y, gradients),
+        r"X must have shape \(inputs, samples\), .*; got \(3, 0\)": (parameters, X[:, :0], Y, gradients),
         r"gradients\[1\].biases must have shape \(4,\) or \(4, 1\); got \(4, 5\)": (
             parameters, X, Y, [gradients[0], (gradients[1][0], np.zeros((4, 5))), gradients[2]],
         ),
@@ -325,7 +396,9 @@ def test_no_correct_network_is_rejected(part):
     """1,000 random ones, all activations and losses, saturated ones among them; fewer in the slow modes."""
     for seed in range(part * 100, part * 100 + (5 if INTERPRETED or CHECKED else 100)):
         mlp, X, Y, weights = random_network(seed)
-        report = mlp.verify(X, Y, sample_weight=weights)
+        # every third with the Hessian's eigenvectors: they take most of the time
+        curvature = None if seed % 3 == 0 else False
+        report = mlp.verify(X, Y, sample_weight=weights, curvature=curvature)
         assert report.ok, f"seed {seed}: {mlp}\n{report}"
 
 
