@@ -446,7 +446,7 @@ class _Writer:
         ranges = {"n": self.net.X.shape[1], "i": W.shape[1], "j": W.shape[0], "k": W.shape[0]}
         formula = formulas.numbered(line, layer)
         matrices = formulas.in_matrices(formula, ranges)
-        reason = f"{before}: {matrices.reason}" if matrices.reason else before
+        reason = f"{before}. {matrices.reason}" if matrices.reason else before
         return Step(
             part=part, layer=layer, name=formulas.left_of(formula)[0], what=what, formula=formula,
             matrices=matrices.formula, shapes=matrices.shapes, reason=reason + after, values=values, proof=proof,

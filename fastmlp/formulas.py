@@ -90,7 +90,7 @@ def in_matrices(line: str, ranges: Mapping[str, int]) -> Matrices:
     elif match := _SUM.match(right):
         count = ranges[match[1]]
         formula, shapes = f"{match[2]} ones({count})", f"{_size((match[3], match[4]), ranges)}·({count})"
-        reason = f"{match[1]} is summed, {match[3]} stays: the product with a column of ones"
+        reason = f"{match[1]} is summed, as by the product with a column of ones; {match[3]} stays"
         rest = right[match.end() :]
     elif "Σ" in right:
         return Matrices("", shape if letters else "", "")
@@ -119,11 +119,10 @@ def _product(
         shapes.append(_size(own, ranges) + "ᵀ" * is_turned)
         stand.append(f"[{','.join(own[::-1] if is_turned else own)}]")
         if is_turned:
-            turned.append(f"{name}[{','.join(own)}] is turned")
-    reason = (
-        f"{summed} is summed, so it stands inside, {'·'.join(stand)}: {' and '.join(turned) or 'nothing is turned'}"
-    )
-    return " ".join(factors), "·".join(shapes), f"{reason}; {' and '.join(letters)} stay"
+            turned.append(f"{name}[{','.join(own)}] is transposed")
+    change = f"so {' and '.join(turned)}" if turned else "and nothing is transposed"
+    reason = f"The summed letter {summed} stands inside the product, {'·'.join(stand)}, {change};"
+    return " ".join(factors), "·".join(shapes), f"{reason} {' and '.join(letters)} stay"
 
 
 def _of_bias(rest: str) -> str:

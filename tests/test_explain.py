@@ -135,7 +135,7 @@ def matrix_value(term, arrays):
 def test_shapes_and_reasons_of_the_original(rng):
     explanation = explained([3, 4, 4, 2], rng)[1]
     assert explanation["dW2"].shapes == f"(4×4) = (4×{SAMPLES})·(4×{SAMPLES})ᵀ"
-    assert "A1[i,n] is turned; j and i stay" in explanation["dW2"].reason
+    assert "[j,n]·[n,i], so A1[i,n] is transposed; j and i stay" in explanation["dW2"].reason
     assert "n is left over" in explanation["dW2"].reason
     assert explanation["dA2"].matrices == "dA2 = W3ᵀ dZ3"
     assert "a (1 - a)" in explanation["dZ1"].reason
