@@ -6,18 +6,18 @@ import numpy as np
 
 from fastmlp.oracle import derivatives, network
 
-from .shapes import DTYPES, THREADS, Shape, assert_close, expected, problem
+from .shapes import DTYPES, Shape, assert_close, expected, problem
 
 
 class Derivatives:
     """By the input, by sample, of the output, and along a direction the second one."""
 
-    params = (DTYPES, THREADS)
-    param_names = ("dtype", "n_threads")
+    params = (DTYPES,)
+    param_names = ("dtype",)
 
-    def setup(self, dtype, n_threads):
+    def setup(self, dtype):
         """Compile, and compare each with the oracle's."""
-        self.mlp, self.X, self.Y = problem(Shape((64, 128, 64, 10), 256), dtype, n_threads=n_threads)
+        self.mlp, self.X, self.Y = problem(Shape((64, 128, 64, 10), 256), dtype, n_threads=1)
         self.direction = np.random.default_rng(0).standard_normal(self.mlp.parameter_vector.size).astype(dtype)
         parameters = [network.Parameters(*(part.astype(float) for part in pair)) for pair in self.mlp.parameters]
         names = ["sigmoid", "sigmoid", "identity"]
@@ -36,16 +36,16 @@ class Derivatives:
         flat = np.concatenate([part.ravel() for pair in product for part in pair])
         assert_close(self.mlp.hessian_vector_product(self.X, self.Y, self.direction), flat, dtype)
 
-    def time_input_gradient(self, dtype, n_threads):
+    def time_input_gradient(self, dtype):
         self.mlp.input_gradient(self.X, self.Y)
 
-    def time_jacobian(self, dtype, n_threads):
+    def time_jacobian(self, dtype):
         self.mlp.jacobian(self.X)
 
-    def time_per_sample_gradients(self, dtype, n_threads):
+    def time_per_sample_gradients(self, dtype):
         self.mlp.per_sample_gradients(self.X, self.Y)
 
-    def time_hessian_vector_product(self, dtype, n_threads):
+    def time_hessian_vector_product(self, dtype):
         self.mlp.hessian_vector_product(self.X, self.Y, self.direction)
 
 
