@@ -106,6 +106,8 @@ class Workspace:
     """The last call of a kernel in this workspace."""
     predict_call: calls.Call | None
     """The last prediction of a few samples."""
+    block: int
+    """Samples of a block."""
 
     def __init__(
         self,
@@ -117,7 +119,7 @@ class Workspace:
     ) -> None:
         block = simd.VECTORS * (simd.VECTOR_BYTES // dtype.itemsize)
         self.capacity = round_up(capacity, block)
-        self._block, self._itemsize = block, dtype.itemsize
+        self.block, self._itemsize = block, dtype.itemsize
         self._used = 0
         plan = aligned(len(layer_sizes) * network.PLAN_COLUMNS, np.dtype(np.int64))
         self.plan = plan.reshape(-1, network.PLAN_COLUMNS)
@@ -144,7 +146,7 @@ class Workspace:
             row[network.WEIGHTS], row[network.BIASES] = parameters, parameters + inputs * outputs
             parameters += (inputs + 1) * outputs
             row[network.X] = entering
-            row[network.X_FEATURES] = self._take(round_up(inputs, self._block))
+            row[network.X_FEATURES] = self._take(round_up(inputs, self.block))
             row[network.A] = entering = self._take(outputs)
             is_needed = int(row[network.ACTIVATION]) in activations.SLOPE_NEEDS_Z
             apart = is_needed or (layer == last and of_pre_activations)
@@ -156,7 +158,7 @@ class Workspace:
         row[network.LOSS], row[network.PADDED_SAMPLES] = objective.code, self.capacity
         row[network.PENALIZES] = objective.penalizes
         row[network.TARGETS] = self._take(outputs)
-        row[network.TARGETS_BY_FEATURES] = self._take(round_up(outputs, self._block))
+        row[network.TARGETS_BY_FEATURES] = self._take(round_up(outputs, self.block))
         row[network.THREADS] = self._n_threads = 1
         self._place_partials()
         row[network.SHARES], row[network.SAMPLE_LOSSES] = self._take(1), self._take(1)
@@ -183,7 +185,7 @@ class Workspace:
         self.plan[-1, network.LEAST_SAMPLES] = -(-network.GROUP_OPERATIONS // of_a_sample)
         groups = min(network.MOST_GROUPS, max(2, self.capacity // network.GROUP_SAMPLES))
         self.plan[-1, network.BY_SAMPLES], self.plan[-1, network.PARTIALS] = 1, self._used
-        self._used += min(groups, self.capacity // self._block) * n_parameters
+        self._used += min(groups, self.capacity // self.block) * n_parameters
 
     def _take(self, features: int) -> int:
         """Take room for ``features`` of every sample; return where it begins."""
@@ -237,21 +239,16 @@ class Workspace:
             call.set(*arguments)
         return call
 
-    @property
-    def block(self) -> int:
-        """Samples of a block."""
-        return self._block
-
     def features(self, layer: int, inputs: int) -> NDArray[np.floating]:
         """What enters a layer in feature blocks, as an array ``[i // B, n, i % B]``."""
-        place, size = self.plan[layer, network.X_FEATURES], round_up(inputs, self._block) * self.capacity
-        return self.arena[place : place + size].reshape(-1, self.capacity, self._block)
+        place, size = self.plan[layer, network.X_FEATURES], round_up(inputs, self.block) * self.capacity
+        return self.arena[place : place + size].reshape(-1, self.capacity, self.block)
 
     def view(self, place: int, features: int, samples: int) -> NDArray[np.floating]:
         """What stands sample-blocked at a place of the arena, as an array ``[n // B, i, n % B]``."""
-        blocks = -(-samples // self._block)
-        size = blocks * features * self._block
-        return self.arena[place : place + size].reshape(blocks, features, self._block)
+        blocks = -(-samples // self.block)
+        size = blocks * features * self.block
+        return self.arena[place : place + size].reshape(blocks, features, self.block)
 
 
 def aligned(size: int, dtype: np.dtype) -> NDArray[Any]:

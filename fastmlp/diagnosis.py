@@ -24,6 +24,9 @@ _SATURATED_SHARE, _DEAD_SHARE, _FLAT_SHARE = 1 / 3, 1 / 2, 0.7
 """Of a layer's units that are saturated, of those that are dead (a third is, in deep networks that are well), and of
 all slopes of saturating units over all samples."""
 
+SATURATING = {"sigmoid", "tanh"}
+"""Activations that are flat at both ends."""
+
 _LEARNED = 0.9
 """Part of the loss of the best constant that has been learned where saturation is but certainty."""
 
@@ -279,7 +282,7 @@ def _steps_too_short(run: Watched) -> Iterator[Finding]:
 
 def _silent_units(run: Watched) -> Iterator[Finding]:
     for layer, name in enumerate(run.activations):
-        if name in _SATURATING:
+        if name in SATURATING:
             yield from _saturated(run, layer, name)
         else:
             yield from _dead(run, layer, name)
@@ -326,9 +329,6 @@ def _dead(run: Watched, layer: int, name: str) -> Iterator[Finding]:
             "They pass next to no gradient on, and hardly learn",
             "a lower learning rate, smaller initial weights, inputs scaled to about 1",
         )  # fmt: skip
-
-
-_SATURATING = {"sigmoid", "tanh"}
 
 
 def _gradients_by_layer(run: Watched) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ from fastmlp import formulas, typeset, verify
 from fastmlp.oracle import layer as oracle_layer
 from fastmlp.oracle import losses, network
 from fastmlp.oracle.activations import OUTPUT_ACTIVATIONS
-from fastmlp.oracle.network import BackwardPass, ForwardPass, Parameters
+from fastmlp.oracle.network import BackwardPass, Parameters
 
 Array = NDArray[np.float64]
 
@@ -275,13 +275,12 @@ class _Writer:
             self.exact = net.forward(net.parameters)
             found = computed or self._by_oracle()
         self.computed = found
-        self.forward_pass = ForwardPass(self.exact.pre_activations, found.activations)
         self.dtype = found.dtype
 
     def _by_oracle(self) -> Computed:
         backward_pass = self.net.backward(self.exact)
-        gradients = network.add_penalty_gradients(self.net.parameters, backward_pass.gradients, self.net.penalty)
-        return Computed(self.exact.activations, backward_pass._replace(gradients=gradients), np.dtype(np.float64))
+        with_penalty = backward_pass._replace(gradients=self.net.gradients(self.exact))
+        return Computed(self.exact.activations, with_penalty, np.dtype(np.float64))
 
     @cached_property
     def rounding(self) -> BackwardPass:

@@ -1372,11 +1372,7 @@ class MLP:
         net = self._as_oracle(X, targets)._replace(masks=self._masks(dropped, X.shape[0]))
 
         def product(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-            found = oracle_derivatives.hessian_vector_product(
-                net.parameters, net.X, net.Y, self._pairs(np.ravel(vector)), activations=net.activations,
-                loss=net.loss, sample_weight=net.sample_weight, penalty=net.penalty, masks=net.masks,
-            )  # fmt: skip
-            return np.concatenate([part.ravel() for pair in found for part in pair])
+            return oracle.joined(net.hessian_vector_product(self._pairs(np.ravel(vector))))
 
         found = curvatures.extremes(product, self._vector.size)
         return [(name, value, self._pairs(vector)) for name, value, vector in found]
@@ -1464,10 +1460,10 @@ class MLP:
         net, masks = self._as_oracle(X, targets), self._masks(dropped, X.shape[0])
         of_input = output = None
         if thorough and masks is None:  # the kernel of the input gradient drops nothing
-            given = self._own_gradient(self.predict(X), targets)[1] if self._loss == "own" else targets
+            output = self.predict(X)
+            given = self._own_gradient(output.copy(), targets)[1] if self._loss == "own" else targets
             of_input = np.empty_like(X)
             self._derive(derivatives.input_gradient, X, of_input, given)
-            output = self.predict(X)
         return proof.check(
             net.parameters,
             net.X,

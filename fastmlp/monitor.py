@@ -1,7 +1,7 @@
 """The monitor of a training run: what it measures after each epoch, for :mod:`fastmlp.diagnosis` to put into words.
 
-Everything is computed by the oracle, in float64, on at most :data:`ROWS` samples, and changes nothing of the run: the
-same seed gives the same bits with it and without.
+Everything is computed by the oracle, in float64, on at most :data:`ROWS` samples, or :data:`ROWS_FORWARD` where they
+only go forward, and changes nothing of the run: the same seed gives the same bits with it and without.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks, rows, verify
-from fastmlp.diagnosis import Measured
-from fastmlp.oracle import derivatives, losses, network
+from fastmlp.diagnosis import SATURATING, Measured
+from fastmlp.oracle import losses, network
 from fastmlp.oracle.activations import ACTIVATIONS
 from fastmlp.oracle.network import Parameters
 
@@ -30,8 +30,6 @@ _FLAT = 0.02
 
 _NEARLY_EVERY = 0.9
 """Of the samples, for which a saturated unit's slope must be so; a rectifier is dead if it is so for all."""
-
-_SATURATING = {"sigmoid", "tanh"}
 
 _NEVER_FLAT = {"identity", "leaky_relu"}
 """Their slope is what it is, and small enough nowhere."""
@@ -95,7 +93,7 @@ class Monitor:
                 self._vector = np.random.default_rng(1).standard_normal(self._vector.size)
                 return None
             unit = self._vector / length
-            self._vector = _flat(_product(net, self._mlp._pairs(unit)))
+            self._vector = network.joined(net.hessian_vector_product(self._mlp._pairs(unit)))
             value = float(unit @ self._vector)
         return value
 
@@ -120,12 +118,12 @@ class Monitor:
             limit = 0.0 if name in _NEVER_FLAT else _FLAT * ACTIVATIONS[name].steepest
             flat = (slope < limit).mean(axis=1)
             flat_by_layer.append(float(flat.mean()))
-            silent.append(float((flat >= (_NEARLY_EVERY if name in _SATURATING else 1.0)).mean()))
+            silent.append(float((flat >= (_NEARLY_EVERY if name in SATURATING else 1.0)).mean()))
         of_layers = net.backward(forward_pass).of_pre_activations
         return silent, flat_by_layer, [float(np.sqrt(np.mean(dZ**2))) for dZ in of_layers]
 
 
-def _at_most(chosen: NDArray[np.int64] | slice) -> NDArray[np.int64] | slice:
+def _at_most(chosen: NDArray[np.int64] | slice) -> NDArray[np.int64]:
     """Some rows of a large batch, from all of it: it may be sorted."""
     every = np.arange(chosen.start, chosen.stop) if isinstance(chosen, slice) else chosen
     return every if len(every) <= ROWS else every[np.linspace(0, len(every) - 1, ROWS).astype(np.int64)]
@@ -137,23 +135,13 @@ def _expansion(
     """The loss before a step, and its change: to first order, to second order, and observed."""
     forward_pass = before.forward(before.parameters)
     loss = before.loss_of(before.parameters, forward_pass)
-    gradients = network.add_penalty_gradients(
-        before.parameters, before.backward(forward_pass).gradients, before.penalty
-    )
     # loss(θ + Δ) = loss(θ) + ⟨dθ, Δ⟩ + ⟨Δ, H Δ⟩ / 2 + O(Δ³)
-    along = _flat(change)
-    first = float(_flat(gradients) @ along)
+    along = network.joined(change)
+    first = float(network.joined(before.gradients(forward_pass)) @ along)
     second = None
     if before.loss.name in losses.LOSSES:
-        second = first + float(along @ _flat(_product(before, change))) / 2
+        second = first + float(along @ network.joined(before.hessian_vector_product(change))) / 2
     return loss, first, second, before.loss_of(after, before.forward(after)) - loss
-
-
-def _product(net: verify.Network, direction: list[Parameters]) -> list[Parameters]:
-    return derivatives.hessian_vector_product(
-        net.parameters, net.X, net.Y, direction, activations=net.activations, loss=net.loss,
-        sample_weight=net.sample_weight, penalty=net.penalty,
-    )  # fmt: skip
 
 
 def _limit(optimizer: Any, learning_rate: float) -> float | None:
@@ -188,10 +176,6 @@ def _losses_of_a_constant(net: verify.Network) -> Array | None:
         outputs = [np.clip(np.broadcast_to(c, net.Y.shape), -50, 50) if net.loss.of_pre_activations
                    else np.broadcast_to(c, net.Y.shape) for c in candidates]  # fmt: skip
         return min((net.loss.of(output, net.Y)[0] for output in outputs), key=lambda found: _mean(net, found))
-
-
-def _flat(pairs: list[Parameters]) -> Array:
-    return np.concatenate([part.ravel() for pair in pairs for part in pair])
 
 
 def _update(W: Array, dW: Array) -> float:

@@ -43,8 +43,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import formulas
+from fastmlp.oracle import derivatives, losses, network
 from fastmlp.oracle import layer as oracle_layer
-from fastmlp.oracle import losses, network
 from fastmlp.oracle.activations import ACTIVATIONS
 from fastmlp.oracle.losses import Loss
 from fastmlp.oracle.network import BackwardPass, ForwardPass, Parameters, Penalty
@@ -227,6 +227,17 @@ class Network(NamedTuple):
             forward_pass, self.Y, activation=self.activations[-1], loss=self.loss, sample_weight=self.sample_weight
         )
         return network.backward_from(self.parameters, forward_pass, dZ, activations=self.activations)
+
+    def gradients(self, forward_pass: ForwardPass) -> list[Parameters]:
+        """The gradients of the parameters, with the penalty's."""
+        return network.add_penalty_gradients(self.parameters, self.backward(forward_pass).gradients, self.penalty)
+
+    def hessian_vector_product(self, direction: Sequence[Parameters]) -> list[Parameters]:
+        """How the gradients change along a direction of the parameters."""
+        return derivatives.hessian_vector_product(
+            self.parameters, self.X, self.Y, direction, activations=self.activations, loss=self.loss,
+            sample_weight=self.sample_weight, penalty=self.penalty, masks=self.masks,
+        )  # fmt: skip
 
     def loss_of(self, parameters: Sequence[Parameters], forward_pass: ForwardPass) -> float:
         """The loss with the penalty."""
@@ -661,8 +672,7 @@ class _Probe:
         parameters, forward_pass = self._forward(direction, step)
         same = all(map(np.array_equal, self.net.pieces(parameters, forward_pass), self.pieces))
         net = self.net._replace(parameters=parameters)
-        gradients = network.add_penalty_gradients(parameters, net.backward(forward_pass).gradients, net.penalty)
-        return _along(direction, gradients), same
+        return _along(direction, net.gradients(forward_pass)), same
 
     def scale(self, direction: _Direction) -> float:
         """The step along this direction that changes some pre-activation by about 1."""

@@ -51,6 +51,11 @@ def split(vector: Array, layer_sizes: Sequence[int]) -> list[Parameters]:
     return pairs
 
 
+def joined(pairs: Sequence[Parameters]) -> Array:
+    """Undo :func:`split`: all pairs in one vector."""
+    return np.concatenate([part.ravel() for pair in pairs for part in pair])
+
+
 class ForwardPass(NamedTuple):
     """What the forward pass leaves behind for the backward pass, one entry per layer."""
 
