@@ -1181,8 +1181,8 @@ class MLP:
         monitor : bool
             Look at the run after each epoch: whether its last step changed the loss as the gradient and the curvature
             predict, at saturated and dead units, at gradients and updates by layer. ``print(history.diagnosis)`` says
-            in words what is wrong, and what to try. It costs, after each epoch, about as much as a dozen training
-            steps of 256 samples in plain NumPy, and changes no bit of the run.
+            in words what is wrong, and what to try. It costs, after each epoch, about as much as some forty
+            training steps of 256 samples in plain NumPy, and changes no bit of the run.
         progress : bool
             Show a progress bar, where there is a terminal.
 
