@@ -20,7 +20,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import prange, types
-from numba.core import config
+from numba.core import cgutils, config
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
@@ -162,7 +162,7 @@ def _unpacked(context: Any, builder: Any, kind: Any, slots: list[Any]) -> Any:
     if not isinstance(kind, types.Array):
         place = context.get_value_type(kind).as_pointer()
         return builder.load(builder.bitcast(slots[0], place))
-    array = context.make_array(kind)(context, builder)
+    array = cgutils.create_struct_proxy(kind)(context, builder)
     address, *shape = [builder.load(slot) for slot in slots[: 1 + kind.ndim]]
     itemsize = kind.dtype.bitwidth // 8
     strides: list[Any] = []
