@@ -68,6 +68,8 @@ class Objective(NamedTuple):
     """The part of each hidden layer's units that is dropped in training; none if it is empty."""
     key: tuple[int, int] = (0, 0)
     """From which it follows which they are."""
+    divides_penalty: bool = False
+    """Whether the penalty stands beside the sum of the losses instead of their mean."""
 
     @property
     def code(self) -> int:
@@ -91,7 +93,7 @@ class Workspace:
     """Everything that a step works on."""
     report: NDArray[np.float64]
     """One row per block of samples: its loss, and whether its ``X`` and ``Y`` are finite; then sums over groups of
-    parameters, settings, a row for the batch, and one for the run."""
+    parameters, and a row each for the penalty, the settings, the batch, and the run."""
     results: NDArray[np.float64]
     """The report's last row: status, sum of losses, steps taken."""
     crew: NDArray[np.int64]
@@ -156,7 +158,7 @@ class Workspace:
     def _place_batch(self, outputs: int, objective: Objective) -> None:
         row = self.plan[-1]
         row[network.LOSS], row[network.PADDED_SAMPLES] = objective.code, self.capacity
-        row[network.PENALIZES] = objective.penalizes
+        row[network.PENALIZES], row[network.DIVIDES_PENALTY] = objective.penalizes, objective.divides_penalty
         row[network.TARGETS] = self._take(outputs)
         row[network.TARGETS_BY_FEATURES] = self._take(round_up(outputs, self.block))
         row[network.THREADS] = self._n_threads = 1

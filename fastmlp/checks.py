@@ -126,8 +126,9 @@ class Targets:
 
     def of_rows(self, chosen: NDArray[np.int64] | slice, dtype: np.dtype | None) -> Targets:
         """Some samples' targets, converted; None keeps the dtype."""
+        no_values = self.values if dtype is None else np.empty(0, dtype)
         return Targets(
-            self.values if self.labels.size else rows.converted(self.values, chosen, dtype),
+            no_values if self.labels.size else rows.converted(self.values, chosen, dtype),
             self.labels[chosen] if self.labels.size else self.labels,
             self.weights[chosen] if self.weights.size else self.weights,
         )
@@ -243,7 +244,7 @@ def sample_weight(value: object, class_weight: object, targets: Targets, n_sampl
         if not np.isfinite(weights).all():
             raise not_finite("sample_weight", weights)
         if weights.min() < 0 or weights.max() == 0:
-            what = f"{weights.min()}" if weights.min() < 0 else "nothing but 0"
+            what = f"{weights.min()}" if weights.min() < 0 else "zero everywhere"
             raise ValueError(f"sample_weight must be at least 0, and above 0 somewhere; got {what}")
     if class_weight is None:
         return NO_WEIGHTS if weights is None else weights

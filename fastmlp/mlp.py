@@ -180,6 +180,10 @@ class MLP:
         )
         if not (penalty is None or isinstance(penalty, settings.Penalty)):
             raise TypeError(f"penalty must be None or a fastmlp.Penalty; got {penalty!r}")
+        if penalty is not None and penalty.divided_by_samples and settings.loss_name(loss) == "own":
+            raise ValueError(
+                f"penalty must not be divided by samples beside a loss of your own, which is a mean; got {penalty!r}"
+            )
         arguments.check_weight_scale(weight_scale)
         if n_threads is not None:
             n_threads = checks.integer("n_threads", n_threads)
@@ -222,6 +226,7 @@ class MLP:
         self._rate_factor = 1.0  # by which ReduceOnPlateau has reduced the rate
         self._run: Run | None = None  # of the last training step: a tuple with names takes a quarter of a µs to make
         self._limited = 1.0  # by what the last gradient was multiplied, to limit its norm
+        self._penalties = 0.0  # what part of the losses of training steps, times their weights, was the penalty's
         self._block = simd.VECTORS * (simd.VECTOR_BYTES // self._dtype.itemsize)
         self._lock = threading.RLock()
         self._paces: dict[tuple[str, int], threads.Pace] = {}  # by the kind of work and its samples
@@ -243,7 +248,7 @@ class MLP:
         dropped = tuple(rates) if isinstance(rates, tuple) else (rates,) * (len(self._sizes) - 2)
         own = self._loss == "own"
         name, setting = (None, 0.0) if own else (self._loss, settings.loss_setting(self.config["loss"]))
-        return Objective(name, setting, *penalties, dropped, (key0, key1))
+        return Objective(name, setting, *penalties, dropped, (key0, key1), bool(penalty.divided_by_samples))
 
     def _masks(self, dropped: int, n_samples: int) -> list[Any] | None:
         """The oracle's masks of hidden layers in a step; None if nothing is dropped."""
@@ -574,8 +579,8 @@ class MLP:
 
     def _loss_value(self, X: Array, targets: checks.Targets) -> float:
         if self._loss == "own":
-            return self._own_gradient(self.predict(X), targets)[0] + self._penalty()
-        total, all_weight = 0.0, 0.0
+            return self._own_gradient(self.predict(X), targets)[0] + self._penalty(1.0)
+        total, all_weight, penalties = 0.0, 0.0, 0.0
         workspace = self._borrow(min(X.shape[0], _ROWS_AT_ONCE))
         try:
             for first in range(0, X.shape[0], _ROWS_AT_ONCE):
@@ -589,13 +594,21 @@ class MLP:
                 weight = workspace.report[network.BATCH, network.TOTAL_WEIGHT]
                 total += loss * weight
                 all_weight += weight
+                penalties += workspace.report[network.PENALTY, network.PENALTIES]
         finally:
             self._free.append(workspace)
+        if self._objective.divides_penalty:  # each part's rows had all of it to themselves
+            total += self._penalty(all_weight) * all_weight - penalties
         return float(total / all_weight)
 
-    def _penalty(self) -> float:
+    def _penalty(self, total_weight: float) -> float:
+        """The penalty beside the mean over samples of so much weight."""
+        return oracle.penalty_value(self._pairs(self._vector), self._oracle_penalty(total_weight))
+
+    def _oracle_penalty(self, total_weight: float) -> oracle.Penalty:
         o = self._objective
-        return oracle.penalty_value(self._pairs(self._vector), oracle.Penalty(o.l1, o.l2, o.biases))
+        part = 1 / total_weight if o.divides_penalty else 1.0
+        return oracle.Penalty(o.l1 * part, o.l2 * part, o.biases)
 
     # -- derivatives for their own sake ----------------------------------------------------------------------------
 
@@ -784,10 +797,10 @@ class MLP:
                     sample_weight=targets.weights if targets.weights.size else None,
                 )[1]  # fmt: skip
                 moved_pass.backward(RdZ, self._pairs(product))
-        o = self._objective
+        penalty = self._oracle_penalty(targets.total_weight(count))
         for pair, along in zip(self._pairs(product), self._pairs(vector), strict=True):
-            pair.weights[...] += o.l2 * along.weights
-            pair.biases[...] += o.l2 * along.biases if o.biases else 0
+            pair.weights[...] += penalty.l2 * along.weights
+            pair.biases[...] += penalty.l2 * along.biases if penalty.biases else 0
         return product
 
     # -- a loss of the user's own ----------------------------------------------------------------------------------
@@ -1069,6 +1082,7 @@ class MLP:
                 )  # fmt: skip
                 done += taken
                 workspace.results[_TAKEN] = 0
+                self._penalties += float(workspace.report[network.PENALTY, network.PENALTIES])
                 if is_measured:
                     pace.tell(time.perf_counter() - start, wanted)
             if optimizer.max_gradient_norm is not None:
@@ -1493,8 +1507,7 @@ class MLP:
 
     def _as_oracle(self, X: Array, targets: checks.Targets) -> proof.Network:
         """The whole network and its data as the oracle has them."""
-        o = self._objective
-        own = o.loss is None
+        own = self._objective.loss is None
         Y = targets.values.T if own else targets.as_rows(self._sizes[-1]).T.astype(np.float64)
         return proof.Network(
             self._pairs(self._vector.astype(np.float64)),
@@ -1503,7 +1516,7 @@ class MLP:
             list(self._activations),
             self._oracle_loss(),
             targets.weights if targets.weights.size else None,
-            oracle.Penalty(o.l1, o.l2, o.biases),
+            self._oracle_penalty(targets.total_weight(X.shape[0])),
         )
 
     # -- workspaces, threads, statuses -----------------------------------------------------------------------------

@@ -168,6 +168,10 @@ class Penalty:
         At least 0.
     biases : bool
         Whether biases are penalized too.
+    divided_by_samples : bool
+        Whether the penalty is divided by the number of samples of the minibatch, or by the sum of their weights: it
+        then stands beside the sum of their losses, and counts the less the more samples there are. scikit-learn's
+        ``alpha`` is ``Penalty(l2=alpha, divided_by_samples=True)``.
 
     References
     ----------
@@ -182,11 +186,13 @@ class Penalty:
     l1: float = 0.0
     l2: float = 0.0
     biases: bool = False
+    divided_by_samples: bool = False
 
     def __post_init__(self) -> None:
         check_number("l1", self.l1, low=0)
         check_number("l2", self.l2, low=0)
         check_flag("biases", self.biases)
+        check_flag("divided_by_samples", self.divided_by_samples)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -446,7 +452,9 @@ class _Optimizer:
         if self.max_gradient_norm is not None:
             check_number("max_gradient_norm", self.max_gradient_norm, low=0, low_allowed=False)
 
-    def _array(self, first_decay: float, second_decay: float = 0.0, epsilon: float = 0.0) -> NDArray[np.float64]:
+    def _array(
+        self, first_decay: float, second_decay: float = 0.0, epsilon: float = 0.0, epsilon_first: bool = False
+    ) -> NDArray[np.float64]:
         rate = self.learning_rate
         if isinstance(rate, ReduceOnPlateau):
             rate = rate.learning_rate
@@ -454,6 +462,7 @@ class _Optimizer:
         limit = self.max_gradient_norm or 0.0
         return np.array([
             constant, first_decay, second_decay, epsilon, self.weight_decay, float(self.decay_biases), limit,
+            float(epsilon_first),
         ])  # fmt: skip
 
     def with_rates(self, step: int, n_steps: int, factor: float) -> NDArray[np.float64]:
@@ -589,6 +598,9 @@ class Adam(_Optimizer):
         Decay of the two running means, at least 0 and below 1.
     epsilon : float
         Added to the root of the second mean; above 0.
+    epsilon_first : bool
+        Whether it is added before the mean's zero start is corrected for, as at the end of the paper's section 2 (and
+        in scikit-learn and Keras), instead of after it, as in its algorithm 1 (and in PyTorch).
 
     References
     ----------
@@ -607,16 +619,18 @@ class Adam(_Optimizer):
     weight_decay: float = 0.0
     decay_biases: bool = False
     max_gradient_norm: float | None = None
+    epsilon_first: bool = False
     code: ClassVar[int] = kernel.ADAM
 
     def __post_init__(self) -> None:
         self._check(beta1=self.beta1, beta2=self.beta2)
         check_number("epsilon", self.epsilon, low=0, low_allowed=False)
+        check_flag("epsilon_first", self.epsilon_first)
 
     @cached_property
     def array(self) -> NDArray[np.float64]:
         """The settings as compiled code reads them."""
-        return self._array(self.beta1, self.beta2, self.epsilon)
+        return self._array(self.beta1, self.beta2, self.epsilon, self.epsilon_first)
 
 
 @dataclass(frozen=True)

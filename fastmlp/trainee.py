@@ -186,6 +186,11 @@ class Trainee:
         }  # fmt: skip
         return dict(files.as_json(wanted, names_of_functions=True))
 
+    def go_on_with(self, optimizer: settings.Optimizer, memory_factor: float) -> None:
+        """Take the next steps by another optimizer of the same rule, that remembers so many times as much."""
+        self._run = self._run._replace(optimizer=optimizer)
+        self._mlp._memory *= memory_factor
+
     def save(self, history: training.History) -> None:
         """Write the model, the best parameters so far, and the history."""
         assert self._plan.checkpoint is not None  # noqa: S101 (for the type checker)

@@ -166,10 +166,10 @@ def fit(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: History
     written = time.monotonic()
     stopping, plateau = _Patience(plan.early_stopping, history), _Patience(plan.plateau, history)
     history.stopped = history.stopped if stopping.is_over else "all epochs done"
-    with _progress_bar(plan, history) as bar, _interruptible() as interrupted:
+    with _progress_bar(plan, history) as bar, interruptible() as interrupted:
         while history.n_epochs < plan.epochs and not stopping.is_over:
             start = time.perf_counter()
-            total, why = _epoch(plan, trainee, plan.order(rng), interrupted, bar)
+            total, why = epoch(plan, trainee, plan.order(rng), interrupted, bar)
             if why:
                 history.stopped = f"{why} in epoch {history.n_epochs + 1}"
                 break
@@ -261,7 +261,7 @@ def _write(plan: Plan, trainee: Trainee, history: History, written: float, *, is
     return written
 
 
-def _epoch(
+def epoch(
     plan: Plan, trainee: Trainee, order: NDArray[np.int64], interrupted: threading.Event, bar: Any
 ) -> tuple[float, str]:
     """One epoch, in calls of compiled code that last about ``_SECONDS_PER_CALL``: its total loss, and why it broke."""
@@ -302,7 +302,7 @@ def hold_out(
 
 
 @contextmanager
-def _interruptible() -> Iterator[threading.Event]:
+def interruptible() -> Iterator[threading.Event]:
     """Turn the first Ctrl-C into an event, so that no step is cut in two; the second one interrupts as usual.
 
     Outside of the main thread, where signals cannot be handled, Ctrl-C is the main thread's business.

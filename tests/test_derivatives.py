@@ -289,7 +289,7 @@ def test_what_does_not_fit_is_refused(rng):
 # torch
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # torch's own
 @pytest.mark.parametrize("loss", ["squared_error", "binary_cross_entropy", "softmax_cross_entropy"])
 def test_torch_agrees(loss, rng):
     torch = pytest.importorskip("torch")

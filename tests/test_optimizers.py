@@ -186,6 +186,54 @@ def test_a_penalty_is_part_of_the_loss_and_of_its_gradient(biases, rng, dtype):
     np.testing.assert_allclose(penalized.backward(Y).vector, penalized.loss_and_gradients(X, Y)[1].vector)
 
 
+@pytest.mark.parametrize("loss", ["squared_error", "poisson"])
+def test_a_penalty_divided_by_samples_counts_once_in_the_sum_of_their_losses(loss, rng):
+    """In every batch it is the plain penalty divided by the samples of that batch, or by their weights."""
+    n_samples = 2500  # more than are looked at in one go
+    X, Y = data_for(loss, rng, n_samples)
+    weights = rng.uniform(0.5, 2, n_samples)
+    whole, part = fastmlp.Penalty(3, 5, biases=True, divided_by_samples=True), fastmlp.Penalty(3, 5, biases=True)
+    for some, kwargs in [(2500, {}), (7, {}), (2500, {"sample_weight": weights})]:
+        total = kwargs["sample_weight"].sum() if kwargs else some
+        divided = fastmlp.MLP(SIZES, loss=loss, penalty=whole, rng=1)
+        plain = fastmlp.MLP(SIZES, loss=loss, penalty=fastmlp.Penalty(3 / total, 5 / total, biases=True), rng=1)
+        data = X[:some], Y[:some]
+        value, gradients = divided.loss_and_gradients(*data, **kwargs)
+        expected, expected_gradients = plain.loss_and_gradients(*data, **kwargs)
+        assert value == pytest.approx(expected, rel=1e-12)
+        np.testing.assert_allclose(gradients.vector, expected_gradients.vector, atol=1e-13)
+        assert divided.loss(*data, **kwargs) == pytest.approx(expected, rel=1e-12)
+        along = np.ones_like(gradients.vector)
+        product, expected = (m.hessian_vector_product(*data, along, **kwargs) for m in (divided, plain))
+        np.testing.assert_allclose(product, expected, atol=1e-12)
+    assert divided.verify(X[:9], Y[:9]).ok
+    # the last minibatch has fewer samples than the others, so the penalty counts more there
+    fitted, expected = (fastmlp.MLP(SIZES, loss=loss, penalty=p, rng=1) for p in (whole, part))
+    fitted.fit(X[:10], Y[:10], batch_size=4, epochs=1, shuffle=False, optimizer="sgd", progress=False)
+    for rows in (slice(0, 4), slice(4, 8), slice(8, 10)):
+        n = rows.stop - rows.start
+        step = fastmlp.MLP(SIZES, loss=loss, penalty=fastmlp.Penalty(3 / n, 5 / n, biases=True), rng=1)
+        step.parameter_vector = expected.parameter_vector
+        step.train_step(X[rows], Y[rows], optimizer="sgd")
+        expected.parameter_vector = step.parameter_vector
+    np.testing.assert_allclose(fitted.parameter_vector, expected.parameter_vector, atol=1e-14)
+
+
+def test_adams_epsilon_may_come_before_the_correction(rng, dtype):
+    """The second form of the rule, at the end of section 2 of Kingma & Ba."""
+    X, Y = rng.standard_normal((9, 3)), rng.standard_normal((9, 2))
+    mlp = fastmlp.MLP([3, 2], dtype=dtype, rng=1)
+    w = mlp.parameter_vector.astype(np.float64)
+    m, v = np.zeros_like(w), np.zeros_like(w)
+    optimizer = fastmlp.Adam(0.1, beta1=0.8, beta2=0.9, epsilon=0.01, epsilon_first=True)
+    for t in range(1, 5):
+        g = mlp.loss_and_gradients(X, Y)[1].vector.astype(np.float64)
+        mlp.train_step(X, Y, optimizer=optimizer)
+        m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g * g
+        w = w - 0.1 * np.sqrt(1 - 0.9**t) / (1 - 0.8**t) * m / (np.sqrt(v) + 0.01)
+        np.testing.assert_allclose(mlp.parameter_vector, w, atol=1e-14 if dtype == np.float64 else 1e-5)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_weight_is_how_often_a_sample_counts(loss, rng):
     """Whole weights are the sample again and again; 0 is the sample left out; the mean is over the weights."""
@@ -230,7 +278,7 @@ def test_class_weights_are_weights_of_samples(kind, rng):
     [
         ({"sample_weight": np.ones(5)}, ValueError, r"sample_weight must have shape \(6,\), one for each sample; got"),
         ({"sample_weight": [-1, 1, 1, 1, 1, 1]}, ValueError, "sample_weight must be at least 0, .*; got -1"),
-        ({"sample_weight": np.zeros(6)}, ValueError, "nothing but 0"),
+        ({"sample_weight": np.zeros(6)}, ValueError, "zero everywhere"),
         ({"sample_weight": [np.nan] * 6}, ValueError, r"sample_weight must be finite; got nan at sample_weight\[0\]"),
         ({"class_weight": "even"}, TypeError, "class_weight must be 'balanced' or a mapping"),
         ({"class_weight": {2: 1.0}}, ValueError, r"class_weight must name classes that are there, \[0, 1\]; got 2"),
@@ -361,6 +409,12 @@ def test_a_loss_of_ones_own_that_is_not_finite_stops(rng):
         (lambda: fastmlp.Huber(0), "threshold must be a finite number above 0; got 0"),
         (lambda: fastmlp.Quantile(1), "q must be a finite number above 0 and below 1; got 1"),
         (lambda: fastmlp.SoftmaxCrossEntropy(1.0), "label_smoothing must be .* below 1; got 1.0"),
+        (
+            lambda: fastmlp.MLP(
+                SIZES, loss=lambda A, Y: (0.0, A), penalty=fastmlp.Penalty(1, divided_by_samples=True)
+            ),
+            "penalty must not be divided by samples beside a loss of your own",
+        ),
         (lambda: fastmlp.Penalty(l1=-1), "l1 must be a finite number at least 0; got -1"),
         (lambda: fastmlp.SGD(nesterov=True), "momentum must be above 0 with nesterov=True"),
         (lambda: fastmlp.SGD(weight_decay=-1), "weight_decay must be"),
@@ -385,12 +439,14 @@ def test_wrong_settings_are_refused(make, words):
     [
         lambda: fastmlp.SGD(learning_rate="high"),
         lambda: fastmlp.Penalty(biases=1),
+        lambda: fastmlp.Penalty(divided_by_samples=1),
+        lambda: fastmlp.Adam(epsilon_first=1),
         lambda: fastmlp.Checkpoint(3),
         lambda: fastmlp.MLP([1, 1], loss=3),
         lambda: fastmlp.MLP([1, 1], loss=fastmlp.Huber),
         lambda: fastmlp.MLP([1, 1], penalty=0.1),
     ],
-    ids=["rate", "flag", "path", "number", "class", "penalty"],
+    ids=["rate", "flag", "divided", "epsilon", "path", "number", "class", "penalty"],
 )
 def test_wrong_kinds_are_refused(make):
     with pytest.raises(TypeError, match="must be"):

@@ -64,11 +64,11 @@ from fastmlp.kernels.simd import block, fill, lanes, load, load_first, store, st
 
 # One row of the plan per layer. Sizes and codes, then places: of W and b in the parameters, of the rest in the arena.
 INPUTS, OUTPUTS, ACTIVATION, WEIGHTS, BIASES, X_FEATURES, X, Z, A, DZ, DROPPED, X_LEFT = range(12)
-PLAN_COLUMNS = 14
+PLAN_COLUMNS = 15
 
 # The last row of the plan holds what belongs to the whole batch.
 LOSS, PADDED_SAMPLES, TARGETS, TARGETS_BY_FEATURES, SHARES, SAMPLE_LOSSES, THREADS, BY_SAMPLES, PARTIALS = range(9)
-PENALIZES, DROPS, KEY0, KEY1, LEAST_SAMPLES = 9, 10, 11, 12, 13
+PENALIZES, DROPS, KEY0, KEY1, LEAST_SAMPLES, DIVIDES_PENALTY = 9, 10, 11, 12, 13, 14
 
 NOTHING_DROPPED = -1
 """In the place of the number of the step, by which it is known what is dropped."""
@@ -124,18 +124,22 @@ BLOCK_LOSS, X_CHECK, Y_CHECK = range(3)
 """Columns of the report, which has a row for each block of samples: its loss; and, of a tile's first block, whether a
 value of the tile is not finite."""
 
-RUN, BATCH, SETTINGS = -1, -2, -3
+RUN, BATCH, SETTINGS, PENALTY = -1, -2, -3, -4
 """The report's last row is for the training run: status, sum of losses, steps taken. The one before it is for the
 batch, and before that stand the settings of the loss and of the penalty, in float64 whatever the arena is: of 0.99 in
-float32, too little would be left in 1 - 0.99. Before that, sums over :data:`UPDATE_GROUPS` groups of parameters."""
+float32, too little would be left in 1 - 0.99. Before that stands the penalty of the batch; and before that, sums over
+:data:`UPDATE_GROUPS` groups of parameters."""
 
 TOTAL_WEIGHT, FACTOR = range(2)
 """Of the batch: the sum of its samples' weights, and by what its gradient is multiplied."""
 
 LOSS_SETTING, L1, L2 = range(3)
-"""Of the settings."""
+"""Of the settings; ``L1`` and ``L2`` are of the batch's penalty too."""
 
-REPORT_ROWS = UPDATE_GROUPS + 3
+PENALTIES = 0
+"""Of the penalty: the run's sum of each step's, times its samples' weights."""
+
+REPORT_ROWS = UPDATE_GROUPS + 4
 """Rows of the report beside those of the blocks."""
 
 
@@ -169,7 +173,10 @@ def _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1):
 
 @tile_function
 def weigh(plan, report, sample_weights, order, first, samples):
-    """Note the sum of the weights of a batch: without any, their number. Of a given gradient all is taken as it is."""
+    """Note the sum of the weights of a batch: without any, their number. Of a given gradient all is taken as it is.
+
+    And the batch's penalty, which stands beside the mean of its losses, or beside their sum: divided by as much as it.
+    """
     total = float(samples)
     if plan[-1, LOSS] == GIVEN_GRADIENT:
         total = 1.0
@@ -178,6 +185,10 @@ def weigh(plan, report, sample_weights, order, first, samples):
         for n in range(samples):
             total += sample_weights[row_of(order, first + n)]
     report[BATCH, TOTAL_WEIGHT] = total
+    part = 1.0
+    if plan[-1, DIVIDES_PENALTY]:
+        part = 1.0 / total if total > 0 else 0.0
+    report[PENALTY, L1], report[PENALTY, L2] = report[SETTINGS, L1] * part, report[SETTINGS, L2] * part
 
 
 @tile_function
@@ -326,7 +337,7 @@ def _weight_tile(layer, strip, i, first, last, add, plan, arena, gradient, g):
 def _finish_tile(w, b, rows, columns, inputs, is_first, plan, report, parameters, gradient, optimizer, rates, memory):
     """Penalty and update of what :func:`_weight_tile` returned; of the biases with the first tile of a strip."""
     if plan[-1, PENALIZES] != NOTHING:
-        l1, l2 = report[SETTINGS, L1], report[SETTINGS, L2]
+        l1, l2 = report[PENALTY, L1], report[PENALTY, L2]
         for r in range(rows):
             penalize_range(l1, l2, parameters, gradient, w + r * inputs, w + r * inputs + columns)
         if is_first and plan[-1, PENALIZES] == EVERYTHING:
@@ -409,7 +420,7 @@ def _add_partials(start, stop, groups, plan, arena, report, parameters, gradient
     if plan[-1, PENALIZES] != NOTHING:
         for layer in range(plan.shape[0] - 1):
             first, last = _meant(start, stop, layer, plan[-1, PENALIZES] == EVERYTHING, plan)
-            penalize_range(report[SETTINGS, L1], report[SETTINGS, L2], parameters, gradient, first, last)
+            penalize_range(report[PENALTY, L1], report[PENALTY, L2], parameters, gradient, first, last)
     if optimizer != NO_UPDATE:
         _update_flat(start, stop, plan, parameters, gradient, optimizer, rates, memory)
 
@@ -455,7 +466,7 @@ def _first_group(report):
 def _penalty_group(group, plan, parameters, report):
     """Note the penalty of a group of parameters."""
     start, stop = _group(group, parameters.size)
-    l1, l2 = report[SETTINGS, L1], report[SETTINGS, L2]
+    l1, l2 = report[PENALTY, L1], report[PENALTY, L2]
     total = 0.0
     for layer in range(plan.shape[0] - 1):
         first, last = _meant(start, stop, layer, plan[-1, PENALIZES] == EVERYTHING, plan)
@@ -688,6 +699,7 @@ def _begin(report, total):
     for k in range(report.shape[1]):
         report[RUN, k] = 0.0
     report[RUN, 1] = total
+    report[PENALTY, PENALTIES] = 0.0
 
 
 @tile_function
@@ -699,6 +711,8 @@ def _judge(plan, arena, samples, report):
         report[RUN, 1] = loss * report[BATCH, TOTAL_WEIGHT]
         return False
     report[RUN, 1] += loss * report[BATCH, TOTAL_WEIGHT]
+    if plan[-1, PENALIZES] != NOTHING:
+        report[PENALTY, PENALTIES] += _add_groups(report) * report[BATCH, TOTAL_WEIGHT]
     return True
 
 

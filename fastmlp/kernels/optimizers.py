@@ -6,6 +6,8 @@ Compiled code chooses by an integer. Adding an optimizer is adding its function,
 
 from __future__ import annotations
 
+import math
+
 from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.simd import (
     absolute,
@@ -26,12 +28,13 @@ SGD without momentum, which has nothing to remember and spares the memory's traf
 CODES = {"sgd": SGD, "nesterov": NESTEROV, "rmsprop": RMSPROP, "adam": ADAM}
 """The update rules by name."""
 
-LEARNING_RATE, FIRST_DECAY, SECOND_DECAY, EPSILON, WEIGHT_DECAY, DECAYS_BIASES, MAX_NORM = range(7)
+LEARNING_RATE, FIRST_DECAY, SECOND_DECAY, EPSILON, WEIGHT_DECAY, DECAYS_BIASES, MAX_NORM, EPSILON_FIRST = range(8)
 """Where a setting stands in the array of settings. The first decay is SGD's and RMSprop's momentum, or Adam's
-``beta1``; the norm of the gradient is cut down to ``MAX_NORM`` if that is above 0. Behind the settings may follow the
+``beta1``; the norm of the gradient is cut down to ``MAX_NORM`` if that is above 0; ``EPSILON_FIRST`` is 1 where
+Adam's epsilon is added before the correction. Behind the settings may follow the
 learning rates of the steps of a call, one each, instead of the one in front."""
 
-N_SETTINGS = 7
+N_SETTINGS = 8
 
 
 @tile_function
@@ -104,6 +107,9 @@ def rates_of(optimizer, settings, step, k):
         first_correction, second_correction = 1 - first_decay**step, 1 - second_decay**step
     learning_rate = float(settings[N_SETTINGS + k] if settings.size > N_SETTINGS else settings[LEARNING_RATE])
     epsilon, weight_decay = float(settings[EPSILON]), float(settings[WEIGHT_DECAY])
+    if settings[EPSILON_FIRST] != 0:
+        # √second_moment + epsilon, all of it divided by √second_correction
+        epsilon = epsilon / math.sqrt(second_correction)
     return (
         learning_rate, first_decay, second_decay, epsilon, first_correction, second_correction, weight_decay,
         settings[DECAYS_BIASES] != 0,
