@@ -214,7 +214,7 @@ class Workspace:
 
         Returns its status, sum of losses, and steps taken.
         """
-        if not calls.are_packed():
+        if self._n_threads == 1 or not calls.are_packed():
             found: tuple[int, float, int] = network.train(*arguments)
             return found
         call = self.pack(*arguments)

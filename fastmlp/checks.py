@@ -45,7 +45,7 @@ def layer_sizes(value: object) -> tuple[int, ...]:
     return tuple(integer(f"layer_sizes[{index}]", size) for index, size in enumerate(sizes))
 
 
-def numbers(name: str, value: object, dtype: np.dtype | None) -> Array:
+def numbers(name: str, value: Any, dtype: np.dtype | None) -> Array:
     """Return a C-ordered array of real numbers of this dtype: the given one if it is that already, else a copy.
 
     Without a dtype, return the array as it is.
@@ -53,8 +53,8 @@ def numbers(name: str, value: object, dtype: np.dtype | None) -> Array:
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(f"{name} must have a value everywhere; got a masked array with masked entries")
     try:
-        given = np.asarray(value)
-    except (ValueError, TypeError) as error:
+        given: NDArray[Any] = np.from_dlpack(value) if _is_known_by_dlpack_alone(value) else np.asarray(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:  # of a tensor elsewhere, or with a gradient
         raise ValueError(f"{name} must be an array of numbers; got {type(value).__name__}: {error}") from None
     if given.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers (float, integer or bool); got dtype {given.dtype}")
@@ -62,6 +62,11 @@ def numbers(name: str, value: object, dtype: np.dtype | None) -> Array:
         return given
     with np.errstate(over="ignore", invalid="ignore"):
         return np.require(given, dtype, ["C", "A"])
+
+
+def _is_known_by_dlpack_alone(value: Any) -> bool:
+    """Whether an array of another library says what it holds by DLPack, and not as NumPy would ask."""
+    return hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
 
 
 def samples(name: str, value: Any, features: int, dtype: np.dtype | None) -> Array:

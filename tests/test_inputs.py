@@ -283,6 +283,44 @@ def test_frames_and_series():
         mlp.predict(pandas.DataFrame({"a": [1.0], "b": ["x"], "c": [2.0]}))
 
 
+class OnlyDLPack:
+    """An array of some other library, which NumPy knows by DLPack alone."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **how):
+        return self.array.__dlpack__(**how)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+ARRAYS_OF_OTHERS = {
+    "torch": lambda module: module.tensor,
+    "jax.numpy": lambda module: module.asarray,
+    "pandas": lambda module: module.DataFrame,
+    "polars": lambda module: module.DataFrame,
+}
+
+
+@pytest.mark.parametrize("library", ["DLPack", *ARRAYS_OF_OTHERS])
+def test_arrays_of_other_libraries(library):
+    convert = OnlyDLPack if library == "DLPack" else ARRAYS_OF_OTHERS[library](pytest.importorskip(library))
+    single, targets = X.astype(np.float32), Y.astype(np.float32)
+    mlp, same = make(dtype="float32"), make(dtype="float32")
+    np.testing.assert_array_equal(mlp.predict(convert(single)), mlp.predict(single))
+    mlp.fit(convert(single), convert(targets), epochs=2, progress=False)
+    same.fit(single, targets, epochs=2, progress=False)
+    np.testing.assert_array_equal(mlp.parameter_vector, same.parameter_vector)
+
+
+def test_a_tensor_with_a_gradient_is_refused_in_words():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ValueError, match="X must be an array of numbers; got Tensor: .*detach"):
+        make().predict(torch.tensor(X, requires_grad=True))
+
+
 def test_memory_mapped_files(tmp_path):
     X.tofile(tmp_path / "X")
     mapped = np.memmap(tmp_path / "X", np.float64, mode="r", shape=X.shape)
