@@ -241,6 +241,28 @@ class Workspace:
             call.set(*arguments)
         return call
 
+    def for_prediction(self) -> tuple[NDArray[np.int64], int]:
+        """Make a plan of the same network for predictions of one block, and tell how large an arena it needs.
+
+        Layers take turns at two places, as only the one before matters; the last one has places of its own, as the
+        softmax needs several.
+        """
+        plan, layers = self.plan.copy(), len(self.plan) - 1
+        widths = [int(plan[0, network.INPUTS]), *map(int, plan[:layers, network.OUTPUTS])]
+        plan[-1, network.PADDED_SAMPLES], plan[-1, network.THREADS] = self.block, 1
+        plan[0, network.X_FEATURES], used = 0, round_up(widths[0], self.block) * self.block
+        places = [used, used + max(widths[:-1]) * self.block]
+        used = places[1] + max(widths[:-1]) * self.block
+        entering = places[0]
+        for layer in range(layers - 1):
+            leaving = places[(layer + 1) % 2]
+            plan[layer, network.X], plan[layer, network.Z], plan[layer, network.A] = entering, leaving, leaving
+            entering = leaving
+        last = plan[layers - 1]
+        of_last = [used + k * widths[-1] * self.block for k in range(3)]
+        last[network.X], last[network.Z], last[network.A], last[network.DZ] = entering, *of_last
+        return plan, used + 3 * widths[-1] * self.block
+
     def features(self, layer: int, inputs: int) -> NDArray[np.floating]:
         """What enters a layer in feature blocks, as an array ``[i // B, n, i % B]``."""
         place, size = self.plan[layer, network.X_FEATURES], round_up(inputs, self.block) * self.capacity

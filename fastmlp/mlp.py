@@ -20,7 +20,7 @@ from fastmlp import arguments, checks, files, rows, settings, threads, training
 from fastmlp import curvature as curvatures
 from fastmlp import verify as proof
 from fastmlp.buffers import Objective, Workspace, aligned
-from fastmlp.kernels import calls, derivatives, jit, layout, network, optimizers, simd
+from fastmlp.kernels import calls, derivatives, embedded, jit, layout, network, optimizers, simd
 from fastmlp.metrics import as_metrics
 from fastmlp.moved import MovedPass
 from fastmlp.oracle import derivatives as oracle_derivatives
@@ -423,6 +423,57 @@ class MLP:
             self._free.append(workspace)
         if not finite:
             raise checks.not_finite("X", X)
+
+    def compiled(self) -> Callable[[Any, Any], None]:
+        """Make a function that compiled code of your own can call: a prediction without Python and without memory.
+
+        It holds the parameters as they are now: after more training, make another one. Any number of threads may call
+        it at once. Making it takes a second or so; it belongs to this process, so Numba does not cache what calls it.
+
+        Returns
+        -------
+        function
+            Of ``x`` and ``out``, C-ordered arrays of the network's dtype, compiled by ``numba.njit``. ``x`` has shape
+            (n_features,) or (n_samples, n_features); what ``predict`` returns is written to ``out``, of shape
+            (n_outputs,) or (n_samples, n_outputs), to the same bits. Other shapes raise ``ValueError``. NaN and
+            infinite values are not looked for: what comes of them is written.
+
+        Raises
+        ------
+        ValueError
+            If the layers are so wide that a prediction does not fit on the caller's stack (512 KB).
+
+        Examples
+        --------
+        >>> import fastmlp, numba, numpy as np
+        >>> mlp = fastmlp.MLP([1, 8, 1], hidden_activation="tanh", rng=0)
+        >>> rate = mlp.compiled()
+        >>> @numba.njit
+        ... def simulate(steps):
+        ...     x, change = np.ones(1), np.empty(1)
+        ...     for _ in range(steps):
+        ...         rate(x, change)
+        ...         x -= 0.01 * change
+        ...     return x[0]
+        >>> x = np.ones((1, 1))
+        >>> for _ in range(100):
+        ...     x -= 0.01 * mlp.predict(x)
+        >>> bool(simulate(100) == x[0, 0])
+        True
+        """
+        workspace = self._borrow(1)
+        plan, arena_size = workspace.for_prediction()
+        if 2 * arena_size * self._dtype.itemsize > embedded.MOST_STACK:
+            raise ValueError(
+                f"compiled() needs layers that fit on a stack, {embedded.MOST_STACK} bytes; got {self!r}, of which a"
+                f" prediction takes {2 * arena_size * self._dtype.itemsize}"
+            )
+        with self._lock:
+            parameters = self._vector.copy()
+        panels = np.empty_like(workspace.panels)
+        network.pack(plan, parameters, panels)
+        self._free.append(workspace)
+        return embedded.embedded(embedded.Prediction(plan, parameters, panels, arena_size))
 
     def forward(self, X: ArrayLike) -> Array:
         """Forward pass that is remembered, for :attr:`activations` and :meth:`backward`.

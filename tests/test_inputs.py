@@ -317,7 +317,7 @@ def test_arrays_of_other_libraries(library):
 
 def test_a_tensor_with_a_gradient_is_refused_in_words():
     torch = pytest.importorskip("torch")
-    with pytest.raises(ValueError, match="X must be an array of numbers; got Tensor: .*detach"):
+    with pytest.raises(ValueError, match=r"X must be an array of numbers; got Tensor: .*detach"):
         make().predict(torch.tensor(X, requires_grad=True))
 
 

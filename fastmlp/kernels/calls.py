@@ -35,7 +35,8 @@ SLOTS = 3
 """Integers in the table for each argument: an array's address and its two lengths, or a number's bits."""
 
 _INTEGER = ir.IntType(64)
-_ENTRY = ir.FunctionType(ir.VoidType(), [_INTEGER, _INTEGER.as_pointer()])
+ENTRY = ir.FunctionType(ir.VoidType(), [_INTEGER, _INTEGER.as_pointer()])
+"""An entry: of a member's number, and a table."""
 
 
 class CrewKernel:
@@ -56,9 +57,13 @@ class CrewKernel:
         Call(self, *arguments).run(n_threads)
         return self.serial(CLOSING, *arguments)
 
+    def argument_names(self) -> list[str]:
+        """Its arguments but for the member's number."""
+        return list(inspect.signature(self.python).parameters)[1:]
+
     def position(self, name: str) -> int:
-        """Which argument has this name, the first one after the member's number being 0."""
-        return list(inspect.signature(self.python).parameters).index(name) - 1
+        """Which argument has this name."""
+        return self.argument_names().index(name)
 
     def slot(self, name: str) -> int:
         """Where an argument stands in the table of a packed call."""
@@ -136,7 +141,7 @@ def _make_entry(body: int, signature: tuple[Any, ...], result: Any) -> int:
     context = cpu_target.target_context
     library = context.codegen().create_library("fastmlp_entry")
     module = library.create_ir_module("fastmlp_entry")
-    function = ir.Function(module, _ENTRY, "fastmlp_entry")
+    function = ir.Function(module, ENTRY, "fastmlp_entry")
     builder = ir.IRBuilder(function.append_basic_block())
     me, table = function.args
     values = [me]
@@ -187,7 +192,7 @@ def _call_entry(typing_context: Any, entry: Any, me: Any, table: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         address, member, given = arguments
         data = context.make_array(signature.args[2])(context, builder, given).data
-        builder.call(builder.inttoptr(address, _ENTRY.as_pointer()), [member, data])
+        builder.call(builder.inttoptr(address, ENTRY.as_pointer()), [member, data])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.Array(types.int64, 1, "C")), generate

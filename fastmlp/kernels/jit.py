@@ -232,6 +232,11 @@ def plain_function(function: Callable[..., Any]) -> Any:
     return _with_safe_cache(function, _FLAGS)
 
 
+def embedded_function(function: Callable[..., Any]) -> Any:
+    """Compile a function that user code calls, compiled itself: it holds addresses of this process, so no cache."""
+    return numba.njit(**_FLAGS)(function)
+
+
 def parallel_function(function: Callable[..., Any]) -> Any:
     """Compile a function with parallel loops, for :func:`launch`."""
     return _with_safe_cache(function, {**_FLAGS, "parallel": True})
