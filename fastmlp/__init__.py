@@ -8,6 +8,7 @@ Where to read on:
 * :class:`fastmlp.MLP` — the network that a program uses.
 """
 
+from fastmlp.configuration import show_config
 from fastmlp.files import CorruptFileError
 from fastmlp.mlp import MLP, Gradients, load
 from fastmlp.oracle.network import Parameters
@@ -36,5 +37,6 @@ __version__ = "0.1.0"
 __all__ = [
     "MLP", "SGD", "Adam", "AdamW", "Checkpoint", "CorruptFileError", "CosineDecay", "EarlyStopping",
     "GradientMismatch", "Gradients", "History", "Huber", "Parameters", "Penalty", "Quantile", "RMSprop",
-    "ReduceOnPlateau", "Report", "SoftmaxCrossEntropy", "StepDecay", "WarmUp", "__version__", "load", "warm_up",
+    "ReduceOnPlateau", "Report", "SoftmaxCrossEntropy", "StepDecay", "WarmUp", "__version__", "load", "show_config",
+    "warm_up",
 ]  # fmt: skip

@@ -6,17 +6,14 @@ Writes nothing but Numba's cache of compiled code; needs no network.
 from __future__ import annotations
 
 import copy
-import platform
 import time
 from collections.abc import Callable
 from functools import partial
 
-import numba
 import numpy as np
 
 import fastmlp
 from fastmlp.data import load_digits
-from fastmlp.kernels import jit, simd
 from fastmlp.oracle import network
 
 _ACCURACY_WANTED = 0.96
@@ -38,13 +35,9 @@ def heading(text: str) -> None:
 
 
 def show_machine() -> None:
-    """Versions, threads, and the vector registers found."""
+    """Versions, processor, threads, cache."""
     heading("This machine")
-    float32, float64 = simd.VECTOR_BYTES // 4, simd.VECTOR_BYTES // 8
-    print(f"fastmlp {fastmlp.__version__}, numba {numba.__version__}, numpy {np.__version__},")
-    print(f"Python {platform.python_version()} on {platform.machine()} {platform.system()}")
-    print(f"{jit.max_threads()} threads; vectors of {float32} float32 or {float64} float64;", end=" ")
-    print("multiply-add in one instruction" if simd.HAS_FMA else "no multiply-add instruction")
+    fastmlp.show_config()
 
 
 def show_proof() -> None:

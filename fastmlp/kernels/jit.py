@@ -33,6 +33,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+import llvmlite.binding
 import numba
 import numpy as np
 from numba import types
@@ -330,3 +331,38 @@ def launch(parallel: Any, n_threads: int, *arguments: Any) -> Any:
 def max_threads() -> int:
     """Threads that this process may use: ``NUMBA_NUM_THREADS``, or the processors that it may run on."""
     return int(config.NUMBA_NUM_THREADS)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# for bug reports
+
+
+def processor() -> str:
+    """Name of the processor that kernels are compiled for."""
+    return str(config.CPU_NAME or llvmlite.binding.get_host_cpu_name())
+
+
+def threads_in_words() -> dict[str, Any]:
+    """How many threads there may be, and who makes them."""
+    priority = ", ".join(config.THREADING_LAYER_PRIORITY)
+    return {
+        "at most": max_threads(),
+        "NUMBA_NUM_THREADS": os.environ.get("NUMBA_NUM_THREADS", "not set"),
+        "threading layer": _launching.layer
+        or f"not started; {config.THREADING_LAYER}, tried in this order: {priority}",
+        "forked after a launch": _launching.forked_after_launch,
+    }
+
+
+def cache_in_words(dispatcher: Any) -> dict[str, Any]:
+    """How kernels run, and where the cache of compiled code is."""
+    mode = (
+        "interpreted" if config.DISABLE_JIT else "compiled, every index checked" if config.BOUNDSCHECK else "compiled"
+    )
+    cache = getattr(getattr(dispatcher, "_cache", None), "cache_path", None)
+    return {
+        "mode": mode,
+        "cache": cache or "none: switched off, or no folder can be written to",
+        "FASTMLP_CACHE": os.environ.get("FASTMLP_CACHE", "not set"),
+        "NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR", "not set"),
+    }
