@@ -51,8 +51,8 @@ _PREDICTED_AT_ONCE = 16_384
 _PARALLEL_FROM = 2_000_000
 """Operations (float32; half as many in float64) from which a second thread pays for its launch, as measured."""
 
-_PREDICT_IN_PARALLEL_FROM, _OPERATIONS_OF_A_UNIT = 3_000_000, 40
-"""The same for a prediction, in which the activation of a unit takes as long as so many operations."""
+_FORWARD_ALONE, _OPERATIONS_OF_A_UNIT = ("predict", "loss", "forward"), 40
+"""Work that goes forward alone, in which the activation of a unit takes as long as so many operations."""
 
 _MEASURE_FROM, _MEASURE_TO = 1_000_000, 500_000_000
 """Operations of a training step between which the best number of threads is found by measuring. A longer one takes
@@ -71,6 +71,11 @@ class _Prepared(NamedTuple):
     """Shapes of the data."""
     workspace: Workspace
     call: calls.Call
+
+
+def _class_of(count: int) -> int:
+    """The next power of two: work on so many samples or somewhat fewer is measured together."""
+    return 1 << (count - 1).bit_length()
 
 
 class Gradients(list[Parameters]):
@@ -229,7 +234,8 @@ class MLP:
         self._penalties = 0.0  # what part of the losses of training steps, times their weights, was the penalty's
         self._block = simd.VECTORS * (simd.VECTOR_BYTES // self._dtype.itemsize)
         self._lock = threading.RLock()
-        self._paces: dict[tuple[str, int], threads.Pace] = {}  # by the kind of work and its samples
+        self._pace_lock = threading.Lock()  # for those who run side by side
+        self._paces: dict[tuple[str, int], threads.Pace] = {}  # by the kind of work and about how many samples
         self._free: list[Workspace] = []  # list.append and list.pop are atomic
         self._prepared: _Prepared | None = None
         self._version = 0  # of the parameters: how often they have changed
@@ -363,15 +369,17 @@ class MLP:
             self._predict_a_few(X, samples, output)
             return output
         flat, flat_output = rows.flat(X), output.reshape(-1)
-        n_threads = self._threads_to_predict(min(samples, _PREDICTED_AT_ONCE))
-        workspace = self._borrow(n_threads * network.TILE_BLOCKS * self._block)
-        workspace.divide(n_threads)
+        most_threads = max(self._pace(min(samples, _PREDICTED_AT_ONCE), "predict").candidates)
+        workspace = self._borrow(most_threads * network.TILE_BLOCKS * self._block)
         try:
             for first in range(0, samples, _PREDICTED_AT_ONCE):
-                finite = workspace.predict(
-                    n_threads, workspace.plan, self._vector, workspace.arena, workspace.report, flat, flat_output,
-                    first, min(_PREDICTED_AT_ONCE, samples - first),
-                )  # fmt: skip
+                count = min(_PREDICTED_AT_ONCE, samples - first)
+                with self._measured("predict", count) as n_threads:
+                    workspace.divide(n_threads)
+                    finite = workspace.predict(
+                        n_threads, workspace.plan, self._vector, workspace.arena, workspace.report, flat, flat_output,
+                        first, count,
+                    )  # fmt: skip
                 if not finite:
                     raise checks.not_finite("X", X)
         finally:
@@ -636,11 +644,11 @@ class MLP:
         try:
             for first in range(0, X.shape[0], _ROWS_AT_ONCE):
                 count = min(_ROWS_AT_ONCE, X.shape[0] - first)
-                n_threads = self._threads(count)
-                status, loss = network.loss_value(  # type: ignore[no-untyped-call]
-                    *self._of(workspace, n_threads), rows.flat(X), rows.flat(targets.values), targets.labels,
-                    targets.weights, _NO_ORDER, first, count, run=workspace.train,
-                )  # fmt: skip
+                with self._measured("loss", count) as n_threads:
+                    status, loss = network.loss_value(  # type: ignore[no-untyped-call]
+                        *self._of(workspace, n_threads), rows.flat(X), rows.flat(targets.values), targets.labels,
+                        targets.weights, _NO_ORDER, first, count, run=workspace.train,
+                    )  # fmt: skip
                 self._raise_for(status, X=X, Y=targets.values)
                 weight = workspace.report[network.BATCH, network.TOTAL_WEIGHT]
                 total += loss * weight
@@ -1623,23 +1631,18 @@ class MLP:
                 return workspace
         return Workspace(self._sizes, self._activations, self._objective, self._dtype, n_samples)
 
-    def _threads(self, n_samples: int) -> int:
+    def _threads(self, n_samples: int, kind: str = "step") -> int:
         """Threads for a batch, from the size of the work: few operations are done sooner by one."""
         if self.config["n_threads"] is not None:
             return min(self.config["n_threads"], jit.max_threads())
-        return jit.max_threads() if self._operations(n_samples) > _PARALLEL_FROM else 1
+        return jit.max_threads() if self._operations(n_samples, kind) > _PARALLEL_FROM else 1
 
-    def _threads_to_predict(self, n_samples: int) -> int:
-        """The same for a prediction, where activations count too."""
-        if self.config["n_threads"] is not None:
-            return min(self.config["n_threads"], jit.max_threads())
-        of_a_sample = 2 * self._multiplications + _OPERATIONS_OF_A_UNIT * sum(self._sizes[1:])
-        operations = of_a_sample * n_samples * self._dtype.itemsize // 4
-        return jit.max_threads() if operations > _PREDICT_IN_PARALLEL_FROM else 1
-
-    def _operations(self, n_samples: int) -> int:
-        """Operations of a training step, counted as if they were float32."""
-        return 6 * self._multiplications * n_samples * self._dtype.itemsize // 4
+    def _operations(self, n_samples: int, kind: str = "step") -> int:
+        """Operations of work on so many samples, counted as if they were float32, and as a training step has them."""
+        of_a_sample = 6 * self._multiplications
+        if kind in _FORWARD_ALONE:  # activations count too, and a launch pays a little later
+            of_a_sample = (4 * self._multiplications + 2 * _OPERATIONS_OF_A_UNIT * sum(self._sizes[1:])) // 3
+        return of_a_sample * n_samples * self._dtype.itemsize // 4
 
     @contextmanager
     def _measured(self, kind: str, count: int) -> Iterator[int]:
@@ -1647,17 +1650,18 @@ class MLP:
         pace, start = self._pace(count, kind), time.perf_counter()
         yield pace.n_threads
         if len(pace.candidates) > 1:
-            with self._lock:  # others may be here at the same time
-                pace.tell(time.perf_counter() - start, 1)
+            with self._pace_lock:  # others may be here at the same time
+                pace.tell(time.perf_counter() - start, count / _class_of(count))
 
     def _pace(self, count: int, kind: str = "step") -> threads.Pace:
-        """What is known of the speed of work of one kind on so many samples."""
-        pace = self._paces.get((kind, count))
+        """What is known of the speed of a step on so many samples, or of other work on about so many."""
+        size = count if kind == "step" else _class_of(count)
+        pace = self._paces.get((kind, size))
         if pace is None:
-            operations, first = self._operations(count), self._threads(count)
+            operations, first = self._operations(size, kind), self._threads(size, kind)
             measure = self.config["n_threads"] is None and (_MEASURE_FROM < operations < _MEASURE_TO)
             numbers = threads.candidates(first, jit.max_threads()) if measure else (first,)
-            pace = self._paces[kind, count] = threads.Pace(numbers)
+            pace = self._paces[kind, size] = threads.Pace(numbers)
         return pace
 
     def _raise_for(self, status: int, **arrays: Array) -> None:

@@ -306,6 +306,20 @@ def test_validation_data_of_ones_own(stops):
         assert model.validation_loss_curve_[-1] == pytest.approx(likelihood)
     with pytest.raises(ValueError, match="X_val and y_val belong together"):
         model.fit(X, y, X_val=X)
+    with pytest.raises(ValueError, match="y_val must have classes among"):
+        model.fit(X, y, X_val=X[:2], y_val=[3, 77])
+
+
+def test_validation_scores_are_what_score_says(rng):
+    for data in (DIGITS, TWO_CLASSES, SEVERAL_LABELS, DIABETES, SEVERAL_OUTPUTS):
+        X, y = data
+        half = rng.permutation(len(X))[: len(X) // 2]
+        y_val = np.roll(y[half], 1, axis=0)  # so that not all is right
+        model = pair(data, {"max_iter": 30})[0].fit(X, y, X_val=X[half], y_val=y_val)
+        assert model.validation_scores_[-1] == pytest.approx(model.score(X[half], y_val), abs=1e-12)
+    constant = np.full(len(half), 2.0)
+    model = MLPRegressor(max_iter=2).fit(X, y[:, 0], X_val=X[half], y_val=constant)
+    assert model.validation_scores_[-1] == model.score(X[half], constant) == 0
 
 
 def test_the_network_can_be_proved_and_saved(tmp_path):

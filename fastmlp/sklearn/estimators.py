@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
-from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import check_random_state
@@ -139,6 +138,7 @@ class _Estimator(BaseEstimator):
         rows = np.arange(X.shape[0])
         if given[0] is not None:
             X_held, y_held = self._checked(*given, reset=False)
+            self._check_known(y_held, "y_val")
             held = Data(_rows_of(X_held), self._targets(y_held, X.dtype))
             training, kept = X, targets
         elif self.early_stopping:
@@ -242,13 +242,13 @@ class _Estimator(BaseEstimator):
         return _outputs(mlp, _rows_of(X))
 
     def _score(self, mlp: MLP, held: Data, y: Any) -> float:
+        """What ``score`` says of validation data; it is asked after each epoch, and takes less than an epoch."""
         output = _outputs(mlp, held.X)
         if not np.isfinite(output).all():
             return float("nan")
-        # the validation data have no weights, as scikit-learn's have none without sample_weight
         weights = held.targets.weights if held.targets.weights.size else None
         with np.errstate(over="ignore"):  # of a run that diverges
-            return float(self._metric(y, self._answer(output), sample_weight=weights))
+            return self._score_of(output, held.targets, y, weights)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -334,8 +334,6 @@ n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, out_activatio
     >>> bool(model.score(X_test, y_test) > 0.95)
     True
     """
-
-    _metric = staticmethod(accuracy_score)
 
     def __init__(
         self,
@@ -441,7 +439,8 @@ n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, out_activatio
         -------
         ndarray of shape (n_samples,) or (n_samples, n_labels)
         """
-        return self._answer(self._output(X))
+        output = self._output(X)
+        return self._binarizer.inverse_transform(output)
 
     def predict_proba(self, X: ArrayLike) -> Array:
         """Probability of each class.
@@ -479,8 +478,12 @@ n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, out_activatio
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit."
                 f" Previously got {self.classes_}, `y` has {classes}"
             )
+        self._check_known(y, "y")
+
+    def _check_known(self, y: Any, name: str) -> None:
+        classes = unique_labels(y)
         if len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
-            raise ValueError(f"y must have classes among {self.classes_}, which are known; got {classes}")
+            raise ValueError(f"{name} must have classes among {self.classes_}, which are known; got {classes}")
 
     def _targets(self, y: Any, dtype: np.dtype) -> checks.Targets:
         if self._binarizer.y_type_ == "multiclass":
@@ -499,8 +502,13 @@ n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, out_activatio
     def _output_activation(self) -> str:
         return "softmax" if self._binarizer.y_type_ == "multiclass" else "logistic"
 
-    def _answer(self, output: Array) -> Array:
-        return self._binarizer.inverse_transform(output)
+    def _score_of(self, output: Array, targets: checks.Targets, _: Any, weights: Array | None) -> float:
+        """The accuracy; of several labels, the share of samples of which all are right."""
+        if targets.labels.size:
+            right = output.argmax(axis=1) == targets.labels
+        else:
+            right = ((output.reshape(targets.values.shape) > 0.5) == (targets.values > 0.5)).all(axis=1)
+        return float(np.average(right, weights=weights))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -553,8 +561,6 @@ n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, out_activatio
     >>> bool(model.fit(X, y).score(X, y) > 0.99)
     True
     """
-
-    _metric = staticmethod(r2_score)
 
     def __init__(
         self,
@@ -644,6 +650,9 @@ n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, out_activatio
     def _learn_classes(self, y: Any, *, incremental: bool) -> None:
         """There are none."""
 
+    def _check_known(self, y: Any, name: str) -> None:
+        """Any number is."""
+
     def _targets(self, y: Any, dtype: np.dtype) -> checks.Targets:
         rows = np.ascontiguousarray(y, dtype).reshape(len(y), -1)
         return checks.targets("y", rows, rows.shape[1], settings.loss_name(self.loss), len(rows), dtype)
@@ -658,8 +667,12 @@ n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, out_activatio
     def _output_activation(self) -> str:
         return "exp" if settings.loss_name(self.loss) == "poisson" else "identity"
 
-    def _answer(self, output: Array) -> Array:
-        return output
+    def _score_of(self, output: Array, _: checks.Targets, y: Any, weights: Array | None) -> float:
+        """R², the mean over outputs: of one that does not vary, 1 if it is met and else 0."""
+        missed = np.average((y - output) ** 2, axis=0, weights=weights)
+        spread = np.average((y - np.average(y, axis=0, weights=weights)) ** 2, axis=0, weights=weights)
+        of_constant = np.where(missed == 0, 1.0, 0.0)
+        return float(np.where(spread > 0, 1 - missed / np.where(spread > 0, spread, 1), of_constant).mean())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
