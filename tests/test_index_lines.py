@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import fastmlp
 from conftest import compiled
@@ -27,11 +28,13 @@ from fastmlp.kernels import layer as kernel_layer
 from fastmlp.kernels import layout, simd
 from fastmlp.kernels import losses as kernel_losses
 from fastmlp.kernels import network as kernel_network
+from fastmlp.kernels import sparse as kernel_sparse
 from fastmlp.oracle import derivatives as oracle_derivatives
 from fastmlp.oracle import dropout as oracle_dropout
 from fastmlp.oracle import layer as oracle_layer
 from fastmlp.oracle import losses as oracle_losses
 from fastmlp.oracle import network as oracle_network
+from fastmlp.oracle import sparse as oracle_sparse
 from fastmlp.oracle.activations import ACTIVATIONS
 from fastmlp.oracle.losses import LOSSES
 from index_lines import Array, Formula, Function, IndexLine, execute, find_index_lines, find_stray_formulas, parse
@@ -107,6 +110,8 @@ ARGUMENTS = {
     "derivatives.affine_backward_moved": ("W", "V", "X", "RX", "dZ", "RdZ"),
     "derivatives.activate_backward_moved": ("Z", "A", "dA", "RZ", "RdA"),
     "network.loss_value": ("W", "b", "X", "Y", "L", "s"),
+    "sparse.sparse_affine": ("W", "b", "X"),
+    "sparse.sparse_affine_backward": ("W", "X", "dZ"),
 }
 """What each function is given. Its formulas may name these arrays, and no others."""
 
@@ -195,6 +200,21 @@ def oracle_affine(given: Arrays, _: str) -> Arrays:
 def oracle_affine_backward(given: Arrays, _: str) -> Arrays:
     dX, dW, db = oracle_layer.affine_backward(given["W"], given["X"], given["dZ"])
     return {"dX": dX, "dW": dW, "db": db}
+
+
+def sparse_columns(X: Array) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
+    """Return ``X[i,n]`` as the values of each sample: all of them, one after the other."""
+    n_inputs, n_samples = X.shape
+    return np.arange(n_samples + 1) * n_inputs, np.tile(np.arange(n_inputs), n_samples), X.T.ravel()
+
+
+def oracle_sparse_affine(given: Arrays, _: str) -> Arrays:
+    return {"Z": oracle_sparse.sparse_affine(given["W"], given["b"], *sparse_columns(given["X"]))}
+
+
+def oracle_sparse_affine_backward(given: Arrays, _: str) -> Arrays:
+    dW, db = oracle_sparse.sparse_affine_backward(given["W"], *sparse_columns(given["X"]), given["dZ"])
+    return {"dW": dW, "db": db}
 
 
 def oracle_activate(given: Arrays, activation: str) -> Arrays:
@@ -335,6 +355,8 @@ ORACLE: dict[str, Call] = {
     **{f"losses.{name}": oracle_loss(name) for name in LOSSES},
     "losses.softmax": oracle_softmax,
     "network.loss_value": oracle_loss_value,
+    "sparse.sparse_affine": oracle_sparse_affine,
+    "sparse.sparse_affine_backward": oracle_sparse_affine_backward,
 }
 
 
@@ -389,6 +411,19 @@ def kernel_affine_backward(given: Arrays, _: str) -> Arrays:
     dX, dW, db = room_for(X), np.full_like(W, np.nan), np.full(n_outputs, np.nan)
     kernel_layer.affine_backward(W, layout.to_feature_blocks(X, simd.block(X)), sample_blocks(dZ), dX, dW, db)
     return {"dX": layout.from_sample_blocks(dX, n_samples), "dW": dW, "db": db}
+
+
+def kernel_sparse_affine(given: Arrays, _: str) -> Arrays:
+    T = np.ascontiguousarray(given["W"].T)
+    Z = np.full((given["X"].shape[1], T.shape[1]), np.nan)
+    kernel_sparse.sparse_affine(T, given["b"], *sparse_columns(given["X"]), Z)
+    return {"Z": Z.T}
+
+
+def kernel_sparse_affine_backward(given: Arrays, _: str) -> Arrays:
+    dT, db = np.full(given["W"].T.shape, np.nan), np.full(len(given["W"]), np.nan)
+    kernel_sparse.sparse_affine_backward(*sparse_columns(given["X"]), np.ascontiguousarray(given["dZ"].T), dT, db)
+    return {"dW": dT.T, "db": db}
 
 
 def kernel_activate(given: Arrays, activation: str) -> Arrays:
@@ -458,6 +493,8 @@ KERNELS: dict[str, Call] = {
     **{f"losses.{name}": kernel_loss(name) for name in LOSSES},
     "losses.softmax": kernel_softmax,
     "network.loss_value": kernel_loss_value,
+    "sparse.sparse_affine": kernel_sparse_affine,
+    "sparse.sparse_affine_backward": kernel_sparse_affine_backward,
 }
 
 STRIPS = {
@@ -566,6 +603,8 @@ FORMULAS_OF_FILES = {
     "kernels.activations": {"A", "dZ"},
     "kernels.losses": {"L", "dA", "dZ", "A"},
     "kernels.network": {"loss"},
+    "oracle.sparse": {"Z", "dW", "db"},
+    "kernels.sparse": {"Z", "dW", "db"},
 }
 """The left sides that each file has at least."""
 

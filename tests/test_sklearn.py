@@ -39,6 +39,8 @@ SEVERAL_OUTPUTS = DIABETES[0], np.stack([DIABETES[1], DIABETES[1] ** 2, -DIABETE
 SEVERAL_LABELS = make_multilabel_classification(200, random_state=0)
 TWO_CLASSES = IRIS[0][:100], np.array(["setosa", "versicolor"])[IRIS[1][:100]]
 SPARSE = scipy.sparse.csr_matrix(DIGITS[0]), DIGITS[1]
+VERY_SPARSE = scipy.sparse.random(300, 200, 0.03, format="csr", random_state=0), DIGITS[1][:300]
+VERY_SPARSE_REGRESSION = VERY_SPARSE[0].tocsc(), DIABETES[1][:300]
 BOTH = [MLPClassifier, MLPRegressor]
 
 # name: (data, parameters); the estimator follows from the data
@@ -59,6 +61,10 @@ SAME_STEPS = {
     "two classes": (TWO_CLASSES, {"hidden_layer_sizes": (5, 4), "activation": "logistic"}),
     "several labels": (SEVERAL_LABELS, {"activation": "tanh"}),
     "sparse": (SPARSE, {}),
+    "very sparse": (VERY_SPARSE, {"hidden_layer_sizes": (20, 10), "alpha": 0.1}),
+    "very sparse, early stopping": (VERY_SPARSE, {"early_stopping": True, "solver": "sgd", "batch_size": 32}),
+    "very sparse, lbfgs": (VERY_SPARSE, {"solver": "lbfgs", "max_iter": 8, "activation": "tanh"}),
+    "very sparse regression": (VERY_SPARSE_REGRESSION, {"activation": "logistic", "shuffle": False}),
     "no hidden activation": (IRIS, {"activation": "identity"}),
     "regression": (DIABETES, {"hidden_layer_sizes": (20, 10)}),
     "early stopping of a regression": (DIABETES, {"early_stopping": True, "max_iter": 100}),
@@ -278,6 +284,21 @@ def test_dropout_changes_training_alone():
     np.testing.assert_array_equal(models[0].predict_proba(X), models[1].predict_proba(X))
     plain = MLPClassifier(random_state=0, max_iter=20).fit(X, y)
     assert models[0].loss_ > 1.2 * plain.loss_
+
+
+def test_sparse_rows_of_all_kinds(rng):
+    """Through the first layer that reads values, where it can, and else dense: the same as dense data."""
+    X, y = VERY_SPARSE
+    for parameters in ({}, {"dropout": 0.2}, {"hidden_layer_sizes": ()}, {"activation": "gelu"}, {"n_threads": 2}):
+        model = MLPClassifier(max_iter=5, random_state=0).set_params(**parameters)
+        dense = clone(model).fit(X.toarray(), y)
+        model.fit(X, y, X_val=X[:50], y_val=y[:50])
+        np.testing.assert_allclose(model.predict_proba(X), dense.predict_proba(X.toarray()), atol=1e-12)
+        np.testing.assert_allclose(
+            model.predict_proba(X[:2].tocsc()), dense.predict_proba(X[:2].toarray()), atol=1e-12
+        )
+    with pytest.raises(ValueError, match="non-finite parameter weights"):
+        MLPRegressor(solver="sgd", activation="identity", learning_rate_init=1e6).fit(X, DIABETES[1][:300])
 
 
 def test_class_weights_are_weights_of_samples():

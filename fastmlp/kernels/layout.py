@@ -16,8 +16,9 @@ Samples are padded with zeros to whole blocks.
 from __future__ import annotations
 
 import numpy as np
+from numba import prange
 
-from fastmlp.kernels.jit import tile_function
+from fastmlp.kernels.jit import kernel, tile_function
 from fastmlp.kernels.simd import block, fill, gather, lanes, load_first, prefetch, store, sum_lanes, transpose
 
 AHEAD = 4
@@ -140,3 +141,22 @@ def scatter_rows(S, s, features, samples, p0, p1, X, x, stride):
             here, row = s + p * features * whole_block + n % whole_block, x + n * stride
             for i in range(features):
                 X[row + i] = S[here + i * whole_block]
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# a whole matrix, turned
+
+_SIDE = 32
+"""Rows and columns of a part that is turned in one go: it stays in the first-level cache."""
+
+
+@kernel
+def turn(M, T):
+    """Write ``M`` turned: ``T[i,j] = M[j,i]``, part by part."""
+    rows, columns = M.shape
+    for part in prange((columns + _SIDE - 1) // _SIDE):
+        first = int(part) * _SIDE
+        for r0 in range(0, rows, _SIDE):
+            for c in range(first, min(first + _SIDE, columns)):
+                for r in range(r0, min(r0 + _SIDE, rows)):
+                    T[c, r] = M[r, c]

@@ -19,7 +19,8 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from fastmlp import checks, settings
 from fastmlp.mlp import MLP
-from fastmlp.sklearn.solvers import NOT_FINITE, Data, LossInTheirTerms, SparseRows, Stochastic, Validated, fit_lbfgs
+from fastmlp.sklearn.solvers import NOT_FINITE, Data, LossInTheirTerms, Stochastic, Validated, fit_lbfgs
+from fastmlp.sklearn.sparse import SparseNetwork, SparseRows, reads_values
 
 Array = NDArray[Any]
 
@@ -27,8 +28,6 @@ _OURS = {"logistic": "sigmoid"}
 """scikit-learn's words, in fastmlp's."""
 
 _SOLVERS = ("lbfgs", "sgd", "adam", "adamw", "rmsprop")
-
-_SPARSE_ROWS_AT_ONCE = 4096
 
 
 def _is_stochastic(estimator: Any) -> bool:
@@ -73,7 +72,7 @@ class _Estimator(BaseEstimator):
             self._begin(sizes, X.dtype, random_state)
         self.n_outputs_ = n_outputs
         mlp = self._network_of(sizes, X.dtype, random_state)
-        data, validate = Data(SparseRows(X) if issparse(X) else X, targets), None
+        data, validate = Data(_rows_of(X), targets), None
         if self.solver == "lbfgs":
             fit_lbfgs(self, mlp, data)
         else:
@@ -261,12 +260,8 @@ def _rows_of(X: Any) -> Any:
 
 
 def _outputs(mlp: MLP, X: Any) -> Array:
-    """Predictions, of sparse rows a part at a time; of one output, a vector."""
-    if isinstance(X, SparseRows):
-        starts = range(0, len(X), _SPARSE_ROWS_AT_ONCE)
-        output = np.concatenate([mlp.predict(X[start : start + _SPARSE_ROWS_AT_ONCE]) for start in starts])
-    else:
-        output = mlp.predict(X)
+    """Predictions; of one output, a vector."""
+    output = SparseNetwork(mlp, X.matrix).predict() if reads_values(X, mlp) else mlp.predict(X[:])
     return output.ravel() if output.shape[1] == 1 else output
 
 

@@ -21,6 +21,7 @@ from fastmlp import checks, settings, training
 from fastmlp.mlp import MLP
 from fastmlp.oracle.network import penalty_value
 from fastmlp.settings import SGD, Adam, AdamW, RMSprop
+from fastmlp.sklearn.sparse import SparseNetwork, SparseTrainee, reads_values
 from fastmlp.trainee import Run, Trainee
 
 Array = NDArray[Any]
@@ -38,25 +39,6 @@ _ROWS_AT_ONCE = 4096
 """Rows whose gradient is summed in one go for L-BFGS."""
 
 
-class SparseRows:
-    """Rows of a sparse matrix, dense as they are asked for: a few minibatches at a time.
-
-    It stands where an array of rows stands in :mod:`fastmlp.trainee`.
-    """
-
-    dtype, nbytes = np.dtype(object), 0  # neither ready for kernels, nor a mapped file
-
-    def __init__(self, X: Any) -> None:
-        self._X = X.tocsr()
-        self.shape = X.shape
-
-    def __len__(self) -> int:
-        return int(self.shape[0])
-
-    def __getitem__(self, chosen: Any) -> Array:
-        return np.asarray(self._X[chosen].toarray())
-
-
 class Data(NamedTuple):
     """What is trained on: rows, and targets with the samples' weights."""
 
@@ -67,10 +49,6 @@ class Data(NamedTuple):
     def n_samples(self) -> int:
         """Rows."""
         return int(self.X.shape[0])
-
-    def rows(self, chosen: Any, dtype: np.dtype) -> tuple[Array, checks.Targets]:
-        """Some of them, dense."""
-        return np.ascontiguousarray(self.X[chosen], dtype), self.targets.of_rows(chosen, dtype)
 
 
 class Validated(NamedTuple):
@@ -129,7 +107,7 @@ class LossInTheirTerms:
     def of(self, held: Data) -> float:
         """The same of other data, without the penalty."""
         weight = held.targets.total_weight(held.n_samples)
-        value = self._mlp._loss_value(held.X, held.targets) - self._mlp._penalty(weight)
+        value = self._mlp._loss_value(held.X[:], held.targets) - self._mlp._penalty(weight)
         return float(value / self._outputs)
 
     def at_the_end(self, loss: float, penalty: float) -> float:
@@ -165,7 +143,8 @@ class Stochastic:
             shuffle=False, progress=False,
         )  # fmt: skip
         self._run = Run(optimizer_of(estimator, estimator._learning_rate), self._plan.batch_size, n_samples)
-        self._trainee = Trainee(mlp, data.X, data.targets, self._plan, self._run, None, {})
+        kind = SparseTrainee if reads_values(data.X, mlp) else Trainee
+        self._trainee = kind(mlp, data.X, data.targets, self._plan, self._run, None, {})
         self._order = np.arange(n_samples)
 
     def fit(self, random_state: np.random.RandomState, *, epochs: int, warns: bool) -> None:
@@ -294,22 +273,30 @@ def fit_lbfgs(estimator: Any, mlp: MLP, data: Data) -> None:
 
     In float64, whatever the data are: differences of losses are what its line search lives on.
     """
-    exact = mlp if mlp._dtype == np.float64 else _in_float64(mlp)
+    exact = MLP(**{**mlp.config, "dtype": np.float64, "penalty": None})
+    sparse = SparseNetwork(exact, data.X.matrix) if reads_values(data.X, mlp) else None
     weight, n_samples = data.targets.total_weight(data.n_samples), data.n_samples
+
+    def of_rows(chosen: slice, targets: checks.Targets) -> tuple[float, NDArray[np.float64]]:
+        if sparse is not None:
+            gradient = np.empty_like(exact._vector)
+            return sparse.loss_and_gradient(chosen, targets, gradient), gradient
+        loss, gradients = exact._loss_and_gradients(np.ascontiguousarray(data.X[chosen], np.float64), targets)
+        return loss, gradients.vector
 
     def loss_and_gradient(vector: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         exact._vector[:] = vector
         exact._parameters_changed()
         total, gradient = 0.0, np.zeros_like(vector)
         for first in range(0, n_samples, _ROWS_AT_ONCE):
-            X, targets = data.rows(slice(first, first + _ROWS_AT_ONCE), exact._dtype)
-            part = targets.total_weight(len(X)) / weight
+            chosen = slice(first, min(first + _ROWS_AT_ONCE, n_samples))
+            targets = data.targets.of_rows(chosen, exact._dtype)
+            part = targets.total_weight(chosen.stop - first) / weight
             if part > 0:
-                loss, gradients = exact._loss_and_gradients(X, targets)
-                penalty = exact._oracle_penalty(targets.total_weight(len(X)))
-                total += part * (loss - penalty_value(exact._pairs(vector), penalty))
-                gradient += part * (gradients.vector - penalty.l2 * _weights_of(exact, vector))
-        penalty = exact._oracle_penalty(weight)
+                loss, of_part = of_rows(chosen, targets)
+                total += part * loss
+                gradient += part * of_part
+        penalty = mlp._oracle_penalty(weight)
         return total + penalty_value(exact._pairs(vector), penalty), gradient + penalty.l2 * _weights_of(exact, vector)
 
     def tell(intermediate_result: Any) -> None:
@@ -328,13 +315,9 @@ def fit_lbfgs(estimator: Any, mlp: MLP, data: Data) -> None:
     if not result.success:
         words = f"lbfgs failed to converge after {result.nit} iterations: {result.message}"
         warnings.warn(f"{words}. Increase max_iter, or scale the data.", ConvergenceWarning, stacklevel=_AT_FIT)
-    penalty = penalty_value(mlp._pairs(result.x), exact._oracle_penalty(weight))
+    penalty = penalty_value(mlp._pairs(result.x), mlp._oracle_penalty(weight))
     estimator.n_iter_ = min(result.nit, estimator.max_iter)
     estimator.loss_ = LossInTheirTerms(mlp, data).at_the_end(result.fun - penalty, penalty)
-
-
-def _in_float64(mlp: MLP) -> MLP:
-    return MLP(**{**mlp.config, "dtype": np.float64})
 
 
 def _weights_of(mlp: MLP, vector: NDArray[np.float64]) -> NDArray[np.float64]:
