@@ -102,13 +102,15 @@ def _visit_math_block(translator: Any, node: nodes.math_block) -> None:
 def _tidy(_app: Sphinx, what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
     """Make rubrics of a module's headings, which a page of several modules would have several times.
 
-    An author's initial in front of a reference would begin a list.
+    An author's initial in front of a reference would begin a list. Where a reference is cited, numpydoc's long name
+    for it would be shown: its number takes that place.
     """
     for k, line in enumerate(lines):
         if what == "module" and line and lines[k + 1 : k + 2] == ["-" * len(line)]:
             lines[k : k + 2] = [f".. rubric:: {line}", ""]
         else:
-            lines[k] = re.sub(r"^(\s*\.\. \[.+?\] [A-Z])\. ", r"\1\\. ", line)
+            numbered = re.sub(r"\[R[0-9a-f]+-(\d+)\]_", r"[\1]", line)
+            lines[k] = re.sub(r"^(\s*\.\. \[.+?\] [A-Z])\. ", r"\1\\. ", numbered)
 
 
 def _skip(_app: Sphinx, _what: str, _name: str, member: Any, _skip: bool, _options: Any) -> bool | None:
