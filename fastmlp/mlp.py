@@ -436,7 +436,8 @@ class MLP:
         """Make a function that compiled code of your own can call: a prediction without Python and without memory.
 
         It holds the parameters as they are now: after more training, make another one. Any number of threads may call
-        it at once. Making it takes a second or so; it belongs to this process, so Numba does not cache what calls it.
+        it at once. Its first call compiles it, in half a second; it belongs to this process, so Numba does not cache
+        what calls it.
 
         Returns
         -------

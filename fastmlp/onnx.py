@@ -116,8 +116,8 @@ def to_onnx(mlp: MLP, path: str | os.PathLike[str] | None = None) -> Any:
 
     Raises
     ------
-    ImportError
-        If onnx is not installed.
+    TypeError
+        If it is no network.
 
     References
     ----------
@@ -131,6 +131,8 @@ def to_onnx(mlp: MLP, path: str | os.PathLike[str] | None = None) -> Any:
     >>> [node.op_type for node in model.graph.node]
     ['Gemm', 'Tanh', 'Gemm', 'Identity']
     """
+    if not isinstance(mlp, MLP):
+        raise TypeError(f"mlp must be a fastmlp.MLP; got {type(mlp).__name__}")
     graph = _Graph(mlp._dtype)
     value = "X"
     for layer, ((W, b), name) in enumerate(zip(mlp.parameters, mlp._activations, strict=True)):

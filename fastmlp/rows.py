@@ -50,7 +50,7 @@ def converted(array: Array, rows: NDArray[np.int64] | slice, dtype: np.dtype | N
         return np.ascontiguousarray(array[rows], dtype)
 
 
-def count_at_once(array: Array, dtype: np.dtype) -> int:
+def count_at_once(array: Any, dtype: np.dtype) -> int:
     """How many rows may be converted at once, at least one."""
     return max(1, _CONVERTED_BYTES // max(array.shape[-1] * dtype.itemsize, 1))
 

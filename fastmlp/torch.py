@@ -52,8 +52,8 @@ def from_state_dict(state_dict: Mapping[str, Any], **settings: Any) -> MLP:
     state_dict : mapping from str to tensor or array
         ``"<number>.weight"`` and ``"<number>.bias"`` of each linear layer, with any prefix in common.
     **settings
-        Of :class:`fastmlp.MLP`, such as ``hidden_activation`` and ``loss``, which no ``state_dict`` tells. The layer
-        sizes, and the dtype unless it is given, are those of the arrays.
+        Of :class:`fastmlp.MLP`, such as ``hidden_activation`` ("sigmoid" if it is not given) and ``loss``, which no
+        ``state_dict`` tells. The layer sizes, and the dtype unless it is given, are those of the arrays.
 
     Returns
     -------
@@ -73,6 +73,8 @@ def from_state_dict(state_dict: Mapping[str, Any], **settings: Any) -> MLP:
     >>> bool((same.parameter_vector == mlp.parameter_vector).all())
     True
     """
+    if "layer_sizes" in settings:
+        raise TypeError(f"layer_sizes must not be given: they follow from the arrays; got {settings['layer_sizes']!r}")
     pairs = _pairs(state_dict)
     sizes = [pairs[0][0].shape[1], *(W.shape[0] for W, _ in pairs)]
     dtype = np.float64 if pairs[0][0].dtype == np.float64 else np.float32
@@ -81,14 +83,14 @@ def from_state_dict(state_dict: Mapping[str, Any], **settings: Any) -> MLP:
     return mlp
 
 
-def _pairs(state_dict: Mapping[str, Any]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+def _pairs(state_dict: Mapping[Any, Any]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Weights and biases of each layer, in the order of the modules' numbers."""
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"state_dict must be a mapping from names to arrays; got {type(state_dict).__name__}")
     found: dict[int, dict[str, NDArray[Any]]] = {}
     prefixes = set()
     for key, value in state_dict.items():
-        match = _KEY.fullmatch(key)
+        match = _KEY.fullmatch(key) if isinstance(key, str) else None
         if match is None:
             raise ValueError(f"state_dict must hold <number>.weight and <number>.bias of linear layers; got {key!r}")
         prefixes.add(match["module"].removesuffix(match["number"]))

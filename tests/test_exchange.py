@@ -100,6 +100,7 @@ def test_torch_predicts_the_same(name, rng):
     ("state_dict", "error", "message"),
     [
         ([1, 2], TypeError, "state_dict must be a mapping"),
+        ({0: np.ones((2, 3))}, ValueError, "must hold <number>.weight"),
         ({}, ValueError, "must hold a linear layer"),
         ({"0.weight": np.ones((2, 3))}, ValueError, "must hold weights"),
         ({"0.weight": np.ones((2, 3)), "0.bias": np.ones(3)}, ValueError, "must hold weights"),
@@ -115,3 +116,11 @@ def test_torch_predicts_the_same(name, rng):
 def test_other_state_dicts_are_refused(state_dict, error, message):
     with pytest.raises(error, match=message):
         from_state_dict(state_dict)
+
+
+def test_what_is_not_a_network_is_refused():
+    pytest.importorskip("onnx")
+    with pytest.raises(TypeError, match=r"mlp must be a fastmlp\.MLP; got int"):
+        pytest.importorskip("fastmlp.onnx").to_onnx(3)
+    with pytest.raises(TypeError, match="layer_sizes must not be given"):
+        from_state_dict({"0.weight": np.ones((2, 3)), "0.bias": np.ones(2)}, layer_sizes=[3, 2])

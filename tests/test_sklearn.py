@@ -1,5 +1,6 @@
 """The estimators: scikit-learn's steps, scikit-learn's checks, scikit-learn's own tests, and what is beyond them."""
 
+import copy
 import pickle
 import subprocess
 import sys
@@ -161,9 +162,23 @@ def test_parameters_may_be_changed_from_outside():
         estimator.intercepts_ = [b + 0.5 for b in estimator.intercepts_]
     for rows in (X, X[:1]):
         np.testing.assert_allclose(ours.predict_proba(rows), scikit_learns.predict_proba(rows), atol=1e-12)
-    copy = pickle.loads(pickle.dumps(ours))
-    copy.coefs_[1][:] = 0
-    assert np.abs(copy.predict_proba(X) - ours.predict_proba(X)).max() > 0.1
+    other = pickle.loads(pickle.dumps(ours))
+    other.coefs_[1][:] = 0
+    assert np.abs(other.predict_proba(X) - ours.predict_proba(X)).max() > 0.1
+
+
+def test_the_network_is_the_estimators(rng):
+    """Trained, unpickled or replaced: what it predicts is what the estimator does."""
+    X, y = DIGITS
+    model = MLPClassifier((9,), max_iter=3, random_state=0).fit(X, y)
+    for same in (model, pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        same.mlp_.fit(X, y, epochs=2, progress=False)
+        np.testing.assert_array_equal(same.predict_proba(X), same.mlp_.predict(X))
+        assert np.abs(same.coefs_[0].T - same.mlp_.parameters[0].weights).max() == 0
+    model.coefs_ = [rng.standard_normal(coefs.shape) for coefs in model.coefs_]
+    np.testing.assert_array_equal(model.mlp_.parameters[0].weights, model.coefs_[0].T)
+    with pytest.raises(AttributeError, match="call fit first"):
+        _ = MLPClassifier().mlp_
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -370,6 +385,9 @@ def test_the_network_can_be_proved_and_saved(tmp_path):
         ({"power_t": "half"}, "power_t must be a number"),
         ({"dropout": 1}, "dropout must be"),
         ({"loss": "hinge"}, "loss must be"),
+        ({"loss": lambda A, Y: (0.0, A)}, "loss must be"),
+        ({"solver": fastmlp.Adam(fastmlp.ReduceOnPlateau(0.1))}, "must not wait for a plateau"),
+        ({"solver": "lbfgs", "dropout": 0.1}, "need a solver that trains by minibatches"),
         ({"n_threads": 0}, "n_threads must be"),
     ],
 )
@@ -382,6 +400,11 @@ def test_wrong_parameters_are_named(parameters, message):
 def test_what_diverges_is_told():
     with pytest.raises(ValueError, match="non-finite parameter weights"):
         MLPRegressor(solver="sgd", activation="identity", learning_rate_init=1e3).fit(*DIABETES)
+    model = MLPRegressor(activation="identity", max_iter=3, random_state=0).fit(*DIABETES)
+    model.set_params(solver="sgd", learning_rate_init=1e3)
+    with pytest.raises(ValueError, match="non-finite parameter weights"):
+        model.fit(*DIABETES)
+    assert np.isfinite(model.predict(DIABETES[0])).all()  # the last step that was finite
     with pytest.warns(ConvergenceWarning, match="was not finite"):
         MLPRegressor(solver="sgd", activation="identity", learning_rate_init=1e3, early_stopping=True).fit(*DIABETES)
 
@@ -407,6 +430,18 @@ def test_networks_of_scikit_learn_come_and_go(data, activation):
     np.testing.assert_array_equal(from_sklearn(ours).parameter_vector, ours.mlp_.parameter_vector)
 
 
+def test_training_goes_on_in_scikit_learn():
+    X, y = IRIS
+    model = MLPClassifier((9,), max_iter=50, learning_rate_init=0.01, random_state=0).fit(X, y)
+    goes_on = to_sklearn(model.mlp_).set_params(learning_rate_init=0.01)
+    for _ in range(50):
+        goes_on.partial_fit(X, y)
+    assert goes_on.loss_ < model.loss_
+    goes_on.set_params(warm_start=True, max_iter=2).fit(X, y)
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes and data must fit .* \[4, 9, 3\] wide; got \[4, 5, 3\]"):
+        model.set_params(warm_start=True, hidden_layer_sizes=(5,)).fit(X, y)
+
+
 def test_classes_are_sorted_on_their_way():
     X = np.random.default_rng(0).standard_normal((9, 4))
     for outputs, names in ((3, ["red", "green", "blue"]), (1, ["yes", "no"])):
@@ -430,6 +465,8 @@ def test_what_scikit_learn_has_not_is_refused():
             to_sklearn(mlp)
     with pytest.raises(TypeError, match="estimator must be a fitted"):
         from_sklearn(StandardScaler())
+    with pytest.raises(TypeError, match=r"mlp must be a fastmlp\.MLP; got MLPClassifier"):
+        to_sklearn(MLPClassifier())
 
 
 def test_warnings_name_the_line_of_the_user():

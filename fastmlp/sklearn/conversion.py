@@ -53,7 +53,6 @@ def from_sklearn(estimator: Any) -> MLP:
         raise TypeError(f"estimator must be a fitted MLPClassifier or MLPRegressor; got {type(estimator).__name__}")
     check_is_fitted(estimator)
     if hasattr(estimator, "mlp_"):  # one of fastmlp's: its loss may have settings
-        estimator._synchronize(estimator.mlp_)
         config = {**estimator.mlp_.config, "rng": 0}
     else:
         sizes = [estimator.coefs_[0].shape[0], *(coefs.shape[1] for coefs in estimator.coefs_)]
@@ -88,8 +87,8 @@ def to_sklearn(mlp: MLP, classes: ArrayLike | None = None) -> Any:
 
     Raises
     ------
-    ValueError
-        If scikit-learn has no such network.
+    TypeError, ValueError
+        If it is no network, or none that scikit-learn has.
 
     Examples
     --------
@@ -101,6 +100,8 @@ def to_sklearn(mlp: MLP, classes: ArrayLike | None = None) -> Any:
     >>> bool(np.allclose(theirs.predict_proba(X), mlp.predict(X)))
     True
     """
+    if not isinstance(mlp, MLP):
+        raise TypeError(f"mlp must be a fastmlp.MLP; got {type(mlp).__name__}")
     sizes, names = mlp.config["layer_sizes"], set(mlp._activations[:-1])
     activation = {"sigmoid": "logistic"}.get(*names, *names) if len(names) == 1 else "identity"
     output = {"sigmoid": "logistic"}.get(mlp._activations[-1], mlp._activations[-1])
@@ -116,6 +117,9 @@ def to_sklearn(mlp: MLP, classes: ArrayLike | None = None) -> Any:
     theirs.intercepts_ = [b.copy() for _, b in mlp.parameters]
     theirs.n_features_in_, theirs.n_outputs_, theirs.n_layers_ = sizes[0], sizes[-1], len(sizes)
     theirs.out_activation_, theirs.n_iter_, theirs.t_ = output, 0, 0
+    # so that partial_fit, or fit with warm_start, can go on
+    theirs.loss_curve_, theirs.best_loss_, theirs._no_improvement_count = [], np.inf, 0
+    theirs.validation_scores_ = theirs.best_validation_score_ = None
     if is_classifier:
         _set_classes(theirs, mlp, classes)
     return theirs

@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from fastmlp import checks, settings
 from fastmlp.mlp import MLP
-from fastmlp.sklearn.solvers import NOT_FINITE, Data, LossInTheirTerms, Stochastic, Validated, fit_lbfgs
+from fastmlp.sklearn.solvers import Data, LossInTheirTerms, Stochastic, Validated, fit_lbfgs
 from fastmlp.sklearn.sparse import SparseNetwork, SparseRows, reads_values
 
 Array = NDArray[Any]
@@ -58,11 +58,14 @@ class _Estimator(BaseEstimator):
         hidden = self._check_parameters()
         if (validation[0] is None) != (validation[1] is None):
             raise ValueError("X_val and y_val belong together; got one of them")
+        if self.solver == "lbfgs" and (self.dropout or validation[0] is not None):
+            raise ValueError("dropout, X_val and y_val need a solver that trains by minibatches; got 'lbfgs'")
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         is_first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         X, y = self._checked(X, y, reset=is_first)
         self._learn_classes(y, incremental=incremental)
+        self._own_loss()
         targets = self._targets(y, X.dtype)
         targets.weights = self._weights(sample_weight, y, targets, X.shape[0])
         n_outputs = len(self.classes_) if targets.labels.size else targets.values.shape[1]
@@ -72,6 +75,7 @@ class _Estimator(BaseEstimator):
             self._begin(sizes, X.dtype, random_state)
         self.n_outputs_ = n_outputs
         mlp = self._network_of(sizes, X.dtype, random_state)
+        self._link(mlp)  # already now: what is learned before an error is kept
         data, validate = Data(_rows_of(X), targets), None
         if self.solver == "lbfgs":
             fit_lbfgs(self, mlp, data)
@@ -89,11 +93,10 @@ class _Estimator(BaseEstimator):
 
             stochastic = Stochastic(self, mlp, data, validate)
             stochastic.fit(random_state, epochs=1 if incremental else self.max_iter, warns=not incremental)
-        self._link(mlp)
 
     def _begin(self, sizes: list[int], dtype: np.dtype, random_state: np.random.RandomState) -> None:
         """Draw initial parameters, in scikit-learn's order; and forget what was before."""
-        self.__dict__.pop("mlp_", None)
+        self.__dict__.pop("_network", None)
         self.n_iter_, self.t_, self.n_layers_ = 0, 0, len(sizes)
         self.out_activation_ = self._output_activation()
         names = self._activations(len(sizes) - 2)
@@ -115,7 +118,7 @@ class _Estimator(BaseEstimator):
         """The network with ``coefs_`` and ``intercepts_``: the one that is there, as long as its settings are."""
         names = self._activations(len(sizes) - 2)
         penalty = settings.Penalty(l2=float(self.alpha), divided_by_samples=True) if self.alpha else None
-        kept = self.__dict__.get("mlp_")
+        kept = self.__dict__.get("_network")
         seed = 0 if kept is None else kept.config["rng"]
         if kept is None and self.dropout:
             seed = int(random_state.randint(np.iinfo(np.int32).max))
@@ -184,6 +187,10 @@ class _Estimator(BaseEstimator):
             raise TypeError(
                 f"solver must be one of {', '.join(_SOLVERS)}, or fastmlp's optimizer; got {self.solver!r}"
             )
+        elif isinstance(self.solver.learning_rate, settings.ReduceOnPlateau):
+            raise TypeError(
+                f"solver must not wait for a plateau, as learning_rate='adaptive' does; got {self.solver!r}"
+            )
         checks.one_of("learning_rate", self.learning_rate, ("constant", "invscaling", "adaptive"))
         if self.batch_size != "auto":
             checks.integer("batch_size", self.batch_size)
@@ -216,6 +223,12 @@ class _Estimator(BaseEstimator):
 
     def _synchronize(self, mlp: MLP) -> None:
         """Let the network have ``coefs_`` and ``intercepts_``, which anybody may have changed or replaced."""
+        sizes = [np.shape(coefs)[0] for coefs in self.coefs_] + [np.shape(self.coefs_[-1])[1]]
+        if sizes != list(mlp._sizes):
+            raise ValueError(
+                f"hidden_layer_sizes and data must fit the parameters that training goes on with, whose layers are"
+                f" {sizes} wide; got {list(mlp._sizes)}"
+            )
         for pair, coefs, intercepts in zip(mlp._pairs(mlp._vector), self.coefs_, self.intercepts_, strict=True):
             for view, array in zip(pair, (np.asarray(coefs).T, np.asarray(intercepts)), strict=True):
                 if not _is_same_memory(view, array):
@@ -224,11 +237,22 @@ class _Estimator(BaseEstimator):
 
     def _link(self, mlp: MLP) -> None:
         """Let ``coefs_`` and ``intercepts_`` be the network's own parameters, in scikit-learn's orientation."""
-        self.mlp_ = mlp
+        self._network = mlp
         pairs = mlp._pairs(mlp._vector)
         self.coefs_, self.intercepts_ = [W.T for W, _ in pairs], [b for _, b in pairs]
-        if not np.isfinite(mlp._vector).all():
-            raise ValueError(NOT_FINITE)
+
+    @property
+    def mlp_(self) -> MLP:
+        """The network, with the present ``coefs_`` and ``intercepts_``."""
+        if "_network" not in self.__dict__:
+            raise AttributeError(f"this {type(self).__name__} has no network yet: call fit first")
+        self._synchronize(self._network)
+        return self._network
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_network" in self.__dict__:
+            self._link(self.mlp_)
 
     # -- prediction -------------------------------------------------------------------------------------------------
 
@@ -236,9 +260,7 @@ class _Estimator(BaseEstimator):
         """What the network says of rows as a user gives them; of one output, a vector."""
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        mlp = self.mlp_
-        self._synchronize(mlp)
-        return _outputs(mlp, _rows_of(X))
+        return _outputs(self.mlp_, _rows_of(X))
 
     def _score(self, mlp: MLP, held: Data, y: Any) -> float:
         """What ``score`` says of validation data; it is asked after each epoch, and takes less than an epoch."""
@@ -261,7 +283,11 @@ def _rows_of(X: Any) -> Any:
 
 def _outputs(mlp: MLP, X: Any) -> Array:
     """Predictions; of one output, a vector."""
-    output = SparseNetwork(mlp, X.matrix).predict() if reads_values(X, mlp) else mlp.predict(X[:])
+    if reads_values(X, mlp):
+        output = SparseNetwork(mlp, X.matrix).predict()
+    else:
+        parts = X.parts(mlp._dtype) if isinstance(X, SparseRows) else [X]
+        output = np.concatenate([mlp.predict(part) for part in parts])
     return output.ravel() if output.shape[1] == 1 else output
 
 

@@ -21,7 +21,7 @@ from fastmlp import checks, settings, training
 from fastmlp.mlp import MLP
 from fastmlp.oracle.network import penalty_value
 from fastmlp.settings import SGD, Adam, AdamW, RMSprop
-from fastmlp.sklearn.sparse import SparseNetwork, SparseTrainee, reads_values
+from fastmlp.sklearn.sparse import SparseNetwork, SparseRows, SparseTrainee, reads_values
 from fastmlp.trainee import Run, Trainee
 
 Array = NDArray[Any]
@@ -106,9 +106,15 @@ class LossInTheirTerms:
 
     def of(self, held: Data) -> float:
         """The same of other data, without the penalty."""
-        weight = held.targets.total_weight(held.n_samples)
-        value = self._mlp._loss_value(held.X[:], held.targets) - self._mlp._penalty(weight)
-        return float(value / self._outputs)
+        mlp, first, total = self._mlp, 0, 0.0
+        for X in held.X.parts(mlp._dtype) if isinstance(held.X, SparseRows) else [held.X]:
+            targets = held.targets.of_rows(slice(first, first + len(X)), mlp._dtype)
+            weight = targets.total_weight(len(X))
+            if weight > 0:
+                value = mlp._loss_value(np.ascontiguousarray(X, mlp._dtype), targets) - mlp._penalty(weight)
+                total += value * weight
+            first += len(X)
+        return float(total / held.targets.total_weight(first) / self._outputs)
 
     def at_the_end(self, loss: float, penalty: float) -> float:
         """The loss of all samples, from their mean and the penalty."""

@@ -5,12 +5,13 @@ A step of it is made of several calls, not one; with thousands of features, of w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import checks
+from fastmlp import checks, rows
 from fastmlp.buffers import round_up
 from fastmlp.kernels import activations, derivatives, jit, layer, layout, sparse
 from fastmlp.mlp import MLP
@@ -43,6 +44,12 @@ class SparseRows:
 
     def __getitem__(self, chosen: Any) -> Array:
         return np.asarray(self.matrix[chosen].toarray())
+
+    def parts(self, dtype: np.dtype) -> Iterator[Array]:
+        """All rows, dense, some megabytes at a time."""
+        at_once = rows.count_at_once(self, dtype)
+        for first in range(0, len(self), at_once):
+            yield self[first : first + at_once]
 
 
 def reads_values(X: Any, mlp: MLP) -> TypeGuard[SparseRows]:
