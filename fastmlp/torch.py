@@ -37,6 +37,8 @@ def to_state_dict(mlp: MLP) -> dict[str, NDArray[Any]]:
 
     In PyTorch, ``model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})``.
     """
+    if not isinstance(mlp, MLP):
+        raise TypeError(f"mlp must be a fastmlp.MLP; got {type(mlp).__name__}")
     return {
         f"{2 * layer}.{part}": array.copy()
         for layer, pair in enumerate(mlp.parameters)

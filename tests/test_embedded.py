@@ -130,6 +130,16 @@ def test_other_types_are_refused(x):
         function(x, np.ones(2))
 
 
+@pytest.mark.skipif(INTERPRETED, reason="types are compiled code's")
+def test_nothing_is_written_where_nothing_may_be():
+    function, out = fastmlp.MLP([3, 2], rng=0).compiled(), np.zeros(2)
+    x = np.ones(3)
+    x.flags.writeable = out.flags.writeable = False
+    with pytest.raises(numba.TypingError, match="out must be an array that can be written to"):
+        function(x, out)
+    function(x, np.empty(2))
+
+
 @pytest.mark.skipif(INTERPRETED, reason="nothing is cached then")
 def test_code_that_calls_it_is_not_cached():
     """It holds addresses of this process: Numba says so, and does not write it."""

@@ -122,5 +122,7 @@ def test_what_is_not_a_network_is_refused():
     pytest.importorskip("onnx")
     with pytest.raises(TypeError, match=r"mlp must be a fastmlp\.MLP; got int"):
         pytest.importorskip("fastmlp.onnx").to_onnx(3)
+    with pytest.raises(TypeError, match=r"mlp must be a fastmlp\.MLP; got int"):
+        to_state_dict(3)
     with pytest.raises(TypeError, match="layer_sizes must not be given"):
         from_state_dict({"0.weight": np.ones((2, 3)), "0.bias": np.ones(2)}, layer_sizes=[3, 2])

@@ -181,6 +181,59 @@ def test_the_network_is_the_estimators(rng):
         _ = MLPClassifier().mlp_
 
 
+@pytest.mark.parametrize("estimator", BOTH)
+def test_subclasses_may_have_parameters_of_their_own(estimator):
+    class Narrow(estimator):
+        def __init__(self, width=5):
+            self.width = width
+            super().__init__(hidden_layer_sizes=(width,), max_iter=3)
+
+    class Same(estimator):
+        pass
+
+    for model in (clone(Narrow(4)), Same(hidden_layer_sizes=4, max_iter=3)):
+        assert model.fit(*IRIS).coefs_[0].shape == (4, 4)
+
+
+def test_units_may_be_taken_away():
+    X, y = DIABETES
+    models = pair(DIABETES, {"hidden_layer_sizes": (20,)})
+    for model in models:
+        model.fit(X, y)
+        model.coefs_ = [model.coefs_[0][:, :5], model.coefs_[1][:5]]
+        model.intercepts_ = [model.intercepts_[0][:5], model.intercepts_[1]]
+    np.testing.assert_allclose(*(model.predict(X) for model in models))
+    models[0].coefs_[0] = models[0].coefs_[0][:, :1]
+    with pytest.raises(ValueError, match="coefs_ and intercepts_ must be of layers that follow each other"):
+        models[0].predict(X)
+
+
+def test_warm_starts_with_early_stopping_take_scikit_learns_steps():
+    estimators = pair(IRIS, {"warm_start": True, "early_stopping": True, "max_iter": 5, "n_iter_no_change": 2})
+    for _ in range(8):
+        for estimator in estimators:
+            estimator.fit(*IRIS)
+        assert_same(*estimators)
+
+
+def test_the_dtype_stays_where_training_goes_on():
+    X, y = IRIS
+    estimators = pair(IRIS, {})
+    for kind in (np.float64, np.float32, np.float64):
+        for estimator in estimators:
+            estimator.partial_fit(
+                X.astype(kind), y, **({} if hasattr(estimator, "coefs_") else {"classes": [0, 1, 2]})
+            )
+    assert estimators[0].coefs_[0].dtype == np.float64
+    assert_same(*estimators, close=1e-6)
+
+
+def test_labels_that_are_not_zero_and_one():
+    X, Y = SEVERAL_LABELS
+    models = [MLPClassifier(max_iter=5, random_state=0).fit(X, labels) for labels in (Y, 2 * Y)]
+    np.testing.assert_array_equal(models[0].predict_proba(X), models[1].predict_proba(X))
+
+
 # ------------------------------------------------------------------------------------------------------------------
 # scikit-learn's own judgement
 
@@ -307,7 +360,7 @@ def test_sparse_rows_of_all_kinds(rng):
     for parameters in ({}, {"dropout": 0.2}, {"hidden_layer_sizes": ()}, {"activation": "gelu"}, {"n_threads": 2}):
         model = MLPClassifier(max_iter=5, random_state=0).set_params(**parameters)
         dense = clone(model).fit(X.toarray(), y)
-        model.fit(X, y, X_val=X[:50], y_val=y[:50])
+        model.fit(X, y, X_val=X[:50].astype(np.float32), y_val=y[:50])
         np.testing.assert_allclose(model.predict_proba(X), dense.predict_proba(X.toarray()), atol=1e-12)
         np.testing.assert_allclose(
             model.predict_proba(X[:2].tocsc()), dense.predict_proba(X[:2].toarray()), atol=1e-12
@@ -323,6 +376,9 @@ def test_class_weights_are_weights_of_samples():
     np.testing.assert_array_equal(weighted.mlp_.parameter_vector, samples.mlp_.parameter_vector)
     with pytest.raises(ValueError, match=r"weight.*zero"):
         MLPClassifier().fit(X, y, sample_weight=np.zeros(len(y)))
+    for wrong in (-1, 0):
+        with pytest.raises(ValueError, match="weight must be at least 0"):
+            MLPClassifier(class_weight=dict.fromkeys(range(10), wrong)).fit(X, y)
 
 
 @pytest.mark.parametrize("stops", [False, True])
@@ -371,6 +427,7 @@ def test_the_network_can_be_proved_and_saved(tmp_path):
     [
         ({"hidden_layer_sizes": (3, 0)}, "hidden_layer_sizes must be > 0"),
         ({"activation": "cubic"}, "activation must be one of"),
+        ({"activation": None}, "activation must be a name, or one for each"),
         ({"activation": ("relu", "tanh")}, "activation must be one name, or one for each of 1"),
         ({"solver": "newton"}, "solver must be one of"),
         ({"solver": 3}, "solver must be one of"),
@@ -393,8 +450,10 @@ def test_the_network_can_be_proved_and_saved(tmp_path):
 )
 def test_wrong_parameters_are_named(parameters, message):
     for kind in BOTH:
-        with pytest.raises((TypeError, ValueError), match=message):
+        with pytest.raises(ValueError, match=message) as caught:
             kind(**parameters).fit(*IRIS)
+        by_the_network = parameters.keys() & {"loss", "n_threads", "dropout"}
+        assert by_the_network or isinstance(caught.value, TypeError)  # as scikit-learn's own error is both
 
 
 def test_what_diverges_is_told():
@@ -455,9 +514,19 @@ def test_classes_are_sorted_on_their_way():
                 to_sklearn(mlp, wrong)
 
 
+def test_several_labels_keep_their_order_and_a_line_has_no_layer(rng):
+    X = rng.standard_normal((9, 4))
+    mlp = fastmlp.MLP([4, 6, 2], hidden_activation="relu", loss="binary_cross_entropy", rng=0)
+    several = to_sklearn(mlp, ["b", "a"])
+    np.testing.assert_allclose(several.predict_proba(X), mlp.predict(X))
+    assert list(several.classes_) == ["b", "a"]
+    line = fastmlp.MLP([4, 1], rng=0)
+    np.testing.assert_allclose(to_sklearn(line).predict(X), line.predict(X).ravel())
+
+
 def test_what_scikit_learn_has_not_is_refused():
     for mlp in (
-        fastmlp.MLP([2, 3, 1], hidden_activation="gelu"), fastmlp.MLP([2, 1]), fastmlp.MLP([2, 3, 1], loss="huber"),
+        fastmlp.MLP([2, 3, 1], hidden_activation="gelu"), fastmlp.MLP([2, 3, 1], loss="huber"),
         fastmlp.MLP([2, 3, 3, 1], hidden_activation=["tanh", "relu"]),
         fastmlp.MLP([2, 3, 1], output_activation="tanh"),
     ):  # fmt: skip

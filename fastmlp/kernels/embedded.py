@@ -125,6 +125,9 @@ def _caller(packed: _Packed, dtype: Any, arena_size: int, inputs: int, outputs: 
             if array.ndim not in (1, 2):
                 raise errors.TypingError(f"{name} must be one sample, or a row for each sample; got {array}")
 
+        if not out.mutable:
+            raise errors.TypingError(f"out must be an array that can be written to; got {out}")
+
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             table = _on_stack(builder, _INTEGER, len(packed.table))
             arena = _on_stack(builder, context.get_value_type(dtype), arena_size)

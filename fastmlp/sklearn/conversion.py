@@ -103,12 +103,12 @@ def to_sklearn(mlp: MLP, classes: ArrayLike | None = None) -> Any:
     if not isinstance(mlp, MLP):
         raise TypeError(f"mlp must be a fastmlp.MLP; got {type(mlp).__name__}")
     sizes, names = mlp.config["layer_sizes"], set(mlp._activations[:-1])
-    activation = {"sigmoid": "logistic"}.get(*names, *names) if len(names) == 1 else "identity"
+    activation = {"sigmoid": "logistic"}.get(*names, *names) if len(names) == 1 else "relu"
     output = {"sigmoid": "logistic"}.get(mlp._activations[-1], mlp._activations[-1])
     if len(names) > 1 or activation not in ("identity", "logistic", "tanh", "relu"):
         raise ValueError(f"mlp must have one hidden activation that scikit-learn has; got {', '.join(sorted(names))}")
-    if len(sizes) < 3 or _LOSSES.get(output) != mlp._loss:
-        raise ValueError(f"mlp must be a network that scikit-learn has, with a hidden layer; got {mlp!r}")
+    if _LOSSES.get(output) != mlp._loss:
+        raise ValueError(f"mlp must have a loss of scikit-learn's, with the output that belongs to it; got {mlp!r}")
     is_classifier = mlp._loss.endswith("entropy")
     kind = MLPClassifier if is_classifier else MLPRegressor
     loss = {} if is_classifier else {"loss": mlp._loss}
@@ -134,7 +134,7 @@ def _set_classes(theirs: Any, mlp: MLP, classes: ArrayLike | None) -> None:
         raise ValueError(f"classes must be {n_classes} of them, in the order of the outputs; got {classes!r}")
     if len(np.unique(given)) != n_classes:
         raise ValueError(f"classes must be all different; got {classes!r}")
-    order = np.argsort(given)  # scikit-learn's classes are sorted
+    order = np.arange(outputs) if several else np.argsort(given)  # scikit-learn's classes are sorted, labels are not
     theirs.classes_ = given[order]
     if several:
         theirs._label_binarizer = LabelBinarizer().fit(np.eye(outputs, dtype=int))

@@ -36,13 +36,18 @@ def _is_stochastic(estimator: Any) -> bool:
     return True
 
 
+class InvalidParameterError(ValueError, TypeError):
+    """A parameter of an estimator does not fit; both kinds of error, as scikit-learn's is."""
+
+
 class _Estimator(BaseEstimator):
     """What the classifier and the regressor have in common."""
 
     def _take(self, given: dict[str, Any]) -> None:
         """Keep the parameters as they are given: they are checked when they are used, as in scikit-learn."""
-        for name in self._get_param_names():
-            setattr(self, name, given[name])
+        for name, value in given.items():
+            if name not in ("self", "__class__"):
+                setattr(self, name, value)
 
     # -- training ---------------------------------------------------------------------------------------------------
 
@@ -55,7 +60,10 @@ class _Estimator(BaseEstimator):
         *,
         incremental: bool = False,
     ) -> None:
-        hidden = self._check_parameters()
+        try:
+            hidden = self._check_parameters()
+        except (TypeError, ValueError) as error:
+            raise InvalidParameterError(str(error)) from None
         if (validation[0] is None) != (validation[1] is None):
             raise ValueError("X_val and y_val belong together; got one of them")
         if self.solver == "lbfgs" and (self.dropout or validation[0] is not None):
@@ -64,17 +72,18 @@ class _Estimator(BaseEstimator):
             raise ValueError("partial_fit does not support early_stopping=True")
         is_first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         X, y = self._checked(X, y, reset=is_first)
+        dtype = X.dtype if is_first else self._dtype_of_parameters(X.dtype)
         self._learn_classes(y, incremental=incremental)
         self._own_loss()
-        targets = self._targets(y, X.dtype)
+        targets = self._targets(y, dtype)
         targets.weights = self._weights(sample_weight, y, targets, X.shape[0])
         n_outputs = len(self.classes_) if targets.labels.size else targets.values.shape[1]
         sizes = [X.shape[1], *hidden, n_outputs]
         random_state = check_random_state(self.random_state)
         if is_first:
-            self._begin(sizes, X.dtype, random_state)
+            self._begin(sizes, dtype, random_state)
         self.n_outputs_ = n_outputs
-        mlp = self._network_of(sizes, X.dtype, random_state)
+        mlp = self._network_of(sizes, dtype, random_state)
         self._link(mlp)  # already now: what is learned before an error is kept
         data, validate = Data(_rows_of(X), targets), None
         if self.solver == "lbfgs":
@@ -83,7 +92,7 @@ class _Estimator(BaseEstimator):
             if not incremental or not hasattr(self, "_learning_rate"):
                 mlp._forget()
                 self._learning_rate = float(self.learning_rate_init)
-            held = self._validation(X, y, targets, validation, random_state)
+            held = self._validation(X, y, targets, validation, random_state, dtype)
             if held is not None:
                 data, held_data, held_y = held
                 loss = LossInTheirTerms(mlp, held_data)
@@ -92,7 +101,8 @@ class _Estimator(BaseEstimator):
                     return Validated(self._score(mlp, held_data, held_y), loss.of(held_data))
 
             stochastic = Stochastic(self, mlp, data, validate)
-            stochastic.fit(random_state, epochs=1 if incremental else self.max_iter, warns=not incremental)
+            epochs = 1 if incremental else self.max_iter
+            stochastic.fit(random_state, epochs=epochs, warns=not incremental, is_first=is_first)
 
     def _begin(self, sizes: list[int], dtype: np.dtype, random_state: np.random.RandomState) -> None:
         """Draw initial parameters, in scikit-learn's order; and forget what was before."""
@@ -116,32 +126,40 @@ class _Estimator(BaseEstimator):
 
     def _network_of(self, sizes: list[int], dtype: np.dtype, random_state: np.random.RandomState) -> MLP:
         """The network with ``coefs_`` and ``intercepts_``: the one that is there, as long as its settings are."""
-        names = self._activations(len(sizes) - 2)
+        kept: MLP | None = self.__dict__.get("_network")
         penalty = settings.Penalty(l2=float(self.alpha), divided_by_samples=True) if self.alpha else None
-        kept = self.__dict__.get("_network")
-        seed = 0 if kept is None else kept.config["rng"]
-        if kept is None and self.dropout:
-            seed = int(random_state.randint(np.iinfo(np.int32).max))
-        mlp = MLP(
-            sizes, hidden_activation=names, loss=self._own_loss(), penalty=penalty, dropout=self.dropout, dtype=dtype,
-            rng=seed, n_threads=self.n_threads,
-        )  # fmt: skip
-        if kept is not None and kept.config == mlp.config:
+        wanted = {
+            "layer_sizes": tuple(sizes), "hidden_activation": tuple(self._activations(len(sizes) - 2)),
+            "loss": self._own_loss(), "penalty": penalty, "dropout": self.dropout, "dtype": dtype.name,
+            "n_threads": self.n_threads,
+        }  # fmt: skip
+        if kept is not None and all(kept.config[name] == value for name, value in wanted.items()):
             mlp = kept
-        elif kept is not None and kept._memory.shape == mlp._memory.shape and kept._dtype == mlp._dtype:
-            mlp._memory, mlp._steps, mlp._optimizer_code = kept._memory, kept._steps, kept._optimizer_code
+        else:
+            seed = 0 if kept is None else kept.config["rng"]
+            if kept is None and self.dropout:
+                seed = int(random_state.randint(np.iinfo(np.int32).max))
+            mlp = MLP(**wanted, rng=seed)
+            if kept is not None and kept._memory.shape == mlp._memory.shape and kept._dtype == mlp._dtype:
+                mlp._memory, mlp._steps, mlp._optimizer_code = kept._memory, kept._steps, kept._optimizer_code
         self._synchronize(mlp)
         return mlp
 
     def _validation(
-        self, X: Any, y: Any, targets: checks.Targets, given: tuple[Any, Any], random_state: np.random.RandomState
+        self,
+        X: Any,
+        y: Any,
+        targets: checks.Targets,
+        given: tuple[Any, Any],
+        random_state: np.random.RandomState,
+        dtype: np.dtype,
     ) -> tuple[Data, Data, Any] | None:
         """What is trained on, what is held out, and its ``y``; nothing if nothing is held out."""
         rows = np.arange(X.shape[0])
         if given[0] is not None:
             X_held, y_held = self._checked(*given, reset=False)
             self._check_known(y_held, "y_val")
-            held = Data(_rows_of(X_held), self._targets(y_held, X.dtype))
+            held = Data(_rows_of(X_held), self._targets(y_held, dtype))
             training, kept = X, targets
         elif self.early_stopping:
             # of each class the same part, but not of several labels at once
@@ -154,8 +172,8 @@ class _Estimator(BaseEstimator):
                     "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
                 )
             y_held = y[held_rows]
-            held = Data(_rows_of(X[held_rows]), targets.of_rows(held_rows, X.dtype))
-            training, kept = X[rows], targets.of_rows(rows, X.dtype)
+            held = Data(_rows_of(X[held_rows]), targets.of_rows(held_rows, dtype))
+            training, kept = X[rows], targets.of_rows(rows, dtype)
         else:
             return None
         if self.validation_scores_ is None:
@@ -170,7 +188,7 @@ class _Estimator(BaseEstimator):
         if class_weight is None:
             return weights
         of_classes = compute_sample_weight(class_weight, y)
-        return of_classes * weights if weights.size else of_classes
+        return checks.sample_weight(of_classes * weights if weights.size else of_classes, None, targets, n_samples)
 
     # -- parameters -------------------------------------------------------------------------------------------------
 
@@ -213,6 +231,8 @@ class _Estimator(BaseEstimator):
     def _activations(self, n_hidden: int) -> list[str]:
         """Names of the hidden layers' activations, as fastmlp has them."""
         given = self.activation
+        if not isinstance(given, str | list | tuple):
+            raise TypeError(f"activation must be a name, or one for each hidden layer; got {given!r}")
         names = [given] * n_hidden if isinstance(given, str) else list(given)
         if len(names) != n_hidden:
             raise ValueError(
@@ -223,17 +243,32 @@ class _Estimator(BaseEstimator):
 
     def _synchronize(self, mlp: MLP) -> None:
         """Let the network have ``coefs_`` and ``intercepts_``, which anybody may have changed or replaced."""
-        sizes = [np.shape(coefs)[0] for coefs in self.coefs_] + [np.shape(self.coefs_[-1])[1]]
-        if sizes != list(mlp._sizes):
+        if self._widths() != list(mlp._sizes):
             raise ValueError(
                 f"hidden_layer_sizes and data must fit the parameters that training goes on with, whose layers are"
-                f" {sizes} wide; got {list(mlp._sizes)}"
+                f" {self._widths()} wide; got {list(mlp._sizes)}"
             )
         for pair, coefs, intercepts in zip(mlp._pairs(mlp._vector), self.coefs_, self.intercepts_, strict=True):
             for view, array in zip(pair, (np.asarray(coefs).T, np.asarray(intercepts)), strict=True):
                 if not _is_same_memory(view, array):
                     view[...] = array
         mlp._parameters_changed()
+
+    def _widths(self) -> list[int]:
+        """Of the layers that ``coefs_`` and ``intercepts_`` are of."""
+        shapes = [np.shape(coefs) for coefs in self.coefs_]
+        widths = [shapes[0][0], *(shape[1] for shape in shapes)]
+        fit = [*zip(widths[:-1], widths[1:], strict=True)]
+        if shapes != fit or [np.shape(b) for b in self.intercepts_] != [(width,) for width in widths[1:]]:
+            of_biases = [np.shape(b) for b in self.intercepts_]
+            raise ValueError(
+                f"coefs_ and intercepts_ must be of layers that follow each other; got {shapes}, {of_biases}"
+            )
+        return widths
+
+    def _dtype_of_parameters(self, otherwise: np.dtype) -> np.dtype:
+        found = np.asarray(self.coefs_[0]).dtype
+        return found if found in (np.float64, np.float32) else otherwise
 
     def _link(self, mlp: MLP) -> None:
         """Let ``coefs_`` and ``intercepts_`` be the network's own parameters, in scikit-learn's orientation."""
@@ -246,6 +281,9 @@ class _Estimator(BaseEstimator):
         """The network, with the present ``coefs_`` and ``intercepts_``."""
         if "_network" not in self.__dict__:
             raise AttributeError(f"this {type(self).__name__} has no network yet: call fit first")
+        widths = self._widths()
+        if widths != list(self._network._sizes):  # somebody has taken units away, or added some
+            self._network = MLP(**{**self._network.config, "layer_sizes": widths})
         self._synchronize(self._network)
         return self._network
 
@@ -293,7 +331,8 @@ def _outputs(mlp: MLP, X: Any) -> Array:
 
 def _is_same_memory(one: Array, other: Array) -> bool:
     first, second = one.__array_interface__, other.__array_interface__
-    return first["data"][0] == second["data"][0] and one.strides == other.strides and one.dtype == other.dtype
+    is_same = first["data"][0] == second["data"][0] and one.strides == other.strides
+    return bool(is_same and one.dtype == other.dtype and one.shape == other.shape)
 
 
 class MLPClassifier(ClassifierMixin, _Estimator):
@@ -509,7 +548,7 @@ n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, out_activatio
     def _targets(self, y: Any, dtype: np.dtype) -> checks.Targets:
         if self._binarizer.y_type_ == "multiclass":
             return checks.Targets(np.empty(0, dtype), np.searchsorted(self.classes_, y).astype(np.int64))
-        return checks.Targets(np.ascontiguousarray(self._binarizer.transform(y), dtype))
+        return checks.Targets(np.ascontiguousarray(self._binarizer.transform(y).astype(bool), dtype))
 
     def _own_loss(self) -> Any:
         of_one_class = self._binarizer.y_type_ == "multiclass"

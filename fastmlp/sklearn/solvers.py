@@ -1,6 +1,8 @@
 """How scikit-learn trains, step for step: the same order of samples, the same steps, the same end.
 
-With the same ``random_state`` the parameters are scikit-learn's to rounding. What is different is named where it is.
+With the same ``random_state`` the parameters are scikit-learn's to rounding. What is different is named where it is;
+and one thing here: scikit-learn's cross-entropies count a sample's loss as ``-log(eps)`` at most, 36 in float64. So on
+data that are not scaled it may stop where nothing seems to be gained, and here training goes on.
 """
 
 from __future__ import annotations
@@ -153,10 +155,10 @@ class Stochastic:
         self._trainee = kind(mlp, data.X, data.targets, self._plan, self._run, None, {})
         self._order = np.arange(n_samples)
 
-    def fit(self, random_state: np.random.RandomState, *, epochs: int, warns: bool) -> None:
+    def fit(self, random_state: np.random.RandomState, *, epochs: int, warns: bool, is_first: bool) -> None:
         """Train for at most so many epochs; ``warns`` if they were not enough."""
         estimator = self._estimator
-        estimator.n_iter_ = 0
+        estimator.n_iter_, self._restores = 0, is_first
         with training.interruptible() as interrupted:
             while estimator.n_iter_ < epochs:
                 if estimator.shuffle:
@@ -177,7 +179,8 @@ class Stochastic:
                 if warns and estimator.n_iter_ == epochs:
                     words = f"Maximum iterations ({epochs}) reached and the optimization hasn't converged yet."
                     warnings.warn(f"Stochastic Optimizer: {words}", ConvergenceWarning, stacklevel=_AT_FIT)
-        if estimator.early_stopping:
+        # where training went on and no score was better than those before, scikit-learn keeps what was learned last
+        if estimator.early_stopping and self._restores:
             self._trainee.restore()
 
     def _epoch(self, interrupted: threading.Event) -> str:
@@ -244,7 +247,7 @@ class Stochastic:
             return not loss > best - estimator.tol
         score, best = estimator.validation_scores_[-1], estimator.best_validation_score_
         if score > best:
-            estimator.best_validation_score_ = score
+            estimator.best_validation_score_, self._restores = score, True
             self._trainee.keep()
         return not score < best + estimator.tol
 
