@@ -9,6 +9,7 @@ Where to read on:
 """
 
 from fastmlp.configuration import show_config
+from fastmlp.ensemble import Ensemble
 from fastmlp.files import CorruptFileError
 from fastmlp.mlp import MLP, Gradients, load
 from fastmlp.oracle.network import Parameters
@@ -35,7 +36,7 @@ from fastmlp.verify import GradientMismatch, Report
 __version__ = "0.1.0"
 
 __all__ = [
-    "MLP", "SGD", "Adam", "AdamW", "Checkpoint", "CorruptFileError", "CosineDecay", "EarlyStopping",
+    "MLP", "SGD", "Adam", "AdamW", "Checkpoint", "CorruptFileError", "CosineDecay", "EarlyStopping", "Ensemble",
     "GradientMismatch", "Gradients", "History", "Huber", "Parameters", "Penalty", "Quantile", "RMSprop",
     "ReduceOnPlateau", "Report", "SoftmaxCrossEntropy", "StepDecay", "WarmUp", "__version__", "load", "show_config",
     "warm_up",

@@ -1280,6 +1280,37 @@ class MLP:
         >>> history.validation_metrics["r2"][history.best_epoch - 1] > 0.98
         True
         """
+        with self._lock:
+            trainee = self._trainee(
+                X, Y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
+                shuffle=shuffle, sample_weight=sample_weight, class_weight=class_weight, validation=validation,
+                early_stopping=early_stopping, metrics=metrics, callbacks=callbacks, checkpoint=checkpoint,
+                monitor=monitor, progress=progress,
+            )  # fmt: skip
+            return training.fit(trainee.plan, trainee, self._rng, trainee.history)
+
+    def _trainee(
+        self,
+        X: ArrayLike,
+        Y: ArrayLike,
+        *,
+        epochs: int,
+        batch_size: int | None,
+        optimizer: str | settings.Optimizer,
+        learning_rate: settings.Rate | None,
+        shuffle: bool,
+        sample_weight: ArrayLike | None,
+        class_weight: str | Mapping[int, float] | None = None,
+        validation: Any = None,
+        early_stopping: settings.EarlyStopping | bool = False,
+        metrics: Any = None,
+        callbacks: Any = (),
+        checkpoint: Any = None,
+        monitor: bool = False,
+        progress: bool = False,
+        drawn: Callable[[int], NDArray[np.int64]] | None = None,
+    ) -> Trainee:
+        """Check what :meth:`fit` is given, and make the model ready for it. ``drawn`` chooses among the rows."""
         chosen = settings.as_optimizer(optimizer, learning_rate)
         X, targets = self._training_data(X, Y, sample_weight, class_weight)
         if self._loss in _OF_CLASSES:
@@ -1287,6 +1318,8 @@ class MLP:
         held_out = self._validation(validation, X, targets)
         training_rows, held = held_out if held_out is not None else (None, None)
         n_samples = X.shape[0] if training_rows is None else len(training_rows)
+        if drawn is not None:
+            training_rows = drawn(n_samples) if training_rows is None else training_rows[drawn(n_samples)]
         all_metrics = as_metrics(metrics)
         plan = training.Plan(
             rows=training_rows,
@@ -1302,9 +1335,7 @@ class MLP:
             checkpoint=arguments.checkpoint(checkpoint),
             monitor=arguments.flag("monitor", monitor),
         )
-        with self._lock:
-            trainee = Trainee(self, X, targets, plan, Run(chosen, plan.batch_size, n_samples), held, all_metrics)
-            return training.fit(plan, trainee, self._rng, trainee.history)
+        return Trainee(self, X, targets, plan, Run(chosen, plan.batch_size, n_samples), held, all_metrics)
 
     def _training_data(
         self, X: ArrayLike, Y: ArrayLike, sample_weight: ArrayLike | None, class_weight: Any

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike
 
+from fastmlp.ensemble import Ensemble
 from fastmlp.kernels import jit, network
 from fastmlp.mlp import MLP
 from fastmlp.settings import SGD
@@ -43,6 +44,7 @@ def warm_up(dtype: DTypeLike = np.float64, *, derivatives: bool = False) -> None
         for _ in range(3):  # the third one is packed
             mlp.train_step(X, X, optimizer=step)
         mlp.forward(X)
+        Ensemble(2, [1, 1], dtype=dtype, rng=0, n_threads=n_threads).fit(X, X, epochs=1)
         mlp.update(mlp.backward(X), "sgd")
         if derivatives:
             mlp.jacobian(X)

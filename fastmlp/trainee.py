@@ -57,7 +57,7 @@ class Trainee:
         held: tuple[Array, checks.Targets] | None,
         metrics: dict[str, Metric],
     ) -> None:
-        self._mlp, self._X, self._targets, self._plan, self._run = mlp, X, targets, plan, run
+        self._mlp, self._X, self._targets, self.plan, self._run = mlp, X, targets, plan, run
         self._held, self._metrics = held, metrics
         self._best = mlp._vector.copy()
         self._is_ready = rows.is_ready(X, mlp._dtype) and rows.is_ready(targets.values, mlp._dtype)
@@ -74,6 +74,22 @@ class Trainee:
                 "constant": self._monitor.constant,
                 "restores": stopping is not None and stopping.restore_best,
             }
+
+    @property
+    def run(self) -> Run:
+        """How its steps are taken."""
+        return self._run
+
+    @property
+    def data(self) -> tuple[Array, checks.Targets]:
+        """What it is trained on."""
+        return self._X, self._targets
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its steps are the kernel's alone, on data that it can read as they are."""
+        mlp = self._mlp
+        return self._is_ready and mlp._loss != "own" and not mlp.config["verify"] and self._monitor is None
 
     def take_steps(self, order: NDArray[np.int64], first: int, n_steps: int, total: float) -> tuple[float, int]:
         """Take them; for the monitor, the last one of an epoch by itself, and the parameters before it noted."""
@@ -143,7 +159,7 @@ class Trainee:
         held_loss = None if self._held is None else mlp._loss_value(*self._held)
         found: dict[str, float] = {}
         if self._metrics:
-            data = (self._X, self._targets) if self._plan.rows is None else self._training_part(self._plan.rows)
+            data = (self._X, self._targets) if self.plan.rows is None else self._training_part(self.plan.rows)
             found = self._metrics_of(*data)
         of_held = self._metrics_of(*self._held) if self._held is not None and self._metrics else {}
         monitored = None
@@ -178,7 +194,7 @@ class Trainee:
 
     def _settings(self) -> dict[str, Any]:
         """What a run must have in common with the one that it goes on from, in terms of JSON."""
-        plan, config = self._plan, dict(self._mlp.config)
+        plan, config = self.plan, dict(self._mlp.config)
         del config["n_threads"], config["verify"]  # they do not change what is computed
         wanted = {
             **config, "optimizer": self._run.optimizer, "batch_size": plan.batch_size, "n_samples": plan.n_samples,
@@ -193,9 +209,9 @@ class Trainee:
 
     def save(self, history: training.History) -> None:
         """Write the model, the best parameters so far, and the history."""
-        assert self._plan.checkpoint is not None  # noqa: S101 (for the type checker)
+        assert self.plan.checkpoint is not None  # noqa: S101 (for the type checker)
         training_state = {"settings": self._settings(), "history": vars(history)}
-        files.write(self._plan.checkpoint.path, self._mlp.__getstate__(), self._mlp._sizes, training_state, self._best)
+        files.write(self.plan.checkpoint.path, self._mlp.__getstate__(), self._mlp._sizes, training_state, self._best)
 
     def _resume(self, path: str | os.PathLike[str]) -> None:
         stored = files.read(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -157,8 +157,33 @@ class Plan:
 _IN_ORDER = np.empty(0, np.int64)
 
 
+Order = NDArray[np.int64]
+
+Epoch = tuple[float, str]
+"""What came of an epoch: the sum of its losses times their weights, and why it broke, or nothing."""
+
+
 def fit(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: History) -> History:
-    """Train for some epochs, those that ``history`` has already among them.
+    """Train for some epochs, those that ``history`` has already among them."""
+    run = epochs(plan, trainee, rng, history)
+    with _progress_bar(plan, history) as bar, interruptible() as interrupted:
+        order = next(run, None)
+        while order is not None:
+            order = go_on(run, epoch(plan, trainee, order, interrupted, bar))
+            _show(bar, history)
+    return history
+
+
+def go_on(run: Generator[Order, Epoch, None], ended: Epoch) -> Order | None:
+    """Tell a run what came of its epoch: the order of the next one, or None if that was the last."""
+    try:
+        return run.send(ended)
+    except StopIteration:
+        return None
+
+
+def epochs(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: History) -> Generator[Order, Epoch, None]:
+    """Give the order of each epoch, and be told what came of it; in between is all that there is to do.
 
     The order of an epoch is drawn from ``rng`` when the epoch begins, so training twice for one epoch is the same as
     training once for two.
@@ -166,25 +191,22 @@ def fit(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: History
     written = time.monotonic()
     stopping, plateau = _Patience(plan.early_stopping, history), _Patience(plan.plateau, history)
     history.stopped = history.stopped if stopping.is_over else "all epochs done"
-    with _progress_bar(plan, history) as bar, interruptible() as interrupted:
-        while history.n_epochs < plan.epochs and not stopping.is_over:
-            start = time.perf_counter()
-            total, why = epoch(plan, trainee, plan.order(rng), interrupted, bar)
-            if why:
-                history.stopped = f"{why} in epoch {history.n_epochs + 1}"
-                break
-            _note(history, total / plan.total_weight, trainee.measure())
-            history.seconds.append(time.perf_counter() - start)
-            history.samples_per_second.append(plan.n_samples / max(history.seconds[-1], 1e-9))
-            why = _after_epoch(plan, trainee, history, stopping, plateau)
-            _show(bar, history)
-            history.stopped = why or history.stopped
-            written = _write(plan, trainee, history, written, is_last=bool(why) or history.n_epochs == plan.epochs)
-            if why:
-                break
+    while history.n_epochs < plan.epochs and not stopping.is_over:
+        start = time.perf_counter()
+        total, why = yield plan.order(rng)
+        if why:
+            history.stopped = f"{why} in epoch {history.n_epochs + 1}"
+            break
+        _note(history, total / plan.total_weight, trainee.measure())
+        history.seconds.append(time.perf_counter() - start)
+        history.samples_per_second.append(plan.n_samples / max(history.seconds[-1], 1e-9))
+        why = _after_epoch(plan, trainee, history, stopping, plateau)
+        history.stopped = why or history.stopped
+        written = _write(plan, trainee, history, written, is_last=bool(why) or history.n_epochs == plan.epochs)
+        if why:
+            break
     if plan.early_stopping is not None and plan.early_stopping.restore_best and history.n_epochs:
         trainee.restore()
-    return history
 
 
 def _note(history: History, loss: float, measured: EpochEnd) -> None:
@@ -261,9 +283,7 @@ def _write(plan: Plan, trainee: Trainee, history: History, written: float, *, is
     return written
 
 
-def epoch(
-    plan: Plan, trainee: Trainee, order: NDArray[np.int64], interrupted: threading.Event, bar: Any
-) -> tuple[float, str]:
+def epoch(plan: Plan, trainee: Trainee, order: Order, interrupted: threading.Event, bar: Any) -> Epoch:
     """One epoch, in calls of compiled code that last about ``_SECONDS_PER_CALL``: its total loss, and why it broke."""
     n_steps = -(-plan.n_samples // plan.batch_size)
     total, done, at_once = 0.0, 0, 1
@@ -276,12 +296,17 @@ def epoch(
         per_step = (time.perf_counter() - start) / wanted
         done += taken
         if taken < wanted:
-            where = trainee.where_not_finite(order, done * plan.batch_size)
-            return total, f"stopped because the loss was not finite at step {done + 1} ({where})"
+            return total, not_finite(plan, trainee, order, done)
         if bar is not None:
             bar.update(taken)
         at_once = max(1, int(_SECONDS_PER_CALL / per_step))
     return total, ""
+
+
+def not_finite(plan: Plan, trainee: Trainee, order: Order, step: int) -> str:
+    """Why an epoch broke at this step, from 0."""
+    where = trainee.where_not_finite(order, step * plan.batch_size)
+    return f"stopped because the loss was not finite at step {step + 1} ({where})"
 
 
 def hold_out(
@@ -342,7 +367,7 @@ def _progress_bar(plan: Plan, history: History) -> Iterator[Any]:
 
 
 def _show(bar: Any, history: History) -> None:
-    if bar is None or bar.disable:
+    if bar is None or bar.disable or not history.loss:
         return
     shown = {"epoch": history.n_epochs, "loss": f"{history.loss[-1]:.4g}"}
     if history.validation_loss:

@@ -213,6 +213,13 @@ def run_with(entry, table, slot, X, Y):
 
 
 @parallel_function
+def run_each(entry, tables):
+    """Call an entry with each of many tables, by itself."""
+    for k in prange(len(tables)):
+        _call_entry(entry, ALONE, tables[k])
+
+
+@parallel_function
 def _run_together(entry, table, members):
     """Call an entry by every member of a crew."""
     _call_entry(entry, OPENING, table)

@@ -1,0 +1,357 @@
+"""Many networks of one shape, trained at once: in one compiled call, as many at a time as there are threads.
+
+Every member is an :class:`fastmlp.MLP`, and takes the very steps that it would take alone: the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmlp import arguments, checks, rows, settings, training
+from fastmlp.kernels import calls, jit, network
+from fastmlp.mlp import MLP
+from fastmlp.trainee import Trainee
+
+Array = NDArray[Any]
+
+_SECONDS_PER_CALL = 0.05
+"""About how long one compiled call lasts, between which Ctrl-C is seen."""
+
+_NO_ORDER = np.empty(0, np.int64)
+
+_SLOTS = {name: network.train.slot(name) for name in ("order", "first", "n_steps", "settings", "step", "total")}
+
+
+class Prediction(NamedTuple):
+    """What an ensemble says of some samples."""
+
+    mean: Array
+    """Of the members' outputs, of shape (n_samples, n_outputs): of probabilities, the ensemble's probability."""
+    spread: Array
+    """Their standard deviation."""
+    members: Array
+    """Each member's output, of shape (n_members, n_samples, n_outputs)."""
+
+
+class Ensemble:
+    """Networks of one shape with different seeds, trained at once.
+
+    Parameters
+    ----------
+    n_members : int
+    layer_sizes : sequence of int
+        As in :class:`fastmlp.MLP`.
+    penalty : Penalty or sequence of them, optional
+        One for all members, or one for each.
+    rng : None, int, numpy.random.Generator or sequence of int
+        Where the members' seeds come from; or the seeds themselves, one for each.
+    n_threads : int, optional
+        At most so many threads, each of which trains one member at a time.
+    **settings
+        The members' other settings, as in :class:`fastmlp.MLP`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Of each argument that does not fit, naming it.
+
+    Notes
+    -----
+    Member ``k`` has the parameters, to the bit, of ``MLP(..., rng=seed)`` with its seed that is trained alone with the
+    same arguments, whatever the number of threads.
+
+    References
+    ----------
+    .. [1] B. Lakshminarayanan, A. Pritzel, C. Blundell, *Simple and Scalable Predictive Uncertainty Estimation using
+       Deep Ensembles*, NeurIPS 2017.
+
+    Examples
+    --------
+    >>> import fastmlp, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.uniform(-1, 1, (100, 1))
+    >>> ensemble = fastmlp.Ensemble(5, [1, 8, 1], hidden_activation="tanh", rng=0)
+    >>> histories = ensemble.fit(X, np.sin(3 * X), epochs=20, learning_rate=0.01, validation=0.2)
+    >>> near, far = ensemble.predict([[0.0], [5.0]]).spread
+    >>> bool(far > near)  # where there are no data, the members disagree
+    True
+    >>> ensemble.best in ensemble.members
+    True
+    """
+
+    members: tuple[MLP, ...]
+    """The networks: each may be used as any other."""
+
+    def __init__(
+        self,
+        n_members: int,
+        layer_sizes: Sequence[int],
+        *,
+        penalty: settings.Penalty | Sequence[settings.Penalty | None] | None = None,
+        rng: int | np.random.Generator | Sequence[int] | None = None,
+        n_threads: int | None = None,
+        **settings: Any,
+    ) -> None:
+        count = checks.integer("n_members", n_members)
+        self._n_threads = None if n_threads is None else checks.integer("n_threads", n_threads)
+        penalties, seeds = _for_each("penalty", penalty, count), _seeds(rng, count)
+        self.members = tuple(
+            MLP(layer_sizes, penalty=one, rng=seed, n_threads=1, **settings)
+            for one, seed in zip(penalties, seeds, strict=True)
+        )
+        self._histories: list[training.History] = []
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, index: int) -> MLP:
+        return self.members[index]
+
+    def __iter__(self) -> Iterator[MLP]:
+        return iter(self.members)
+
+    def __repr__(self) -> str:
+        return f"<Ensemble of {len(self)}: {self.members[0]!r}>"
+
+    def fit(
+        self,
+        X: ArrayLike,
+        Y: ArrayLike,
+        *,
+        epochs: int = 10,
+        batch_size: int | None = 32,
+        optimizer: str | settings.Optimizer | Sequence[str | settings.Optimizer] = "adam",
+        learning_rate: settings.Rate | Sequence[settings.Rate] | None = None,
+        shuffle: bool = True,
+        sample_weight: ArrayLike | None = None,
+        bootstrap: bool = False,
+        validation: tuple[ArrayLike, ArrayLike] | float | None = None,
+        early_stopping: settings.EarlyStopping | bool | Sequence[settings.EarlyStopping | bool] = False,
+        metrics: Any = None,
+    ) -> list[training.History]:
+        """Train all members, each on minibatches in an order of its own.
+
+        Parameters
+        ----------
+        X, Y, epochs, batch_size, shuffle, sample_weight, metrics
+            As in :meth:`fastmlp.MLP.fit`. Data of another dtype or layout are converted once, for all members.
+        optimizer, learning_rate, early_stopping
+            As there: one for all members, or a sequence with one for each.
+        bootstrap : bool
+            Train each member on samples drawn with replacement, as many as there are [1]_.
+        validation : (X, Y) or float, optional
+            As there. A fraction is another part of the samples for each member.
+
+        Returns
+        -------
+        list of History
+            One for each member. Ctrl-C ends the training of all, between two steps.
+
+        References
+        ----------
+        .. [1] L. Breiman, *Bagging Predictors*, Machine Learning 24 (1996).
+        """
+        count = len(self)
+        optimizers, rates = _for_each("optimizer", optimizer, count), _for_each("learning_rate", learning_rate, count)
+        stoppings = _for_each("early_stopping", early_stopping, count)
+        bootstrap = arguments.flag("bootstrap", bootstrap)
+        first = self.members[0]
+        X, targets = first._training_data(X, Y, sample_weight, None)
+        X = rows.converted(X, slice(None), first._dtype)
+        Y = targets.labels if targets.labels.size else targets.values
+        with ExitStack() as stack:
+            for mlp in self.members:
+                stack.enter_context(mlp._lock)
+            runs = [
+                _Run(mlp, mlp._trainee(
+                    X, Y, epochs=epochs, batch_size=batch_size, optimizer=optimizers[k], learning_rate=rates[k],
+                    shuffle=shuffle, sample_weight=sample_weight, validation=validation, early_stopping=stoppings[k],
+                    metrics=metrics, drawn=_drawn_by(mlp) if bootstrap else None,
+                ))
+                for k, mlp in enumerate(self.members)
+            ]  # fmt: skip
+            with training.interruptible() as interrupted:
+                _train(runs, min(self._n_threads or jit.max_threads(), jit.max_threads()), interrupted)
+        self._histories = [run.trainee.history for run in runs]
+        return self._histories
+
+    def predict(self, X: ArrayLike) -> Prediction:
+        """Mean, spread and members' outputs for each sample.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        Prediction
+        """
+        X = checks.samples("X", X, self.members[0]._sizes[0], self.members[0]._dtype)
+        with ThreadPoolExecutor(min(self._n_threads or jit.max_threads(), len(self))) as pool:
+            each = np.stack([*pool.map(lambda mlp: mlp.predict(X), self.members)])
+        return Prediction(each.mean(axis=0), each.std(axis=0), each)
+
+    @property
+    def best(self) -> MLP:
+        """The member with the lowest validation loss in the last training.
+
+        Raises
+        ------
+        RuntimeError
+            If it has not been trained with validation data.
+        """
+        losses = [min(history.validation_loss, default=np.inf) for history in self._histories]
+        if not np.isfinite(losses).any():
+            raise RuntimeError("there is no best member: fit(..., validation=...) compares them")
+        return self.members[int(np.argmin(losses))]
+
+
+def _for_each(name: str, value: Any, count: int) -> list[Any]:
+    """One for each member: a sequence as it is, or the same again and again."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(f"{name} must be one, or one for each of {count} members; got {len(value)}")
+    return list(value)
+
+
+def _seeds(rng: Any, count: int) -> list[int]:
+    if isinstance(rng, Sequence) and not isinstance(rng, str):
+        return [checks.integer(f"rng[{k}]", seed, least=0) for k, seed in enumerate(_for_each("rng", rng, count))]
+    _, generator = arguments.generator(rng)
+    return [int(seed) for seed in generator.integers(2**63, size=count)]
+
+
+def _drawn_by(mlp: MLP) -> Callable[[int], NDArray[np.int64]]:
+    """Draw rows with replacement, the same ones for the same seed of a member."""
+    seed = np.random.SeedSequence(arguments.entropy(mlp.config["rng"])).spawn(3)[2]
+    return lambda n_samples: np.random.default_rng(seed).integers(n_samples, size=n_samples)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# training, side by side
+
+
+class _Run:
+    """The training of one member."""
+
+    def __init__(self, mlp: MLP, trainee: Trainee) -> None:
+        self.mlp, self.trainee, self.plan = mlp, trainee, trainee.plan
+        self._epochs: Generator[training.Order, training.Epoch, None] = training.epochs(
+            self.plan, trainee, mlp._rng, trainee.history
+        )
+        self._next: training.Order | None = next(self._epochs, None)
+        self.n_steps = -(-self.plan.n_samples // self.plan.batch_size)
+        self.done, self.total = 0, 0.0
+        self.call: calls.Call | None = None
+        if calls.are_packed() and trainee.is_plain:
+            self._pack()
+
+    @property
+    def is_training(self) -> bool:
+        """Whether there is another epoch."""
+        return self._next is not None
+
+    @property
+    def order(self) -> training.Order:
+        """The rows of the present epoch; of none that is over."""
+        return _NO_ORDER if self._next is None else self._next
+
+    def _pack(self) -> None:
+        """Pack the call of its steps, in a workspace that is kept for it."""
+        mlp, run = self.mlp, self.trainee.run
+        self.workspace = mlp._borrow(run.batch_size)
+        self.workspace.divide(1)
+        self.memory, self.steps = mlp._memory_for(run.optimizer)
+        self.array = run.optimizer.array
+        X, targets = self.trainee.data
+        self.call = calls.Call(
+            network.train, self.workspace.crew, network.ALL_PASSES, self.workspace.plan, mlp._vector,
+            self.workspace.arena, self.workspace.report, mlp._gradient, self.memory, rows.flat(X),
+            rows.flat(targets.values), targets.labels, targets.weights, self.order, run.n_rows, run.batch_size, 0, 1,
+            run.optimizer.code, self.array, self.steps + 1, 0.0,
+        )  # fmt: skip
+
+    def make_ready(self, table: NDArray[np.int64], wanted: int) -> None:
+        """Write the next steps into a row of the table of all calls."""
+        optimizer = self.trainee.run.optimizer
+        if optimizer.is_scheduled:
+            self.array = optimizer.with_rates(self.steps, wanted, self.mlp._rate_factor)
+        for name, array in (("order", self.order), ("settings", self.array)):
+            table[_SLOTS[name]], table[_SLOTS[name] + 1] = array.__array_interface__["data"][0], array.size
+        table[_SLOTS["first"]], table[_SLOTS["n_steps"]] = self.done * self.plan.batch_size, wanted
+        table[_SLOTS["step"]] = self.steps + 1
+        table.view(np.float64)[_SLOTS["total"]] = self.total
+
+    def take_by_itself(self, wanted: int) -> None:
+        """Take steps without the others."""
+        total, taken = self.trainee.take_steps(self.order, self.done * self.plan.batch_size, wanted, self.total)
+        self._note(total, taken, wanted)
+
+    def take_result(self, wanted: int) -> None:
+        """See what came of the steps that were taken with the others'."""
+        status, total, taken = self.workspace.results.tolist()
+        mlp, run = self.mlp, self.trainee.run
+        self.steps += int(taken)
+        if taken:
+            mlp._keep(run.optimizer, self.memory, self.steps)
+        if run.optimizer.max_gradient_norm is not None:
+            mlp._limited = float(self.workspace.report[network.BATCH, network.FACTOR])
+        self._note(total, int(taken), wanted, is_finite=status == network.FINITE)
+
+    def _note(self, total: float, taken: int, wanted: int, *, is_finite: bool = True) -> None:
+        self.total, self.done = total, self.done + taken
+        why = ""
+        if taken < wanted or not is_finite:
+            why = training.not_finite(self.plan, self.trainee, self.order, self.done)
+        if why or self.done == self.n_steps:
+            self.end_epoch(why)
+
+    def end_epoch(self, why: str) -> None:
+        """Go on to the next one, if there is one."""
+        self._next = training.go_on(self._epochs, (self.total, why))
+        self.done, self.total = 0, 0.0
+
+    def let_go(self) -> None:
+        """Give the workspace back."""
+        if self.call is not None:
+            self.mlp._free.append(self.workspace)
+
+
+def _train(runs: list[_Run], n_threads: int, interrupted: Any) -> None:
+    """Take steps of all that are still training, until none is."""
+    packed = [run for run in runs if run.call is not None]
+    packed_calls = [run.call for run in runs if run.call is not None]
+    tables = np.array([call.table for call in packed_calls], np.int64)
+    at_once = 1
+    try:
+        while any(run.is_training for run in runs):
+            if interrupted.is_set():
+                for run in runs:
+                    if run.is_training:
+                        run.end_epoch("interrupted")
+                return
+            start = perf_counter()
+            active = [k for k, run in enumerate(packed) if run.is_training]
+            wanted = {k: min(at_once, packed[k].n_steps - packed[k].done) for k in active}
+            for k in active:
+                packed[k].make_ready(tables[k], wanted[k])
+            if active:
+                jit.launch(calls.run_each, min(n_threads, len(active)), packed_calls[0].entry, tables[active])
+            seconds = perf_counter() - start
+            for k in active:
+                packed[k].take_result(wanted[k])
+            for run in runs:
+                if run.call is None and run.is_training:
+                    run.take_by_itself(min(at_once, run.n_steps - run.done))
+            at_once = max(1, int(at_once * min(8.0, _SECONDS_PER_CALL / max(seconds, 1e-6))))
+    finally:
+        for run in runs:
+            run.let_go()

@@ -1,0 +1,205 @@
+"""Many networks at once: each member is the network that it would be alone, to the bit."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+import fastmlp
+from conftest import INTERPRETED
+from fastmlp.kernels import calls
+
+SIZES = [3, 5, 2]
+EPOCHS = 2 if INTERPRETED else 4
+
+
+@pytest.fixture
+def data(rng):
+    """Of a regression, in float64."""
+    X = rng.standard_normal((37, 3))
+    return X, np.stack([np.sin(X[:, 0]), X[:, 1] * X[:, 2]], axis=1)
+
+
+def assert_alone(ensemble, histories, data, k, fit, **settings):
+    """Train one member alone, and compare all that there is."""
+    mlp = fastmlp.MLP(SIZES, rng=ensemble[k].config["rng"], **settings)
+    history = mlp.fit(*data, progress=False, **fit)
+    np.testing.assert_array_equal(mlp.parameter_vector, ensemble[k].parameter_vector)
+    for name in ("loss", "validation_loss", "metrics", "gradient_norm", "learning_rate", "best_epoch", "stopped"):
+        assert getattr(history, name) == getattr(histories[k], name), name
+    X = data[0]
+    for model in (mlp, ensemble[k]):
+        model.train_step(*data, optimizer="adam")  # the optimizer's memory is the same, too
+    np.testing.assert_array_equal(mlp.predict(X), ensemble[k].predict(X))
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize(
+    "fit",
+    [
+        {"batch_size": 8},
+        {"batch_size": 8, "optimizer": "sgd", "learning_rate": 0.1, "shuffle": False},
+        {"batch_size": None, "optimizer": fastmlp.SGD(0.1, momentum=0.9, max_gradient_norm=0.1)},
+        {"batch_size": 8, "optimizer": fastmlp.AdamW(fastmlp.CosineDecay(0.1, n_steps=10))},
+        {"batch_size": 5, "validation": 0.3, "early_stopping": fastmlp.EarlyStopping(patience=1), "metrics": "r2"},
+        {"batch_size": 8, "optimizer": fastmlp.Adam(fastmlp.ReduceOnPlateau(0.3, patience=1, minimum_gain=1.0))},
+    ],
+    ids=["adam", "sgd in order", "limited", "scheduled", "validated", "plateau"],
+)
+def test_members_are_what_they_would_be_alone(fit, n_threads, data, dtype):
+    fit = {"epochs": EPOCHS, **fit}
+    ensemble = fastmlp.Ensemble(5, SIZES, dtype=dtype, rng=1, n_threads=n_threads)
+    histories = ensemble.fit(*data, **fit)
+    assert len({history.loss[-1] for history in histories}) == 5
+    for k in (0, 4):
+        assert_alone(ensemble, histories, data, k, fit, dtype=dtype)
+
+
+def test_each_member_may_have_settings_of_its_own(data):
+    penalties = [None, fastmlp.Penalty(l2=0.1), fastmlp.Penalty(l1=0.1)]
+    stoppings = [False, fastmlp.EarlyStopping(patience=1, minimum_gain=10.0), False]
+    rates = [0.01, 0.1, fastmlp.StepDecay(0.1, every=3)]
+    optimizers = ["adam", "sgd", "rmsprop"]
+    ensemble = fastmlp.Ensemble(3, SIZES, penalty=penalties, rng=[7, 7, 7], dropout=0.2)
+    histories = ensemble.fit(
+        *data, epochs=EPOCHS, optimizer=optimizers, learning_rate=rates, early_stopping=stoppings, batch_size=8
+    )
+    assert histories[1].n_epochs == 2 <= EPOCHS == histories[0].n_epochs
+    for k in range(3):
+        fit = {
+            "epochs": EPOCHS, "optimizer": optimizers[k], "learning_rate": rates[k], "early_stopping": stoppings[k],
+            "batch_size": 8,
+        }  # fmt: skip
+        assert_alone(ensemble, histories, data, k, fit, penalty=penalties[k], dropout=0.2)
+
+
+def test_labels_weights_and_going_on(rng):
+    X, labels = rng.standard_normal((40, 3)), rng.integers(0, 2, 40)
+    weights = rng.uniform(0.5, 2, 40)
+    ensemble = fastmlp.Ensemble(3, SIZES, loss="softmax_cross_entropy", rng=0)
+    for _ in range(2):
+        ensemble.fit(X, labels, epochs=2, sample_weight=weights, batch_size=16)
+    alone = fastmlp.MLP(SIZES, loss="softmax_cross_entropy", rng=ensemble[2].config["rng"])
+    alone.fit(X, labels, epochs=4, sample_weight=weights, batch_size=16, progress=False)
+    np.testing.assert_array_equal(alone.parameter_vector, ensemble[2].parameter_vector)
+
+
+def test_bootstrap_trains_each_on_its_own_draw(data):
+    X, Y = data
+    ensemble = fastmlp.Ensemble(3, SIZES, rng=0)
+    ensemble.fit(X, Y, epochs=2, batch_size=8, bootstrap=True)
+    draws = []
+    for mlp in ensemble:
+        seed = np.random.SeedSequence(mlp.config["rng"]).spawn(3)[2]
+        draws.append(np.random.default_rng(seed).integers(37, size=37))
+        alone = fastmlp.MLP(SIZES, rng=mlp.config["rng"])
+        alone.fit(X[draws[-1]], Y[draws[-1]], epochs=2, batch_size=8, progress=False)
+        np.testing.assert_array_equal(alone.parameter_vector, mlp.parameter_vector)
+    assert len({tuple(draw) for draw in draws}) == 3
+    assert all(0.4 < len(set(draw)) / 37 < 0.85 for draw in draws)
+
+
+def test_predictions_are_mean_spread_and_members(data):
+    X, _ = data
+    ensemble = fastmlp.Ensemble(4, SIZES, rng=0)
+    found = ensemble.predict(X)
+    each = np.stack([mlp.predict(X) for mlp in ensemble])
+    np.testing.assert_array_equal(found.members, each)
+    np.testing.assert_array_equal(found.mean, each.mean(axis=0))
+    np.testing.assert_array_equal(found.spread, each.std(axis=0))
+    assert found.mean.shape == (37, 2)
+
+
+def test_the_best_member_has_the_lowest_validation_loss(data):
+    ensemble = fastmlp.Ensemble(4, SIZES, rng=0)
+    with pytest.raises(RuntimeError, match="no best member"):
+        _ = ensemble.best
+    histories = ensemble.fit(*data, epochs=2, validation=data)
+    losses = [min(history.validation_loss) for history in histories]
+    assert ensemble.best is ensemble[int(np.argmin(losses))]
+    assert len(ensemble) == 4
+    assert repr(ensemble).startswith("<Ensemble of 4: <MLP 3-5-2")
+
+
+def test_what_has_no_packed_call_is_trained_too(data):
+    """A loss of one's own, and other builds."""
+
+    def loss(A, Y):
+        return 0.5 * ((A - Y) ** 2).sum() / len(A), (A - Y) / len(A)
+
+    own, built_in = fastmlp.Ensemble(2, SIZES, loss=loss, rng=0), fastmlp.Ensemble(2, SIZES, rng=0)
+    for ensemble in (own, built_in):
+        ensemble.fit(*data, epochs=2)
+    for one, other in zip(own, built_in, strict=True):
+        np.testing.assert_allclose(one.parameter_vector, other.parameter_vector, atol=1e-12)
+
+
+def test_one_that_diverges_does_not_stop_the_others(data):
+    X, Y = data
+    rates = [1e200, 0.01, 0.01]
+    ensemble = fastmlp.Ensemble(3, SIZES, rng=0, hidden_activation="identity")
+    histories = ensemble.fit(X, Y, epochs=3, optimizer="sgd", learning_rate=rates, batch_size=8)
+    assert "not finite" in histories[0].stopped
+    assert np.isfinite(ensemble[0].parameter_vector).all()
+    assert [history.n_epochs for history in histories[1:]] == [3, 3]
+    fit = {"epochs": 3, "optimizer": "sgd", "learning_rate": 0.01, "batch_size": 8}
+    assert_alone(ensemble, histories, data, 1, fit, hidden_activation="identity")
+
+
+def test_data_of_other_kinds_are_converted_once(data):
+    X, Y = data
+    plain, other = (
+        fastmlp.Ensemble(2, SIZES, dtype="float32", rng=0),
+        fastmlp.Ensemble(2, SIZES, dtype="float32", rng=0),
+    )
+    plain.fit(X.astype(np.float32), Y.astype(np.float32), epochs=2)
+    other.fit(np.asfortranarray(X), np.asfortranarray(Y), epochs=2)
+    for one, two in zip(plain, other, strict=True):
+        np.testing.assert_array_equal(one.parameter_vector, two.parameter_vector)
+
+
+def test_interrupting_ends_all_between_two_steps(data, monkeypatch):
+    if not calls.are_packed():
+        pytest.skip("there are no packed calls")
+    ensemble = fastmlp.Ensemble(3, SIZES, rng=0)
+    launch, seen = fastmlp.ensemble.jit.launch, []
+
+    def interrupting(*arguments):
+        seen.append(1)
+        if len(seen) == 3:
+            import signal  # noqa: PLC0415
+
+            signal.raise_signal(signal.SIGINT)
+        return launch(*arguments)
+
+    monkeypatch.setattr(fastmlp.ensemble.jit, "launch", interrupting)
+    histories = ensemble.fit(*data, epochs=1000, batch_size=1)
+    assert all("interrupted" in history.stopped for history in histories)
+    assert len(seen) == 3
+
+
+def test_it_can_be_pickled(data):
+    ensemble = fastmlp.Ensemble(3, SIZES, rng=0)
+    ensemble.fit(*data, epochs=1)
+    other = pickle.loads(pickle.dumps(ensemble))
+    for one in (ensemble, other):
+        one.fit(*data, epochs=2)
+    np.testing.assert_array_equal(ensemble.predict(data[0]).members, other.predict(data[0]).members)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda X, Y: fastmlp.Ensemble(0, SIZES), "n_members must be a whole number of at least 1; got 0"),
+        (lambda X, Y: fastmlp.Ensemble(2, SIZES, rng=[1]), "rng must be one, or one for each of 2 members; got 1"),
+        (lambda X, Y: fastmlp.Ensemble(2, SIZES, rng=[1, -1]), r"rng\[1\] must be a whole number"),
+        (lambda X, Y: fastmlp.Ensemble(2, SIZES, penalty=[None] * 3), "penalty must be one, or one for each of 2"),
+        (lambda X, Y: fastmlp.Ensemble(2, SIZES, loss="cubic"), "loss must be one of"),
+        (lambda X, Y: fastmlp.Ensemble(2, SIZES).fit(X, Y, learning_rate=[0.1]), "learning_rate must be one, or one"),
+        (lambda X, Y: fastmlp.Ensemble(2, SIZES).fit(X, Y[:3]), "Y must have as many samples as X"),
+        (lambda X, Y: fastmlp.Ensemble(2, SIZES).predict(X[:, :2]), "X must have shape"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, message, data):
+    with pytest.raises(ValueError, match=message):
+        make(*data)
