@@ -66,6 +66,7 @@ def start(toy, cache="cache", index=2, threads=1, **environment):
     """Start the program in a new process."""
     folder = toy.parent.parent / cache
     changed = {**os.environ, "PYTHONPATH": str(toy.parent), "NUMBA_CACHE_DIR": str(folder), **environment}
+    changed["PYTHONDONTWRITEBYTECODE"] = "1"  # Python does not see that a source has changed within a second
     program = PROGRAM.format(index=index, threads=threads)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-c", program], env=changed, **pipes)
