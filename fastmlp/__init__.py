@@ -8,6 +8,7 @@ Where to read on:
 * :class:`fastmlp.MLP` — the network that a program uses.
 """
 
+from fastmlp.blocks import Blocks
 from fastmlp.configuration import show_config
 from fastmlp.ensemble import Ensemble
 from fastmlp.files import CorruptFileError
@@ -36,8 +37,8 @@ from fastmlp.verify import GradientMismatch, Report
 __version__ = "0.1.0"
 
 __all__ = [
-    "MLP", "SGD", "Adam", "AdamW", "Checkpoint", "CorruptFileError", "CosineDecay", "EarlyStopping", "Ensemble",
-    "GradientMismatch", "Gradients", "History", "Huber", "Parameters", "Penalty", "Quantile", "RMSprop",
-    "ReduceOnPlateau", "Report", "SoftmaxCrossEntropy", "StepDecay", "WarmUp", "__version__", "load", "show_config",
-    "warm_up",
+    "MLP", "SGD", "Adam", "AdamW", "Blocks", "Checkpoint", "CorruptFileError", "CosineDecay", "EarlyStopping",
+    "Ensemble", "GradientMismatch", "Gradients", "History", "Huber", "Parameters", "Penalty", "Quantile",
+    "RMSprop", "ReduceOnPlateau", "Report", "SoftmaxCrossEntropy", "StepDecay", "WarmUp", "__version__", "load",
+    "show_config", "warm_up",
 ]  # fmt: skip

@@ -85,9 +85,12 @@ def flag(name: str, value: object) -> bool:
     return bool(value)
 
 
-def batch_size(value: object, n_samples: int) -> int:
-    """Samples of a step: all of them for None, and never more than there are."""
-    return n_samples if value is None else min(checks.integer("batch_size", value), n_samples)
+def batch_size(value: object, n_samples: int | None) -> int:
+    """Samples of a step: all of them for None, and never more than there are, if it is known how many."""
+    if value is None and n_samples is not None:
+        return n_samples
+    wanted = checks.integer("batch_size", value)
+    return wanted if n_samples is None else min(wanted, n_samples)
 
 
 def generator(rng: Any) -> tuple[Any, np.random.Generator]:

@@ -310,13 +310,14 @@ class _Run:
         self.total, self.done = total, self.done + taken
         why = ""
         if taken < wanted or not is_finite:
-            why = training.not_finite(self.plan, self.trainee, self.order, self.done)
+            why = training.not_finite(self.trainee, self.order, self.done * self.plan.batch_size)
         if why or self.done == self.n_steps:
             self.end_epoch(why)
 
     def end_epoch(self, why: str) -> None:
         """Go on to the next one, if there is one."""
-        self._next = training.go_on(self._epochs, (self.total, why))
+        plan = self.plan
+        self._next = training.go_on(self._epochs, training.Epoch(self.total, plan.total_weight, plan.n_samples, why))
         self.done, self.total = 0, 0.0
 
     def let_go(self) -> None:
@@ -336,7 +337,7 @@ def _train(runs: list[_Run], n_threads: int, interrupted: Any) -> None:
             if interrupted.is_set():
                 for run in runs:
                     if run.is_training:
-                        run.end_epoch("interrupted")
+                        run.end_epoch(training.INTERRUPTED)
                 return
             start = perf_counter()
             active = [k for k, run in enumerate(packed) if run.is_training]

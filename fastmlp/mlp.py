@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastmlp import arguments, checks, files, rows, settings, threads, training
+from fastmlp import arguments, blocks, checks, files, rows, settings, threads, training
 from fastmlp import curvature as curvatures
 from fastmlp import verify as proof
 from fastmlp.buffers import Objective, Workspace, aligned
@@ -28,6 +28,7 @@ from fastmlp.oracle import dropout as oracle_dropout
 from fastmlp.oracle import network as oracle
 from fastmlp.oracle.losses import LOSSES
 from fastmlp.oracle.network import Parameters, initialize
+from fastmlp.streaming import MappedTrainee, StreamTrainee
 from fastmlp.trainee import Run, Trainee
 
 if TYPE_CHECKING:
@@ -71,6 +72,20 @@ class _Prepared(NamedTuple):
     """Shapes of the data."""
     workspace: Workspace
     call: calls.Call
+
+
+class _Given(NamedTuple):
+    """What :meth:`MLP.fit` trains on."""
+
+    X: Any
+    targets: checks.Targets
+    rows: NDArray[np.int64] | None
+    """The rows to train on; None is all of them."""
+    held: tuple[Array, checks.Targets] | None
+    """Validation data."""
+    n_samples: int
+    """Rows to train on; 0 if that is not known beforehand."""
+    total_weight: float
 
 
 def _class_of(count: int) -> int:
@@ -1198,8 +1213,8 @@ class MLP:
 
     def fit(
         self,
-        X: ArrayLike,
-        Y: ArrayLike,
+        X: ArrayLike | Iterable[tuple[ArrayLike, ...]],
+        Y: ArrayLike | None = None,
         *,
         epochs: int = 10,
         batch_size: int | None = 32,
@@ -1220,7 +1235,11 @@ class MLP:
 
         Parameters
         ----------
-        X : array_like of shape (n_samples, n_features)
+        X : array_like of shape (n_samples, n_features), or iterable of blocks
+            Rows in memory, or in a file mapped by ``numpy.memmap``. Or, without ``Y``, blocks of rows that are read
+            while others are trained on, so that not all of them are in memory at any time: an iterable of tuples
+            ``(X, Y)`` or ``(X, Y, sample_weight)`` that can be gone through again and again, such as
+            :class:`fastmlp.Blocks`, which reads files.
         Y : array_like of shape (n_samples, n_outputs)
             Targets; or class indices of shape (n_samples,) for ``softmax_cross_entropy``.
         epochs : int
@@ -1234,6 +1253,8 @@ class MLP:
             any function from the number of the step to a rate; by default 0.01 for "sgd", 0.001 for the others.
         shuffle : bool
             Draw a new order of the samples for each epoch, from the model's ``rng``, unless they are all in one batch.
+            Of blocks: their order, if they have ``__len__`` and ``__getitem__``, and the order of the rows of some
+            blocks that are in memory together (16 MB).
         sample_weight : array_like of shape (n_samples,), optional
             The mean over the samples of a minibatch is then weighted.
         class_weight : "balanced" or mapping from class to weight, optional
@@ -1241,13 +1262,14 @@ class MLP:
             the same weight together.
         validation : (X, Y) or float, optional
             Data whose loss is computed after each epoch; or the fraction of the samples that is taken for it, of each
-            class the same, and always the same samples for the same ``rng`` of the model.
+            class the same, and always the same samples for the same ``rng`` of the model. (Not of blocks.)
         early_stopping : EarlyStopping or bool
             End training when the validation loss does not fall any more, with the best parameters; True means
             ``EarlyStopping()``.
         metrics : str or function or list of them, optional
             Computed after each epoch, over the training and the validation data: "accuracy", "mean_squared_error",
             "mean_absolute_error", "r2", or any function of predictions and targets (rows, one-hot for classes).
+            Beside blocks over the validation data alone.
         callbacks : function or sequence of functions
             Called after each epoch with the model and the history; one that returns something true ends training.
         checkpoint : path or Checkpoint, optional
@@ -1291,8 +1313,8 @@ class MLP:
 
     def _trainee(
         self,
-        X: ArrayLike,
-        Y: ArrayLike,
+        X: Any,
+        Y: ArrayLike | None,
         *,
         epochs: int,
         batch_size: int | None,
@@ -1312,21 +1334,18 @@ class MLP:
     ) -> Trainee:
         """Check what :meth:`fit` is given, and make the model ready for it. ``drawn`` chooses among the rows."""
         chosen = settings.as_optimizer(optimizer, learning_rate)
-        X, targets = self._training_data(X, Y, sample_weight, class_weight)
-        if self._loss in _OF_CLASSES:
-            checks.several_classes(targets)
-        held_out = self._validation(validation, X, targets)
-        training_rows, held = held_out if held_out is not None else (None, None)
-        n_samples = X.shape[0] if training_rows is None else len(training_rows)
-        if drawn is not None:
-            training_rows = drawn(n_samples) if training_rows is None else training_rows[drawn(n_samples)]
-        all_metrics = as_metrics(metrics)
+        if Y is None:
+            held = self._beside_blocks(X, batch_size, sample_weight, class_weight, validation, monitor)
+            given = _Given(X, checks.Targets(np.empty(0, self._dtype)), None, held, 0, 0.0)
+        else:
+            given = self._given(X, Y, sample_weight, class_weight, validation, drawn)
+        n_samples, all_metrics = given.n_samples, as_metrics(metrics)
         plan = training.Plan(
-            rows=training_rows,
+            rows=given.rows,
             n_samples=n_samples,
-            total_weight=self._weight_of(targets, training_rows, n_samples),
+            total_weight=given.total_weight,
             epochs=checks.integer("epochs", epochs),
-            batch_size=arguments.batch_size(batch_size, n_samples),
+            batch_size=arguments.batch_size(batch_size, n_samples or None),
             shuffle=arguments.flag("shuffle", shuffle),
             progress=arguments.flag("progress", progress),
             early_stopping=arguments.early_stopping(early_stopping),
@@ -1335,7 +1354,65 @@ class MLP:
             checkpoint=arguments.checkpoint(checkpoint),
             monitor=arguments.flag("monitor", monitor),
         )
-        return Trainee(self, X, targets, plan, Run(chosen, plan.batch_size, n_samples), held, all_metrics)
+        run = Run(chosen, plan.batch_size, n_samples)
+        if Y is None:
+            return StreamTrainee(self, X, plan, run, given.held, all_metrics)
+        is_mapped = rows.MappedPages(given.X, given.targets.values).are_many and plan.is_scattered
+        by_pools = is_mapped and not (plan.monitor or self.config["verify"] or self._loss == "own")
+        kind = MappedTrainee if by_pools else Trainee
+        return kind(self, given.X, given.targets, plan, run, given.held, all_metrics)
+
+    def _given(
+        self,
+        X: Any,
+        Y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        class_weight: Any,
+        validation: Any,
+        drawn: Callable[[int], NDArray[np.int64]] | None,
+    ) -> _Given:
+        """Check the data, and divide them into what is trained on and what is held out."""
+        X, targets = self._training_data(X, Y, sample_weight, class_weight)
+        if self._loss in _OF_CLASSES:
+            checks.several_classes(targets)
+        held_out = self._validation(validation, X, targets)
+        training_rows, held = held_out if held_out is not None else (None, None)
+        n_samples = X.shape[0] if training_rows is None else len(training_rows)
+        if drawn is not None:
+            training_rows = drawn(n_samples) if training_rows is None else training_rows[drawn(n_samples)]
+        total_weight = self._weight_of(targets, training_rows, n_samples)
+        return _Given(X, targets, training_rows, held, n_samples, total_weight)
+
+    def _beside_blocks(
+        self, source: Any, batch_size: Any, sample_weight: Any, class_weight: Any, validation: Any, monitor: Any
+    ) -> tuple[Array, checks.Targets] | None:
+        """Check what :meth:`fit` is given beside blocks: validation data."""
+        blocks.check_source(source)
+        if batch_size is None:
+            raise ValueError(
+                "batch_size must be a whole number where X is blocks, whose rows are not counted; got None"
+            )
+        for name, value in (("sample_weight", sample_weight), ("class_weight", class_weight)):
+            if value is not None:
+                raise ValueError(f"{name} must be None where X is blocks, (X, Y, sample_weight) each; got {value!r}")
+        if isinstance(validation, float) or monitor:
+            name, value = ("validation", validation) if isinstance(validation, float) else ("monitor", monitor)
+            expected = "a pair (X, Y)" if name == "validation" else "False"
+            raise ValueError(f"{name} must be {expected} where X is blocks; got {value!r}")
+        held = self._validation(validation, self._vector, checks.Targets(self._vector))
+        return None if held is None else held[1]
+
+    def _block_of_rows(self, given: Any) -> tuple[Array, checks.Targets]:
+        """Check a block of rows."""
+        if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+            raise TypeError(f"it must be a tuple (X, Y) or (X, Y, sample_weight); got {type(given).__name__}")
+        X, Y, *weights = given
+        X = checks.numbers("X", X, None)
+        if len(X) == 0:
+            return X, checks.Targets(X)
+        X = checks.samples("X", X, self._sizes[0], None)
+        targets = self._targets("Y", Y, X.shape[0], None)
+        return X, self._weighted(targets, X.shape[0], *weights)
 
     def _training_data(
         self, X: ArrayLike, Y: ArrayLike, sample_weight: ArrayLike | None, class_weight: Any
@@ -1635,10 +1712,10 @@ class MLP:
         return targets
 
     def _weighted(
-        self, targets: checks.Targets, n_samples: int, sample_weight: ArrayLike | None, class_weight: Any = None
+        self, targets: checks.Targets, n_samples: int, sample_weight: ArrayLike | None = None, class_weight: Any = None
     ) -> checks.Targets:
         """The targets with the weights of their samples."""
-        if sample_weight is class_weight is None:
+        if sample_weight is None and class_weight is None:
             return targets
         if self._loss == "own":
             raise ValueError("sample_weight and class_weight must be None beside a loss of your own: it can weigh")

@@ -60,6 +60,7 @@ class MappedPages:
 
     def __init__(self, *arrays: Array) -> None:
         found = [(_mapping(array), array) for array in arrays if array.nbytes > _MAPPED_BYTES]
+        self.are_many = any(mapping is not None for mapping, _ in found)
         self._maps = [mapping for mapping, _ in found if mapping is not None]
         self._row_bytes = sum(array.nbytes // len(array) for mapping, array in found if mapping is not None)
         self._bytes = 0
@@ -71,15 +72,26 @@ class MappedPages:
     def _bytes_of_row(self, scattered: bool) -> int:
         return max(self._row_bytes, _AROUND_BYTES) if scattered else self._row_bytes
 
-    def gathered(self, array: Array, chosen: NDArray[np.int64], dtype: np.dtype) -> Array:
-        """Return scattered rows, so few at a time that pages can be given back between them."""
-        found = np.empty((len(chosen), *array.shape[1:]), dtype)
-        at_once = self.rows_at_once(scattered=True)
-        for start in range(0, len(chosen), at_once):
-            some = chosen[start : start + at_once]
-            found[start : start + len(some)] = converted(array, some, dtype)
-            self.have_read(len(some), scattered=True)
-        return found
+    def gather(self, array: Array, chosen: NDArray[np.int64], found: Array) -> None:
+        """Write scattered rows of a mapped file, or of an array, to ``found``.
+
+        They are read as they stand in the file, so few at a time that pages can be given back between them: those of
+        a part of the file, or, where they are far apart, some. (In the order in which they are wanted it took twice
+        as long: pages were given back, and mapped again, after every 32 rows.)
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            if _mapping(array) is None:
+                found[...] = array[chosen]
+                return
+            places = np.argsort(chosen)
+            sorted_rows = chosen[places]
+            span, start = max(1, _MAPPED_BYTES // max(self._row_bytes, 1)), 0
+            while start < len(chosen):
+                near = int(np.searchsorted(sorted_rows, sorted_rows[start] + span))
+                stop = max(near, start + self.rows_at_once(scattered=True))
+                found[places[start:stop]] = array[sorted_rows[start:stop]]
+                self.give_back()
+                start = stop
 
     def have_read(self, n_rows: int, *, scattered: bool) -> None:
         """Note that rows have been read, one after the other or scattered."""
@@ -87,9 +99,13 @@ class MappedPages:
             return
         self._bytes += n_rows * self._bytes_of_row(scattered)
         if self._bytes >= _MAPPED_BYTES:
-            self._bytes = 0
-            for mapping in self._maps:
-                mapping.madvise(mmap.MADV_DONTNEED)
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Give all pages back."""
+        self._bytes = 0
+        for mapping in self._maps:
+            mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _mapping(array: Any) -> mmap.mmap | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,6 +66,7 @@ class Trainee:
         self.history = training.History()
         self._monitor = Monitor(mlp, X, targets, plan.rows) if plan.monitor else None
         self._last_step: Step | None = None
+        self._rows_before = 0  # of an epoch whose rows come in parts
         if plan.checkpoint is not None and plan.checkpoint.resume and os.path.exists(plan.checkpoint.path):
             self._resume(plan.checkpoint.path)
         if self._monitor is not None:
@@ -131,7 +133,8 @@ class Trainee:
         for done in range(n_steps):
             chosen = self._run.rows(order, first + done * size)
             assert isinstance(chosen, np.ndarray)  # noqa: S101 (for the type checker: scattered rows have an order)
-            X = self._pages.gathered(self._X, chosen, mlp._dtype)
+            X = np.empty((len(chosen), self._X.shape[1]), mlp._dtype)
+            self._pages.gather(self._X, chosen, X)
             run = mlp._run_converted if mlp.config["verify"] else mlp._run_steps
             targets = self._targets.of_rows(chosen, mlp._dtype)
             total, taken = run(X, targets, _IN_ORDER, 0, 1, self._run._replace(n_rows=len(X)), total)
@@ -139,13 +142,19 @@ class Trainee:
                 return total, done
         return total, n_steps
 
+    def epoch(self, order: NDArray[np.int64], interrupted: threading.Event, bar: Any) -> training.Epoch:
+        """Train for one epoch; until it is interrupted, between two steps."""
+        return training.epoch(self.plan, self, order, interrupted, bar)
+
     def where_not_finite(self, order: NDArray[np.int64], first: int) -> str:
         """Go forward once more, and look at each layer."""
         X = rows.converted(self._X, self._run.rows(order, first), self._mlp._dtype)
         self._mlp._forward(X)
         overflowing = [k for k, A in enumerate(self._mlp.activations) if not np.isfinite(A).all()]
         where = f"layer {overflowing[0]}" if overflowing else "the loss itself"
-        return f"rows {first} to {first + len(X) - 1} of the epoch; {where} overflows"
+        first += self._rows_before
+        step = first // self._run.batch_size + 1
+        return f"step {step} (rows {first} to {first + len(X) - 1} of the epoch; {where} overflows)"
 
     def measure(self) -> training.EpochEnd:
         """Rate and gradient of the last step; loss and metrics of the data."""
@@ -157,16 +166,17 @@ class Trainee:
         if self._run.optimizer.max_gradient_norm is not None:
             norm /= mlp._limited or 1.0
         held_loss = None if self._held is None else mlp._loss_value(*self._held)
-        found: dict[str, float] = {}
-        if self._metrics:
-            data = (self._X, self._targets) if self.plan.rows is None else self._training_part(self.plan.rows)
-            found = self._metrics_of(*data)
+        found = self._metrics_of_training() if self._metrics else {}
         of_held = self._metrics_of(*self._held) if self._held is not None and self._metrics else {}
         monitored = None
         if self._monitor is not None and self._last_step is not None:
             epoch = self.history.n_epochs + 1
             monitored = self._monitor.measure(epoch, self._last_step, rate, self._run.optimizer)
         return training.EpochEnd(rate, norm, held_loss, found, of_held, monitored)
+
+    def _metrics_of_training(self) -> dict[str, float]:
+        rows = self.plan.rows
+        return self._metrics_of(*((self._X, self._targets) if rows is None else self._training_part(rows)))
 
     def _training_part(self, chosen: NDArray[np.int64]) -> tuple[Array, checks.Targets]:
         dtype = self._mlp._dtype

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from fastmlp.diagnosis import Diagnosis, Measured, Watched, diagnose
 from fastmlp.settings import Checkpoint, EarlyStopping, ReduceOnPlateau
 
+INTERRUPTED = "interrupted"
+"""Why an epoch broke, after Ctrl-C."""
+
 _SECONDS_PER_CALL = 0.05
 """How long compiled code may run before it comes up for air: to show progress, and to see Ctrl-C."""
 
@@ -107,8 +110,11 @@ class Trainee(Protocol):
         Fewer steps are taken only if the loss became infinite or NaN: the parameters are then those before that step.
         """
 
+    def epoch(self, order: NDArray[np.int64], interrupted: threading.Event, bar: Any) -> Epoch:
+        """Train for one epoch; until it is interrupted, between two steps."""
+
     def where_not_finite(self, order: NDArray[np.int64], first: int) -> str:
-        """Tell, in words, where in the network a step from this row on is first not finite."""
+        """Tell, in words, which step it is from this row on, and where in the network it is first not finite."""
 
     def measure(self) -> EpochEnd:
         """Measure what is wanted at the end of an epoch."""
@@ -133,6 +139,7 @@ class Plan:
     rows: NDArray[np.int64] | None
     """The rows to train on; None means all of them."""
     n_samples: int
+    """0 if that is not known beforehand."""
     total_weight: float
     epochs: int
     batch_size: int
@@ -143,6 +150,11 @@ class Plan:
     callbacks: Sequence[Callable[[History], object]] = ()
     checkpoint: Checkpoint | None = None
     monitor: bool = False
+
+    @property
+    def is_scattered(self) -> bool:
+        """Whether the rows of an epoch are not taken as they stand."""
+        return self.rows is not None or (self.shuffle and self.batch_size < self.n_samples)
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """The rows of an epoch, one after the other; empty where they are taken as they stand.
@@ -159,8 +171,17 @@ _IN_ORDER = np.empty(0, np.int64)
 
 Order = NDArray[np.int64]
 
-Epoch = tuple[float, str]
-"""What came of an epoch: the sum of its losses times their weights, and why it broke, or nothing."""
+
+class Epoch(NamedTuple):
+    """What came of an epoch."""
+
+    total: float
+    """The sum of its losses times their weights."""
+    weight: float
+    """The sum of the weights."""
+    n_samples: int
+    why: str = ""
+    """Why it broke, or nothing."""
 
 
 def fit(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: History) -> History:
@@ -169,7 +190,7 @@ def fit(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: History
     with _progress_bar(plan, history) as bar, interruptible() as interrupted:
         order = next(run, None)
         while order is not None:
-            order = go_on(run, epoch(plan, trainee, order, interrupted, bar))
+            order = go_on(run, trainee.epoch(order, interrupted, bar))
             _show(bar, history)
     return history
 
@@ -193,13 +214,13 @@ def epochs(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: Hist
     history.stopped = history.stopped if stopping.is_over else "all epochs done"
     while history.n_epochs < plan.epochs and not stopping.is_over:
         start = time.perf_counter()
-        total, why = yield plan.order(rng)
-        if why:
-            history.stopped = f"{why} in epoch {history.n_epochs + 1}"
+        ended = yield plan.order(rng)
+        if ended.why:
+            history.stopped = f"{ended.why} in epoch {history.n_epochs + 1}"
             break
-        _note(history, total / plan.total_weight, trainee.measure())
+        _note(history, ended.total / ended.weight, trainee.measure())
         history.seconds.append(time.perf_counter() - start)
-        history.samples_per_second.append(plan.n_samples / max(history.seconds[-1], 1e-9))
+        history.samples_per_second.append(ended.n_samples / max(history.seconds[-1], 1e-9))
         why = _after_epoch(plan, trainee, history, stopping, plateau)
         history.stopped = why or history.stopped
         written = _write(plan, trainee, history, written, is_last=bool(why) or history.n_epochs == plan.epochs)
@@ -283,30 +304,32 @@ def _write(plan: Plan, trainee: Trainee, history: History, written: float, *, is
     return written
 
 
-def epoch(plan: Plan, trainee: Trainee, order: Order, interrupted: threading.Event, bar: Any) -> Epoch:
-    """One epoch, in calls of compiled code that last about ``_SECONDS_PER_CALL``: its total loss, and why it broke."""
+def epoch(
+    plan: Plan, trainee: Trainee, order: Order, interrupted: threading.Event, bar: Any, total: float = 0.0
+) -> Epoch:
+    """One epoch, in calls of compiled code of about ``_SECONDS_PER_CALL`` each; its losses are added to ``total``."""
     n_steps = -(-plan.n_samples // plan.batch_size)
-    total, done, at_once = 0.0, 0, 1
+    done, at_once = 0, 1
     while done < n_steps:
         if interrupted.is_set():
-            return total, "interrupted"
+            return Epoch(total, plan.total_weight, plan.n_samples, INTERRUPTED)
         wanted = min(at_once, n_steps - done)
         start = time.perf_counter()
         total, taken = trainee.take_steps(order, done * plan.batch_size, wanted, total)
         per_step = (time.perf_counter() - start) / wanted
         done += taken
         if taken < wanted:
-            return total, not_finite(plan, trainee, order, done)
+            why = not_finite(trainee, order, done * plan.batch_size)
+            return Epoch(total, plan.total_weight, plan.n_samples, why)
         if bar is not None:
             bar.update(taken)
         at_once = max(1, int(_SECONDS_PER_CALL / per_step))
-    return total, ""
+    return Epoch(total, plan.total_weight, plan.n_samples)
 
 
-def not_finite(plan: Plan, trainee: Trainee, order: Order, step: int) -> str:
-    """Why an epoch broke at this step, from 0."""
-    where = trainee.where_not_finite(order, step * plan.batch_size)
-    return f"stopped because the loss was not finite at step {step + 1} ({where})"
+def not_finite(trainee: Trainee, order: Order, first: int) -> str:
+    """Why an epoch broke at the step from this row on."""
+    return f"stopped because the loss was not finite at {trainee.where_not_finite(order, first)}"
 
 
 def hold_out(
@@ -361,8 +384,8 @@ def _progress_bar(plan: Plan, history: History) -> Iterator[Any]:
     from tqdm.auto import tqdm  # noqa: PLC0415 (it costs 30 ms that `import fastmlp` need not pay)
 
     steps = -(-plan.n_samples // plan.batch_size)
-    done = history.n_epochs * steps
-    with tqdm(total=plan.epochs * steps, initial=done, unit="step", disable=None, mininterval=0.1) as bar:
+    total, done = plan.epochs * steps or None, history.n_epochs * steps
+    with tqdm(total=total, initial=done, unit="step", disable=None, mininterval=0.1) as bar:
         yield bar
 
 

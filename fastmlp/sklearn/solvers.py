@@ -164,7 +164,7 @@ class Stochastic:
                 if estimator.shuffle:
                     self._order = shuffled(self._order, random_state)
                 why = self._epoch(interrupted)
-                if why == "interrupted":
+                if why == training.INTERRUPTED:
                     warnings.warn("Training interrupted by user.", stacklevel=_AT_FIT)
                     break
                 self._note(is_finite=not why)
@@ -189,16 +189,16 @@ class Stochastic:
         self._loss.begin()
         n_samples, weights = self._data.n_samples, self._data.targets.weights
         if not weights.size:
-            total, why = training.epoch(self._plan, self._trainee, order, interrupted, None)
-            self._loss.add(total, slice(0, n_samples))
-            return why
+            ended = self._trainee.epoch(order, interrupted, None)
+            self._loss.add(ended.total, slice(0, n_samples))
+            return ended.why
         # scikit-learn's mean over an epoch counts the samples of a minibatch, not their weights: step by step
         for first in range(0, n_samples, self._plan.batch_size):
             if interrupted.is_set():
-                return "interrupted"
+                return training.INTERRUPTED
             total, taken = self._trainee.take_steps(order, first, 1, 0.0)
             if not taken:
-                return f"stopped because the loss was not finite ({self._trainee.where_not_finite(order, first)})"
+                return training.not_finite(self._trainee, order, first)
             chosen = self._run.rows(order, first)
             weight = weights[chosen].sum()
             self._loss.add(total, chosen, len(weights[chosen]) / weight if weight > 0 else 0.0)
