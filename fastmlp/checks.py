@@ -253,20 +253,25 @@ def sample_weight(value: object, class_weight: object, targets: Targets, n_sampl
             raise ValueError(f"sample_weight must be at least 0, and above 0 somewhere; got {what}")
     if class_weight is None:
         return NO_WEIGHTS if weights is None else weights
-    of_classes = _weights_of_classes(class_weight, targets)
+    of_classes = weights_of_classes(class_weight, targets)
     return of_classes if weights is None else of_classes * weights
 
 
-def _weights_of_classes(class_weight: object, targets: Targets) -> NDArray[np.float64]:
+def weights_of_classes(
+    class_weight: object, targets: Targets, of_all: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """Return the weight of each sample's class; ``of_all`` are the classes of more samples than these."""
     classes = targets.classes()
     if classes is None:
         raise ValueError(
             "class_weight needs targets of which each sample's one class can be told: class indices, one-hot rows, or"
             " a single output that is 0 or 1"
         )
-    present, index, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    of_all = classes if of_all is None else of_all
+    present, counts = np.unique(of_all, return_counts=True)
+    index = np.searchsorted(present, classes)
     if class_weight == "balanced":
-        balanced: NDArray[np.float64] = (len(classes) / (len(present) * counts))[index.reshape(-1)]
+        balanced: NDArray[np.float64] = (len(of_all) / (len(present) * counts))[index]
         return balanced
     if not isinstance(class_weight, Mapping):
         raise TypeError(f"class_weight must be 'balanced' or a mapping from class to weight; got {class_weight!r}")
@@ -278,7 +283,7 @@ def _weights_of_classes(class_weight: object, targets: Targets) -> NDArray[np.fl
         raise ValueError(
             f"class_weight must hold finite numbers, at least 0, and above 0 somewhere; got {class_weight}"
         )
-    of_samples: NDArray[np.float64] = np.asarray(each, np.float64)[index.reshape(-1)]
+    of_samples: NDArray[np.float64] = np.asarray(each, np.float64)[index]
     return of_samples
 
 

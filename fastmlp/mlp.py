@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastmlp import arguments, blocks, checks, files, rows, settings, threads, training
+from fastmlp import arguments, blocks, checks, distributed, files, rows, settings, threads, training
 from fastmlp import curvature as curvatures
 from fastmlp import verify as proof
 from fastmlp.buffers import Objective, Workspace, aligned
@@ -249,6 +249,7 @@ class MLP:
         self._penalties = 0.0  # what part of the losses of training steps, times their weights, was the penalty's
         self._block = simd.VECTORS * (simd.VECTOR_BYTES // self._dtype.itemsize)
         self._lock = threading.RLock()
+        self._most_threads: int | None = None  # where other processes of the same training share the machine
         self._pace_lock = threading.Lock()  # for those who run side by side
         self._paces: dict[tuple[str, int], threads.Pace] = {}  # by the kind of work and about how many samples
         self._free: list[Workspace] = []  # list.append and list.pop are atomic
@@ -948,20 +949,26 @@ class MLP:
             self._gradient[:] = vector
             self._apply(chosen)
 
-    def _apply(self, optimizer: settings.Optimizer) -> None:
-        """Update the parameters from the gradient that the model holds."""
+    def _apply(self, optimizer: settings.Optimizer, total_weight: float = -1.0) -> float:
+        """Update the parameters from the gradient that the model holds.
+
+        With a weight, it is the sum over samples of so much weight, without the penalty; which, times the weight, is
+        returned.
+        """
         memory, steps = self._memory_for(optimizer)
         workspace = self._borrow(1)
         try:
             array = optimizer.with_rates(steps, 1, self._rate_factor)
             network.update(
                 workspace.plan, workspace.report, self._vector, self._gradient, memory,
-                optimizer.code, array, steps + 1,
+                optimizer.code, array, steps + 1, total_weight,
             )  # fmt: skip
             self._limited = float(workspace.report[network.BATCH, network.FACTOR])
+            penalty = float(workspace.report[network.PENALTY, network.PENALTIES])
         finally:
             self._free.append(workspace)
         self._keep(optimizer, memory, steps + 1)
+        return penalty
 
     def train_step(
         self,
@@ -1230,6 +1237,7 @@ class MLP:
         checkpoint: str | os.PathLike[str] | settings.Checkpoint | None = None,
         monitor: bool = False,
         progress: bool = True,
+        comm: distributed.Communicator | None = None,
     ) -> training.History:
         """Train on minibatches.
 
@@ -1281,6 +1289,11 @@ class MLP:
             training steps of 256 samples in plain NumPy, and changes no bit of the run.
         progress : bool
             Show a progress bar, where there is a terminal.
+        comm : communicator of mpi4py, optional
+            Train with other processes, of which each calls this with a part of the rows, be it none, and with the same
+            settings: see *More than one machine* in the documentation. The rows of all ranks count in their order;
+            ``batch_size`` is of all together. Validation data are a part, too. Where the model differs between ranks,
+            that of rank 0 counts.
 
         Returns
         -------
@@ -1302,14 +1315,39 @@ class MLP:
         >>> history.validation_metrics["r2"][history.best_epoch - 1] > 0.98
         True
         """
+        given: dict[str, Any] = {
+            "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
+            "shuffle": shuffle, "sample_weight": sample_weight, "class_weight": class_weight,
+            "validation": validation, "early_stopping": early_stopping, "metrics": metrics, "callbacks": callbacks,
+            "checkpoint": checkpoint, "monitor": monitor, "progress": progress,
+        }  # fmt: skip
         with self._lock:
-            trainee = self._trainee(
-                X, Y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
-                shuffle=shuffle, sample_weight=sample_weight, class_weight=class_weight, validation=validation,
-                early_stopping=early_stopping, metrics=metrics, callbacks=callbacks, checkpoint=checkpoint,
-                monitor=monitor, progress=progress,
-            )  # fmt: skip
+            if comm is not None:
+                return self._fit_together(distributed.Ranks(comm), X, Y, given)
+            trainee = self._trainee(X, Y, **given)
             return training.fit(trainee.plan, trainee, self._rng, trainee.history)
+
+    def _fit_together(self, ranks: distributed.Ranks, X: Any, Y: Any, given: dict[str, Any]) -> training.History:
+        """Train with other ranks."""
+        with ranks.at_work(), self._sharing_processors(ranks):
+            trainee: Trainee | None = None
+            with ranks.locally():
+                trainee = self._trainee(X, Y, ranks=ranks, **given)
+            ranks.together(None)
+            assert isinstance(trainee, distributed.ShardTrainee)  # noqa: S101 (for the type checker)
+            history = training.fit(trainee.plan, trainee, self._rng, trainee.history)
+            trainee.check()
+            return history
+
+    @contextmanager
+    def _sharing_processors(self, ranks: distributed.Ranks) -> Iterator[None]:
+        """No more threads on this machine than it has processors for all of its ranks."""
+        paces, self._paces = self._paces, {}
+        self._most_threads = max(1, jit.max_threads() // ranks.of_this_machine())
+        try:
+            yield
+        finally:
+            self._paces, self._most_threads = paces, None
 
     def _trainee(
         self,
@@ -1331,10 +1369,23 @@ class MLP:
         monitor: bool = False,
         progress: bool = False,
         drawn: Callable[[int], NDArray[np.int64]] | None = None,
+        ranks: distributed.Ranks | None = None,
     ) -> Trainee:
         """Check what :meth:`fit` is given, and make the model ready for it. ``drawn`` chooses among the rows."""
         chosen = settings.as_optimizer(optimizer, learning_rate)
-        if Y is None:
+        shard: distributed.Shard | None = None
+        if ranks is not None:
+            self._check_beside_ranks(Y, monitor)
+            distributed.agree(ranks, {
+                **self._alike(), "epochs": epochs, "batch_size": batch_size, "optimizer": chosen, "shuffle": shuffle,
+                "early_stopping": early_stopping, "metrics": list(as_metrics(metrics)),
+                "validation": validation if isinstance(validation, float) else validation is not None,
+                "checkpoint": checkpoint is not None,
+            })  # fmt: skip
+            shard, given = self._given_to_ranks(ranks, X, Y, sample_weight, class_weight, validation)
+            callbacks = [distributed.in_agreement(ranks, arguments.callbacks(self, callbacks))]
+            progress = progress and ranks.rank == 0
+        elif Y is None:
             held = self._beside_blocks(X, batch_size, sample_weight, class_weight, validation, monitor)
             given = _Given(X, checks.Targets(np.empty(0, self._dtype)), None, held, 0, 0.0)
         else:
@@ -1350,11 +1401,13 @@ class MLP:
             progress=arguments.flag("progress", progress),
             early_stopping=arguments.early_stopping(early_stopping),
             plateau=chosen.learning_rate if isinstance(chosen.learning_rate, settings.ReduceOnPlateau) else None,
-            callbacks=arguments.callbacks(self, callbacks),
+            callbacks=callbacks if shard is not None else arguments.callbacks(self, callbacks),
             checkpoint=arguments.checkpoint(checkpoint),
             monitor=arguments.flag("monitor", monitor),
         )
         run = Run(chosen, plan.batch_size, n_samples)
+        if ranks is not None and shard is not None:
+            return distributed.ShardTrainee(self, ranks, shard, plan, run, given.held, all_metrics)
         if Y is None:
             return StreamTrainee(self, X, plan, run, given.held, all_metrics)
         is_mapped = rows.MappedPages(given.X, given.targets.values).are_many and plan.is_scattered
@@ -1382,6 +1435,88 @@ class MLP:
             training_rows = drawn(n_samples) if training_rows is None else training_rows[drawn(n_samples)]
         total_weight = self._weight_of(targets, training_rows, n_samples)
         return _Given(X, targets, training_rows, held, n_samples, total_weight)
+
+    def _check_beside_ranks(self, Y: Any, monitor: Any) -> None:
+        """Refuse what is not for several ranks."""
+        if Y is None:
+            raise ValueError(
+                "X and Y must be arrays beside comm, or mapped files, of each rank's own rows; got blocks"
+            )
+        if monitor:
+            raise ValueError("monitor must be False beside comm; got True")
+        if self._loss == "own" and any(self._objective.dropout):
+            raise ValueError("dropout must be 0 beside comm and a loss of your own")
+
+    def _alike(self) -> dict[str, Any]:
+        """What models must have in common that are trained together."""
+        apart = ("rng", "n_threads", "verify")
+        return {name: value for name, value in self.config.items() if name not in apart}
+
+    def _given_to_ranks(
+        self, ranks: distributed.Ranks, X: Any, Y: Any, sample_weight: Any, class_weight: Any, validation: Any
+    ) -> tuple[distributed.Shard, _Given]:
+        """Check a rank's rows, and divide those of all ranks into what is trained on and what is held out."""
+        n_rows, targets = 0, checks.Targets(np.empty((0, self._sizes[-1]), self._dtype))
+        with ranks.locally():
+            X = checks.numbers("X", X, None)
+            n_rows = len(X)
+            if n_rows:
+                X, targets = self._training_data(X, Y, sample_weight, None)
+        classes = None
+        if self._loss in _OF_CLASSES:
+            classes = distributed.classes_of_all(ranks, targets, n_rows)
+            if classes is not None and (classes == classes[:1]).all() and len(classes) > 1:
+                ranks.refuse(ValueError(f"Y must hold samples of two classes or more; got class {classes[0]} alone"))
+        with ranks.locally():
+            if class_weight is not None and n_rows:
+                weights = checks.weights_of_classes(class_weight, targets, classes)
+                targets.weights = targets.weights * weights if targets.weights.size else weights
+        held: tuple[Array, checks.Targets] | None = None
+        shard = distributed.shard_of(ranks, X, targets)
+        self._take_over(ranks)
+        if isinstance(validation, float):
+            kept, held_rows = self._hold_out(validation, shard.n_samples, classes)
+            own = shard.own(held_rows)
+            chosen = held_rows[own] - shard.first
+            held = (
+                rows.converted(X, chosen, self._dtype),
+                targets.of_rows(chosen, None if self._loss == "own" else self._dtype),
+            )
+            return shard, _Given(X, targets, kept, held, len(kept), self._weight_of_all(ranks, shard, kept))
+        if validation is not None:
+            n_held = 0
+            with ranks.locally():
+                held = self._validation_shard(validation)
+                n_held = len(held[0])
+            if not any(ranks.together(n_held)):
+                ranks.refuse(ValueError("validation must have a sample on one rank at least; got none on any"))
+        return shard, _Given(X, targets, None, held, shard.n_samples, shard.total_weight)
+
+    def _validation_shard(self, validation: Any) -> tuple[Array, checks.Targets]:
+        """A rank's validation data, of which there may be none."""
+        if isinstance(validation, tuple | list) and len(validation) == 2 and np.shape(validation[0])[:1] == (0,):
+            return np.empty((0, self._sizes[0]), self._dtype), checks.Targets(np.empty(0, self._dtype))
+        held_out = self._validation(validation, self._vector, checks.Targets(self._vector))
+        assert held_out is not None  # noqa: S101 (for the type checker)
+        return held_out[1]
+
+    def _weight_of_all(self, ranks: distributed.Ranks, shard: distributed.Shard, kept: NDArray[np.int64]) -> float:
+        """The weight of the rows that are trained on."""
+        own = kept[shard.own(kept)] - shard.first
+        weights = shard.targets.weights
+        return float(sum(ranks.together(float(weights[own].sum()) if weights.size else float(len(own)))))
+
+    def _take_over(self, ranks: distributed.Ranks) -> None:
+        """Take over the model of rank 0: what it was made from, and what it has become."""
+        own = {**self.__getstate__(), "config": {"rng": self.config["rng"]}} if ranks.rank == 0 else None
+        state = ranks.together(own)[0]
+        if ranks.rank == 0:
+            return
+        self.config["rng"] = state["config"]["rng"]
+        self._rng = arguments.generator(state["rng"])[1]
+        self._objective = self._make_objective()
+        self._free.clear()  # dropout's key is another
+        self._restore(state)
 
     def _beside_blocks(
         self, source: Any, batch_size: Any, sample_weight: Any, class_weight: Any, validation: Any, monitor: Any
@@ -1436,10 +1571,8 @@ class MLP:
         if validation is None:
             return None
         if isinstance(validation, float):
-            settings.check_number("validation", validation, low=0, high=1, low_allowed=False)
             classes = targets.classes() if self._loss in _OF_CLASSES else None
-            seed = np.random.SeedSequence(arguments.entropy(self.config["rng"])).spawn(1)[0]
-            kept, held = training.hold_out(X.shape[0], validation, classes, np.random.default_rng(seed))
+            kept, held = self._hold_out(validation, X.shape[0], classes)
             some = targets.of_rows(held, None if self._loss == "own" else self._dtype)
             return kept, (rows.converted(X, held, self._dtype), some)
         try:
@@ -1453,6 +1586,14 @@ class MLP:
         if some.values.size and self._loss != "own":
             checks.finite("validation Y", some.values, self._dtype)
         return None, (some_X, some)
+
+    def _hold_out(
+        self, fraction: float, n_samples: int, classes: NDArray[np.int64] | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows to train on, and rows to validate on."""
+        settings.check_number("validation", fraction, low=0, high=1, low_allowed=False)
+        seed = np.random.SeedSequence(arguments.entropy(self.config["rng"])).spawn(1)[0]
+        return training.hold_out(n_samples, fraction, classes, np.random.default_rng(seed))
 
     def objective(
         self, X: ArrayLike, Y: ArrayLike, *, sample_weight: ArrayLike | None = None
@@ -1742,9 +1883,10 @@ class MLP:
 
     def _threads(self, n_samples: int, kind: str = "step") -> int:
         """Threads for a batch, from the size of the work: few operations are done sooner by one."""
+        most = self._most_threads or jit.max_threads()
         if self.config["n_threads"] is not None:
             return min(self.config["n_threads"], jit.max_threads())
-        return jit.max_threads() if self._operations(n_samples, kind) > _PARALLEL_FROM else 1
+        return most if self._operations(n_samples, kind) > _PARALLEL_FROM else 1
 
     def _operations(self, n_samples: int, kind: str = "step") -> int:
         """Operations of work on so many samples, counted as if they were float32, and as a training step has them."""
@@ -1769,7 +1911,7 @@ class MLP:
         if pace is None:
             operations, first = self._operations(size, kind), self._threads(size, kind)
             measure = self.config["n_threads"] is None and (_MEASURE_FROM < operations < _MEASURE_TO)
-            numbers = threads.candidates(first, jit.max_threads()) if measure else (first,)
+            numbers = threads.candidates(first, self._most_threads or jit.max_threads()) if measure else (first,)
             pace = self._paces[kind, size] = threads.Pace(numbers)
         return pace
 

@@ -67,7 +67,7 @@ class Trainee:
         self._monitor = Monitor(mlp, X, targets, plan.rows) if plan.monitor else None
         self._last_step: Step | None = None
         self._rows_before = 0  # of an epoch whose rows come in parts
-        if plan.checkpoint is not None and plan.checkpoint.resume and os.path.exists(plan.checkpoint.path):
+        if plan.checkpoint is not None and plan.checkpoint.resume:
             self._resume(plan.checkpoint.path)
         if self._monitor is not None:
             stopping = plan.early_stopping
@@ -149,12 +149,16 @@ class Trainee:
     def where_not_finite(self, order: NDArray[np.int64], first: int) -> str:
         """Go forward once more, and look at each layer."""
         X = rows.converted(self._X, self._run.rows(order, first), self._mlp._dtype)
-        self._mlp._forward(X)
-        overflowing = [k for k, A in enumerate(self._mlp.activations) if not np.isfinite(A).all()]
-        where = f"layer {overflowing[0]}" if overflowing else "the loss itself"
+        where = self._overflowing(X)
         first += self._rows_before
         step = first // self._run.batch_size + 1
         return f"step {step} (rows {first} to {first + len(X) - 1} of the epoch; {where} overflows)"
+
+    def _overflowing(self, X: Array) -> str:
+        """Which layer is first not finite."""
+        self._mlp._forward(X)
+        overflowing = [k for k, A in enumerate(self._mlp.activations) if not np.isfinite(A).all()]
+        return f"layer {overflowing[0]}" if overflowing else "the loss itself"
 
     def measure(self) -> training.EpochEnd:
         """Rate and gradient of the last step; loss and metrics of the data."""
@@ -165,7 +169,7 @@ class Trainee:
         norm = _norm(mlp._gradient)
         if self._run.optimizer.max_gradient_norm is not None:
             norm /= mlp._limited or 1.0
-        held_loss = None if self._held is None else mlp._loss_value(*self._held)
+        held_loss = self._loss_of_held()
         found = self._metrics_of_training() if self._metrics else {}
         of_held = self._metrics_of(*self._held) if self._held is not None and self._metrics else {}
         monitored = None
@@ -173,6 +177,9 @@ class Trainee:
             epoch = self.history.n_epochs + 1
             monitored = self._monitor.measure(epoch, self._last_step, rate, self._run.optimizer)
         return training.EpochEnd(rate, norm, held_loss, found, of_held, monitored)
+
+    def _loss_of_held(self) -> float | None:
+        return None if self._held is None else self._mlp._loss_value(*self._held)
 
     def _metrics_of_training(self) -> dict[str, float]:
         rows = self.plan.rows
@@ -223,8 +230,14 @@ class Trainee:
         training_state = {"settings": self._settings(), "history": vars(history)}
         files.write(self.plan.checkpoint.path, self._mlp.__getstate__(), self._mlp._sizes, training_state, self._best)
 
+    def _stored(self, path: str | os.PathLike[str]) -> files.Stored | None:
+        """What the checkpoint holds; None if there is none."""
+        return files.read(path) if os.path.exists(path) else None
+
     def _resume(self, path: str | os.PathLike[str]) -> None:
-        stored = files.read(path)
+        stored = self._stored(path)
+        if stored is None:
+            return
         own, theirs = self._settings(), stored.training.get("settings", {})
         different = [key for key in own if own[key] != theirs.get(key)]
         if different or stored.best is None:

@@ -521,7 +521,7 @@ def test_update_alone_is_the_update_of_the_step(optimizer, limit, dtype, rng):
     network.gradient[:] = gradient  # before it was limited
     kernels.update(
         network.workspace.plan, network.workspace.report, vector, network.gradient, memory,
-        code, as_array(settings), 1,
+        code, as_array(settings), 1, -1.0,
     )  # fmt: skip
     np.testing.assert_array_equal(vector, network.vector)
     np.testing.assert_array_equal(memory, network.memory)

@@ -172,10 +172,19 @@ def _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1):
 
 
 @tile_function
+def _penalize_batch(total, plan, report):
+    """Note the penalty that stands beside the mean of losses of so much weight, or beside their sum, divided alike."""
+    part = 1.0
+    if plan[-1, DIVIDES_PENALTY]:
+        part = 1.0 / total if total > 0 else 0.0
+    report[PENALTY, L1], report[PENALTY, L2] = report[SETTINGS, L1] * part, report[SETTINGS, L2] * part
+
+
+@tile_function
 def weigh(plan, report, sample_weights, order, first, samples):
     """Note the sum of the weights of a batch: without any, their number. Of a given gradient all is taken as it is.
 
-    And the batch's penalty, which stands beside the mean of its losses, or beside their sum: divided by as much as it.
+    And the batch's penalty.
     """
     total = float(samples)
     if plan[-1, LOSS] == GIVEN_GRADIENT:
@@ -185,10 +194,7 @@ def weigh(plan, report, sample_weights, order, first, samples):
         for n in range(samples):
             total += sample_weights[row_of(order, first + n)]
     report[BATCH, TOTAL_WEIGHT] = total
-    part = 1.0
-    if plan[-1, DIVIDES_PENALTY]:
-        part = 1.0 / total if total > 0 else 0.0
-    report[PENALTY, L1], report[PENALTY, L2] = report[SETTINGS, L1] * part, report[SETTINGS, L2] * part
+    _penalize_batch(total, plan, report)
 
 
 @tile_function
@@ -866,12 +872,36 @@ def backward(
     return status, _mean(total, report)
 
 
+@tile_function
+def _complete_group(group, total_weight, plan, parameters, gradient, report):
+    """The mean of a group's gradient, from its sum over samples of so much weight; and the penalty's."""
+    start, stop = _group(group, parameters.size)
+    scale_range(1.0 / total_weight if total_weight > 0 else 0.0, gradient, start, stop)
+    if plan[-1, PENALIZES] != NOTHING:
+        for layer in range(plan.shape[0] - 1):
+            first, last = _meant(start, stop, layer, plan[-1, PENALIZES] == EVERYTHING, plan)
+            penalize_range(report[PENALTY, L1], report[PENALTY, L2], parameters, gradient, first, last)
+
+
 @crew_kernel
-def update(me, plan, report, parameters, gradient, memory, optimizer, settings, step):
-    """Update every parameter from any gradient, whose norm is limited first if that is wanted."""
+def update(me, plan, report, parameters, gradient, memory, optimizer, settings, step, total_weight):
+    """Update every parameter from any gradient, whose norm is limited first if that is wanted.
+
+    With a ``total_weight`` of at least 0, the gradient is the sum over samples of so much weight, which have been
+    elsewhere: the mean is taken first, and the penalty's gradient added. The penalty, times the weight, is noted.
+    """
     rates = rates_of(optimizer, settings, step, 0)
     if me in (ALONE, OPENING):
         report[BATCH, FACTOR] = 1.0
+        if total_weight >= 0:
+            _penalize_batch(total_weight, plan, report)
+            report[PENALTY, PENALTIES] = 0.0
+            if plan[-1, PENALIZES] != NOTHING:
+                for group in range(UPDATE_GROUPS):
+                    _penalty_group(group, plan, parameters, report)
+                report[PENALTY, PENALTIES] = _add_groups(report) * total_weight
+            for group in range(UPDATE_GROUPS):
+                _complete_group(group, total_weight, plan, parameters, gradient, report)
         if settings[MAX_NORM] > 0:
             for group in range(UPDATE_GROUPS):
                 _square_group(group, gradient, report)
