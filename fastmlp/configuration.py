@@ -9,8 +9,8 @@ from typing import Any
 from fastmlp.kernels import jit, network, simd
 
 _PACKAGES = (
-    "fastmlp", "numpy", "numba", "llvmlite", "safetensors", "tqdm", "scipy", "scikit-learn", "matplotlib", "onnx",
-    "onnxruntime", "torch", "pandas",
+    "fastmlp", "numpy", "numba", "llvmlite", "safetensors", "tqdm", "scipy", "scikit-learn", "joblib",
+    "distributed", "matplotlib", "onnx", "onnxruntime", "torch", "pandas",
 )  # fmt: skip
 """The needed ones, and those that there may be; they are looked up, not imported."""
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp import arguments, checks, rows, settings, training
+from fastmlp import arguments, checks, rows, settings, threads, training
 from fastmlp.kernels import calls, jit, network
 from fastmlp.mlp import MLP
 from fastmlp.trainee import Trainee
@@ -177,8 +177,8 @@ class Ensemble:
                 ))
                 for k, mlp in enumerate(self.members)
             ]  # fmt: skip
-            with training.interruptible() as interrupted:
-                _train(runs, min(self._n_threads or jit.max_threads(), jit.max_threads()), interrupted)
+            with training.interruptible() as interrupted, threads.at_work:
+                _train(runs, self._n_threads, interrupted)
         self._histories = [run.trainee.history for run in runs]
         return self._histories
 
@@ -194,7 +194,7 @@ class Ensemble:
         Prediction
         """
         X = checks.samples("X", X, self.members[0]._sizes[0], self.members[0]._dtype)
-        with ThreadPoolExecutor(min(self._n_threads or jit.max_threads(), len(self))) as pool:
+        with ThreadPoolExecutor(min(self._n_threads or threads.share(), len(self))) as pool:
             each = np.stack([*pool.map(lambda mlp: mlp.predict(X), self.members)])
         return Prediction(each.mean(axis=0), each.std(axis=0), each)
 
@@ -326,7 +326,7 @@ class _Run:
             self.mlp._free.append(self.workspace)
 
 
-def _train(runs: list[_Run], n_threads: int, interrupted: Any) -> None:
+def _train(runs: list[_Run], n_threads: int | None, interrupted: Any) -> None:
     """Take steps of all that are still training, until none is."""
     packed = [run for run in runs if run.call is not None]
     packed_calls = [run.call for run in runs if run.call is not None]
@@ -345,7 +345,8 @@ def _train(runs: list[_Run], n_threads: int, interrupted: Any) -> None:
             for k in active:
                 packed[k].make_ready(tables[k], wanted[k])
             if active:
-                jit.launch(calls.run_each, min(n_threads, len(active)), packed_calls[0].entry, tables[active])
+                most_threads = n_threads or threads.share()
+                jit.launch(calls.run_each, min(most_threads, len(active)), packed_calls[0].entry, tables[active])
             seconds = perf_counter() - start
             for k in active:
                 packed[k].take_result(wanted[k])

@@ -136,7 +136,8 @@ class MLP:
         Where initial weights and the order of samples come from (SPEC 7). The same seed on the same machine gives the
         same bits, at any number of threads.
     n_threads : int, optional
-        At most so many threads. By default it is chosen from the size of the work.
+        At most so many threads. By default it is chosen from the size of the work, and from how many other threads of
+        the process are training or predicting: they share the processors.
     verify : bool
         For debugging: check every backward pass against the oracle, and raise ``GradientMismatch`` if it is wrong.
         Slow.
@@ -251,7 +252,8 @@ class MLP:
         self._lock = threading.RLock()
         self._most_threads: int | None = None  # where other processes of the same training share the machine
         self._pace_lock = threading.Lock()  # for those who run side by side
-        self._paces: dict[tuple[str, int], threads.Pace] = {}  # by the kind of work and about how many samples
+        # by the kind of work, about how many samples, and how many threads there may be
+        self._paces: dict[tuple[str, int, int], threads.Pace] = {}
         self._free: list[Workspace] = []  # list.append and list.pop are atomic
         self._prepared: _Prepared | None = None
         self._version = 0  # of the parameters: how often they have changed
@@ -391,9 +393,10 @@ class MLP:
             for first in range(0, samples, _PREDICTED_AT_ONCE):
                 count = min(_PREDICTED_AT_ONCE, samples - first)
                 with self._measured("predict", count) as n_threads:
-                    workspace.divide(n_threads)
+                    members = min(n_threads, most_threads)  # there is no room for more, if others have just ended
+                    workspace.divide(members)
                     finite = workspace.predict(
-                        n_threads, workspace.plan, self._vector, workspace.arena, workspace.report, flat, flat_output,
+                        members, workspace.plan, self._vector, workspace.arena, workspace.report, flat, flat_output,
                         first, count,
                     )  # fmt: skip
                 if not finite:
@@ -1020,7 +1023,7 @@ class MLP:
         chosen = settings.as_optimizer("sgd" if optimizer is None else optimizer, learning_rate)
         X, targets = self._data(X, Y, sample_weight)
         count = X.shape[0]
-        with self._lock:
+        with self._lock, threads.at_work:
             if self.config["verify"]:
                 self._checked_step(X, targets, chosen)
             steps = self._run_own_steps if self._loss == "own" else self._run_steps
@@ -1040,7 +1043,7 @@ class MLP:
         return (
             self._loss in checks.OF_ANY_NUMBERS
             and not (optimizer.is_scheduled or optimizer.max_gradient_norm or self.config["verify"])
-            and self._pace(count).candidates == (1,)
+            and self._pace_of("step", count, jit.max_threads()).candidates == (1,)
             and calls.are_packed()
         )
 
@@ -1342,12 +1345,11 @@ class MLP:
     @contextmanager
     def _sharing_processors(self, ranks: distributed.Ranks) -> Iterator[None]:
         """No more threads on this machine than it has processors for all of its ranks."""
-        paces, self._paces = self._paces, {}
         self._most_threads = max(1, jit.max_threads() // ranks.of_this_machine())
         try:
             yield
         finally:
-            self._paces, self._most_threads = paces, None
+            self._most_threads = None
 
     def _trainee(
         self,
@@ -1881,9 +1883,8 @@ class MLP:
                 return workspace
         return Workspace(self._sizes, self._activations, self._objective, self._dtype, n_samples)
 
-    def _threads(self, n_samples: int, kind: str = "step") -> int:
+    def _threads(self, n_samples: int, kind: str, most: int) -> int:
         """Threads for a batch, from the size of the work: few operations are done sooner by one."""
-        most = self._most_threads or jit.max_threads()
         if self.config["n_threads"] is not None:
             return min(self.config["n_threads"], jit.max_threads())
         return most if self._operations(n_samples, kind) > _PARALLEL_FROM else 1
@@ -1898,8 +1899,9 @@ class MLP:
     @contextmanager
     def _measured(self, kind: str, count: int) -> Iterator[int]:
         """How many threads work of this kind on so many samples gets, whose time is taken."""
-        pace, start = self._pace(count, kind), time.perf_counter()
-        yield pace.n_threads
+        with threads.at_work:
+            pace, start = self._pace(count, kind), time.perf_counter()
+            yield pace.n_threads
         if len(pace.candidates) > 1:
             with self._pace_lock:  # others may be here at the same time
                 pace.tell(time.perf_counter() - start, count / _class_of(count))
@@ -1907,12 +1909,19 @@ class MLP:
     def _pace(self, count: int, kind: str = "step") -> threads.Pace:
         """What is known of the speed of a step on so many samples, or of other work on about so many."""
         size = count if kind == "step" else _class_of(count)
-        pace = self._paces.get((kind, size))
+        pace = self._pace_of(kind, size, jit.max_threads())
+        if pace.candidates == (1,):
+            return pace
+        return self._pace_of(kind, size, min(threads.share(), self._most_threads or jit.max_threads()))
+
+    def _pace_of(self, kind: str, size: int, most: int) -> threads.Pace:
+        """The same, if there are at most so many threads."""
+        pace = self._paces.get((kind, size, most))
         if pace is None:
-            operations, first = self._operations(size, kind), self._threads(size, kind)
+            operations, first = self._operations(size, kind), self._threads(size, kind, most)
             measure = self.config["n_threads"] is None and (_MEASURE_FROM < operations < _MEASURE_TO)
-            numbers = threads.candidates(first, self._most_threads or jit.max_threads()) if measure else (first,)
-            pace = self._paces[kind, size] = threads.Pace(numbers)
+            numbers = threads.candidates(first, most) if measure else (first,)
+            pace = self._paces[kind, size, most] = threads.Pace(numbers)
         return pace
 
     def _raise_for(self, status: int, **arrays: Array) -> None:

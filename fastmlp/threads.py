@@ -1,13 +1,19 @@
-"""How many threads a piece of repeated work gets: as many as were fastest lately.
+"""How many threads a piece of repeated work gets: as many as were fastest lately, of those that are its own.
 
-How many pay depends on the size of the work, and on what else the machine is doing: beside other busy processes two
-threads can be slower than one. So every number of threads is tried for some milliseconds, the best one is kept for
-half a second or more, and so on. The results of the work are the same bits with any number.
+Its own are an equal part of all: where several threads of a process train at the same time, as in a search, none takes
+those of another. How many of them pay depends on the size of the work, and on what else the machine is doing: beside
+other busy processes two threads can be slower than one. So every number of threads is tried for some milliseconds,
+the best one is kept for half a second or more, and so on. The results of the work are the same bits with any number.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from dataclasses import dataclass, field
+
+from fastmlp.kernels import jit
 
 _TRIAL_SECONDS = 0.004
 """How long a number of threads is tried: longer than a busy machine's turns, so that their mean is met."""
@@ -20,6 +26,52 @@ _KEEP_SECONDS = 0.5
 
 _KEEP_PER_TRIAL = 50
 """How long it is kept, at least, for each second that trials took: they cost two hundredths of the time at most."""
+
+
+class _AtWork:
+    """Those threads of this process that train or predict now. ``with at_work:`` counts the present one among them."""
+
+    def __init__(self) -> None:
+        self._depths: dict[int, int] = {}  # how many such calls each of them is in: each changes its own
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._depths.clear)  # the parent's threads are not in a forked child
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        self._depths[me] = self._depths.get(me, 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        me = threading.get_ident()
+        depth = self._depths.pop(me, 1) - 1
+        if depth:
+            self._depths[me] = depth
+
+    def count_of_others(self) -> int:
+        """How many there are beside the present thread."""
+        return len(self._depths) - (threading.get_ident() in self._depths)
+
+
+at_work = _AtWork()
+
+
+def share() -> int:
+    """Threads that the present thread may take: of those there are, an equal part for each thread at work."""
+    return max(1, min(jit.max_threads(), _of_dask()) // (1 + at_work.count_of_others()))
+
+
+def _of_dask() -> int:
+    """Threads that Dask has given to the worker whose task this is; without Dask, any number.
+
+    Dask starts several workers on a machine, and limits the threads of BLAS and of OpenMP in them, but not Numba's.
+    """
+    # in a worker it has been imported; where it is just being imported, the function may not be there yet
+    get_worker = getattr(sys.modules.get("distributed.worker"), "get_worker", None)
+    if get_worker is None:
+        return sys.maxsize
+    try:
+        return int(get_worker().state.nthreads)
+    except ValueError:  # this is no task of Dask's
+        return sys.maxsize
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp import threads
 from fastmlp.diagnosis import Diagnosis, Measured, Watched, diagnose
 from fastmlp.settings import Checkpoint, EarlyStopping, ReduceOnPlateau
 
@@ -187,7 +188,7 @@ class Epoch(NamedTuple):
 def fit(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: History) -> History:
     """Train for some epochs, those that ``history`` has already among them."""
     run = epochs(plan, trainee, rng, history)
-    with _progress_bar(plan, history) as bar, interruptible() as interrupted:
+    with _progress_bar(plan, history) as bar, interruptible() as interrupted, threads.at_work:
         order = next(run, None)
         while order is not None:
             order = go_on(run, trainee.epoch(order, interrupted, bar))

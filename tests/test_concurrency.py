@@ -102,11 +102,26 @@ print("layer", numba.threading_layer())
 FORK = """
 import multiprocessing
 import warnings
+from fastmlp import threads
 expected = work()
 warnings.simplefilter("ignore")  # Python warns of forking with threads, which is what is tried here
+
+def share(_):
+    return threads.share()
+
+def stay_at_work(arrived, end):
+    with threads.at_work:
+        arrived.set()
+        end.wait()
+
+alone, arrived, end = threads.share(), threading.Event(), threading.Event()
+threading.Thread(target=stay_at_work, args=(arrived, end)).start()
+arrived.wait()
 with multiprocessing.get_context("fork").Pool(2) as pool:
+    end.set()
     for result in pool.map(work, range(3), chunksize=1):
         assert (result == expected).all()
+    assert pool.map(share, range(3)) == [alone] * 3  # who was at work in the parent is not here
 print("forked")
 """
 

@@ -1,14 +1,21 @@
-"""How many threads: the choice from invented durations, and the crew that shares out tasks without a barrier."""
+"""How many threads: each one's share, the choice from invented durations, and the crew that has no barrier."""
 
+import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numba
 import numpy as np
 import pytest
 
+import fastmlp
 from conftest import compiled
-from fastmlp.kernels import crew
+from fastmlp import threads
+from fastmlp.buffers import Workspace
+from fastmlp.kernels import calls, crew, jit
 from fastmlp.kernels.simd import add_to_counter
 from fastmlp.threads import Pace, candidates
 
@@ -79,6 +86,134 @@ def test_what_is_compiled_at_first_does_not_count():
 )
 def test_candidates_are_one_all_and_powers_of_two(first, most, expected):
     assert candidates(first, most) == expected
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# shares
+
+
+@contextmanager
+def others_at_work(count):
+    """So many other threads are at work."""
+    arrived, end = threading.Barrier(count + 1), threading.Event()
+
+    def work():
+        with threads.at_work:
+            arrived.wait(60)
+            end.wait(60)
+
+    with ThreadPoolExecutor(max(1, count)) as pool:
+        for _ in range(count):
+            pool.submit(work)
+        arrived.wait(60)
+        try:
+            yield
+        finally:
+            end.set()
+
+
+@pytest.fixture
+def eight_threads(monkeypatch):
+    """Let there be eight."""
+    monkeypatch.setattr(jit, "max_threads", lambda: 8)
+
+
+@pytest.mark.usefixtures("eight_threads")
+def test_threads_at_work_share_all_threads():
+    for others, expected in ((0, 8), (1, 4), (2, 2), (7, 1), (9, 1)):
+        with others_at_work(others):
+            assert threads.share() == expected
+            with threads.at_work, threads.at_work:  # whoever is there counts once, noted or not
+                assert threads.share() == expected
+            assert threads.share() == expected
+    assert threads.share() == 8
+
+
+@pytest.mark.usefixtures("eight_threads")
+def test_a_task_of_dask_has_the_threads_of_its_worker(monkeypatch):
+    def by_itself():
+        raise ValueError("No worker found")
+
+    worker = SimpleNamespace(state=SimpleNamespace(nthreads=2))
+    monkeypatch.setitem(sys.modules, "distributed.worker", SimpleNamespace(get_worker=lambda: worker))
+    assert threads.share() == 2
+    with others_at_work(1):
+        assert threads.share() == 1
+    monkeypatch.setitem(sys.modules, "distributed.worker", SimpleNamespace(get_worker=by_itself))
+    assert threads.share() == 8
+    monkeypatch.setitem(sys.modules, "distributed.worker", SimpleNamespace())  # it is just being imported
+    assert threads.share() == 8
+
+
+@pytest.mark.usefixtures("eight_threads")
+def test_work_takes_its_share_or_what_is_asked_for():
+    large, small = 200, 1
+    free, asked = (fastmlp.MLP([64, 64, 10], rng=0, n_threads=n) for n in (None, 3))
+    with others_at_work(2):
+        assert set(free._pace(large).candidates) == {1, 2}
+        assert free._pace(small).candidates == (1,)
+        assert asked._pace(large).candidates == (3,)
+    assert set(free._pace(large).candidates) == {1, 2, 4, 8}
+    assert asked._pace(large).candidates == (3,)
+
+
+def test_a_step_is_not_prepared_for_one_thread_because_of_others(monkeypatch, rng):
+    """It would stay with one thread when they have ended."""
+    monkeypatch.setattr(jit, "max_threads", lambda: 2)
+    monkeypatch.setattr("fastmlp.mlp._PARALLEL_FROM", 1000)  # operations
+    large, small, optimizer = fastmlp.MLP([2, 9, 2], rng=0), fastmlp.MLP([2, 2], rng=0), fastmlp.SGD(0.1)
+    X, Y = rng.standard_normal((2, 10, 2))
+    with others_at_work(1):
+        for mlp in (large, small):
+            for _ in range(3):
+                mlp.train_step(X, Y, optimizer=optimizer)
+    assert large._prepared is None
+    assert (small._prepared is not None) == calls.are_packed()
+
+
+def test_a_prediction_has_room_for_its_threads_when_others_end(monkeypatch, rng):
+    """Its first part is by one thread, and the next ones could be by two."""
+    mlp = fastmlp.MLP([2, 2], rng=0)
+    X = rng.standard_normal((100, 2))
+    expected = mlp.predict(X)
+    shares = iter([1])
+    monkeypatch.setattr("fastmlp.mlp._PARALLEL_FROM", 1)
+    monkeypatch.setattr("fastmlp.mlp._PREDICTED_AT_ONCE", 50)
+    monkeypatch.setattr(threads, "share", lambda: next(shares, 2))
+    monkeypatch.setattr(jit, "max_threads", lambda: 2)
+    mlp = fastmlp.MLP([2, 2], rng=0)
+    seen = watch_threads(monkeypatch)
+    np.testing.assert_array_equal(mlp.predict(X), expected)
+    assert seen == {1}
+
+
+@pytest.mark.skipif(not calls.are_packed(), reason="members are trained one after the other")
+@pytest.mark.parametrize(("asked", "expected"), [(None, 4), (3, 3)])
+@pytest.mark.usefixtures("eight_threads")
+def test_an_ensemble_takes_its_share_or_what_is_asked_for(asked, expected, monkeypatch, rng):
+    launch, seen = jit.launch, set()
+
+    def note(parallel, n_threads, *arguments):
+        seen.add(n_threads)
+        launch(parallel, n_threads, *arguments)
+
+    monkeypatch.setattr(jit, "launch", note)
+    X, Y = rng.standard_normal((2, 20, 2))
+    with others_at_work(1):
+        fastmlp.Ensemble(5, [2, 2], rng=0, n_threads=asked).fit(X, Y, epochs=2)
+    assert seen == {expected}
+
+
+def watch_threads(monkeypatch):
+    """Note for how many threads workspaces are divided."""
+    divide, seen = Workspace.divide, set()
+
+    def note(workspace, n_threads):
+        seen.add(n_threads)
+        divide(workspace, n_threads)
+
+    monkeypatch.setattr(Workspace, "divide", note)
+    return seen
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 from scipy.special import xlogy
 from sklearn.exceptions import ConvergenceWarning
 
-from fastmlp import checks, settings, training
+from fastmlp import checks, settings, threads, training
 from fastmlp.mlp import MLP
 from fastmlp.oracle.network import penalty_value
 from fastmlp.settings import SGD, Adam, AdamW, RMSprop
@@ -159,7 +159,7 @@ class Stochastic:
         """Train for at most so many epochs; ``warns`` if they were not enough."""
         estimator = self._estimator
         estimator.n_iter_, self._restores = 0, is_first
-        with training.interruptible() as interrupted:
+        with training.interruptible() as interrupted, threads.at_work:
             while estimator.n_iter_ < epochs:
                 if estimator.shuffle:
                     self._order = shuffled(self._order, random_state)
@@ -312,11 +312,12 @@ def fit_lbfgs(estimator: Any, mlp: MLP, data: Data) -> None:
         print(f"Iteration {next(counter)}, loss = {intermediate_result.fun:.8f}")
 
     counter = itertools.count(1)
-    result = minimize(
-        loss_and_gradient, mlp._vector.astype(np.float64), method="L-BFGS-B", jac=True,
-        options={"maxfun": estimator.max_fun, "maxiter": estimator.max_iter, "gtol": estimator.tol},
-        callback=tell if estimator.verbose else None,
-    )  # fmt: skip
+    with threads.at_work:
+        result = minimize(
+            loss_and_gradient, mlp._vector.astype(np.float64), method="L-BFGS-B", jac=True,
+            options={"maxfun": estimator.max_fun, "maxiter": estimator.max_iter, "gtol": estimator.tol},
+            callback=tell if estimator.verbose else None,
+        )  # fmt: skip
     if not np.isfinite(result.x).all():
         raise ValueError(NOT_FINITE)
     mlp._vector[:] = result.x
