@@ -20,6 +20,7 @@ what                elements             layout              note
 ``SAMPLE_LOSSES``   N                    by sample           ``L[n]``
 ``X_LEFT``          0, or inputs × N,    sample-blocked      what is left of the activations that enter the layer where
                     each layer                               some are dropped
+``PLACES``          0, or N              by sample           its number in the minibatch, of which this batch is a part
 ``PARTIALS``        0, or parameters     by group of         each group's own gradient, in a network with few weights
                     × groups             samples
 ==================  ===================  ==================  =====================================================
@@ -70,6 +71,8 @@ class Objective(NamedTuple):
     """From which it follows which they are."""
     divides_penalty: bool = False
     """Whether the penalty stands beside the sum of the losses instead of their mean."""
+    has_places: bool = False
+    """Whether units are dropped by samples' given places in the minibatch, instead of those in the batch here."""
 
     @property
     def code(self) -> int:
@@ -175,6 +178,7 @@ class Workspace:
                 self.plan[layer + 1, network.X_LEFT] = self._take(int(self.plan[layer, network.OUTPUTS]))
                 self.plan[-1, network.DROPS] = 1
         self.plan[-1, network.KEY0], self.plan[-1, network.KEY1] = objective.key
+        self.plan[-1, network.PLACES] = self._take(1) if objective.has_places else -1
 
     def _place_partials(self) -> None:
         """Take room for a gradient of each tile, where there are few weights for the network's width."""
@@ -267,6 +271,12 @@ class Workspace:
         """What enters a layer in feature blocks, as an array ``[i // B, n, i % B]``."""
         place, size = self.plan[layer, network.X_FEATURES], round_up(inputs, self.block) * self.capacity
         return self.arena[place : place + size].reshape(-1, self.capacity, self.block)
+
+    def set_places(self, places: NDArray[np.int64]) -> None:
+        """Write the samples' places in the minibatch, if there is room for them."""
+        start = int(self.plan[-1, network.PLACES])
+        if start >= 0:
+            self.arena[start : start + len(places)] = places
 
     def view(self, place: int, features: int, samples: int) -> NDArray[np.floating]:
         """What stands sample-blocked at a place of the arena, as an array ``[n // B, i, n % B]``."""

@@ -209,7 +209,7 @@ class ShardTrainee(Trainee):
         size = mlp._vector.size
         self._sent, self._received = aligned(size + _TAIL, mlp._dtype), aligned(size + _TAIL, mlp._dtype)
         self._workspace: Workspace | None = None
-        self._order, self._bounds = np.empty(0, np.int64), np.empty(0, np.int64)
+        self._order, self._bounds, self._places = (np.empty(0, np.int64) for _ in range(3))
         self._since_check = 0
 
     # -- an epoch --------------------------------------------------------------------------------------------------
@@ -237,18 +237,16 @@ class ShardTrainee(Trainee):
             mine = np.arange(self._shard.first, self._shard.first + len(self._X))
             self._order = np.arange(len(self._X))
         self._bounds = np.searchsorted(mine, np.arange(0, n_samples + size, size))
+        self._places = mine % size
         most = int(np.diff(self._bounds).max())
         if self._workspace is None or self._workspace.capacity < most:
             self._workspace = self._make_workspace(max(most, 1))
 
     def _make_workspace(self, capacity: int) -> Workspace:
-        """Buffers for this rank's part of a minibatch. The penalty is none of it; its units are dropped by itself."""
+        """Buffers for this rank's part of a minibatch; the penalty is none of it."""
         mlp = self._mlp
-        objective = mlp._objective
-        key = objective.key[0], objective.key[1] ^ self._ranks.rank
-        return Workspace(
-            mlp._sizes, mlp._activations, objective._replace(l1=0.0, l2=0.0, key=key), mlp._dtype, capacity
-        )
+        objective = mlp._objective._replace(l1=0.0, l2=0.0, has_places=any(mlp._objective.dropout))
+        return Workspace(mlp._sizes, mlp._activations, objective, mlp._dtype, capacity)
 
     def _take_step(self, step: int, interrupted: threading.Event) -> tuple[float, str]:
         """Take a step with the others: the sum of its losses times their weights, and why it was not taken."""
@@ -302,6 +300,7 @@ class ShardTrainee(Trainee):
             return float(loss * count), float(count)
         workspace = self._workspace
         assert workspace is not None  # noqa: S101 (for the type checker)
+        workspace.set_places(self._places[first:last])
         with mlp._measured("shard", count) as n_threads:
             crew, *others = mlp._of(workspace, n_threads)
             status, total, _ = workspace.train(

@@ -167,7 +167,7 @@ def test_members_do_together_what_one_does_alone(limit, dtype, rng):
         arguments = network.gradient, network.memory, flat(network.data), flat(network.targets), NO_LABELS
         steps = NO_WEIGHTS, NO_ORDER, 130, 65, 0, 2, codes.ADAM, settings, 1, 0.0
         result = call(kernels.train, workspace.crew, kernels.ALL_PASSES, *network.first, *arguments, *steps)
-        update = network.vector, network.gradient, network.memory, codes.ADAM, settings, 3
+        update = network.vector, network.gradient, network.memory, codes.ADAM, settings, 3, 65.0
         call(kernels.update, workspace.plan, workspace.report, *update)
         status = call(kernels.predict, *network.first, flat(network.data), flat(output), 0, 130)
         network.data[129, 0] = np.nan

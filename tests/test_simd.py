@@ -968,7 +968,7 @@ def test_machine_forms_raise_out_of_bounds_in_the_checked_build():
 def words_of(A, counters, keys, out):
     for k in range(counters.shape[0]):
         n, group, layer, step = counters[k]
-        words = random_words(A, n, group, layer, step, keys[k, 0], keys[k, 1])
+        words = random_words(A, n, group, layer, step, keys[k, 0], keys[k, 1], -1)
         for r in range(4):
             store(out, (4 * k + r) * lanes(A), words[r])
 
@@ -986,6 +986,24 @@ def test_random_words_are_the_oracles(dtype, rng):
             lane_counters = (n + np.arange(size)) % 2**32
             expected = philox((lane_counters, *(np.uint64(word % 2**32) for word in rest)), int(key0), int(key1))
             same_bits(words, (np.stack(np.broadcast_arrays(*expected)) >> np.uint64(8)).astype(dtype))
+
+
+@compiled
+def words_of_given_places(A, p, out):
+    words = random_words(A, 77, 1, 2, 3, 4, 5, p)
+    for r in range(4):
+        store(out, r * lanes(A), words[r])
+
+
+def test_random_words_of_given_places(dtype, rng):
+    size = n_lanes(dtype)
+    A = rng.integers(0, 2**24, 3 * size).astype(dtype)
+    for run in both(words_of_given_places):
+        for p in (0, 3, 2 * size):
+            found = np.full((4, size), np.nan, dtype)
+            run(A, p, found.reshape(-1))
+            expected = philox((A[p : p + size].astype(np.uint64), *(np.uint64(word) for word in (1, 2, 3))), 4, 5)
+            same_bits(found, (np.stack(np.broadcast_arrays(*expected)) >> np.uint64(8)).astype(dtype))
 
 
 # ------------------------------------------------------------------------------------------------------------------

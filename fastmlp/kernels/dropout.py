@@ -16,13 +16,17 @@ WORDS = 1 << 24
 
 
 @tile_function
-def drop_block(threshold, key0, key1, step, layer, units, first, A, a, D, d):
-    """What is left of one block of samples, the first of which is sample ``first``; ``D`` may be ``A``."""
+def drop_block(threshold, key0, key1, step, layer, units, first, places, A, a, D, d):
+    """What is left of one block of samples, the first of which is sample ``first``; ``D`` may be ``A``.
+
+    If ``places`` is not negative, the samples' numbers stand in ``A`` from there on.
+    """
     # D[j,n] = m[j,n] A[j,n]
     scale, size = WORDS / (WORDS - threshold), block(A)
     for group in range((units + 3) // 4):
         for k in range(0, size, lanes(A)):
-            words = random_words(A, first + k, group, layer, step, key0, key1)
+            given = places + k if places >= 0 else -1
+            words = random_words(A, first + k, group, layer, step, key0, key1, given)
             for r in range(4):
                 j = 4 * group + r
                 if j < units:
@@ -38,4 +42,4 @@ def drop(A, threshold, key0, key1, step, layer, D):
     a, d = A.reshape(A.size), D.reshape(D.size)
     for p in prange(blocks):
         start = p * units * size
-        drop_block(threshold, key0, key1, step, layer, units, np.int64(p) * size, a, start, d, start)
+        drop_block(threshold, key0, key1, step, layer, units, np.int64(p) * size, -1, a, start, d, start)

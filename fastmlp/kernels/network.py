@@ -64,11 +64,11 @@ from fastmlp.kernels.simd import block, fill, lanes, load, load_first, store, st
 
 # One row of the plan per layer. Sizes and codes, then places: of W and b in the parameters, of the rest in the arena.
 INPUTS, OUTPUTS, ACTIVATION, WEIGHTS, BIASES, X_FEATURES, X, Z, A, DZ, DROPPED, X_LEFT = range(12)
-PLAN_COLUMNS = 15
+PLAN_COLUMNS = 16
 
 # The last row of the plan holds what belongs to the whole batch.
 LOSS, PADDED_SAMPLES, TARGETS, TARGETS_BY_FEATURES, SHARES, SAMPLE_LOSSES, THREADS, BY_SAMPLES, PARTIALS = range(9)
-PENALIZES, DROPS, KEY0, KEY1, LEAST_SAMPLES, DIVIDES_PENALTY = 9, 10, 11, 12, 13, 14
+PENALIZES, DROPS, KEY0, KEY1, LEAST_SAMPLES, DIVIDES_PENALTY, PLACES = range(9, 16)
 
 NOTHING_DROPPED = -1
 """In the place of the number of the step, by which it is known what is dropped."""
@@ -217,8 +217,8 @@ def _drop_tile(layer, place, to, dropped, plan, arena, p0, p1):
     for p in range(p0, p1):
         here = p * outputs * size
         drop_block(
-            threshold, plan[-1, KEY0], plan[-1, KEY1], dropped, layer, outputs, p * size, arena, place + here, arena,
-            to + here,
+            threshold, plan[-1, KEY0], plan[-1, KEY1], dropped, layer, outputs, p * size,
+            plan[-1, PLACES] + p * size if plan[-1, PLACES] >= 0 else -1, arena, place + here, arena, to + here,
         )  # fmt: skip
 
 

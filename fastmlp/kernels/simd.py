@@ -868,11 +868,16 @@ _PHILOX_ROUNDS = 10
 
 
 def random_words(
-    A: np.ndarray, n: int, group: int, layer: int, step: int, key0: int, key1: int
+    A: np.ndarray, n: int, group: int, layer: int, step: int, key0: int, key1: int, p: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Four vectors like ``A``'s, of whole numbers below 2^24: in each lane ``r`` those of the counter ``n + r, …``."""
+    """Four vectors like ``A``'s, of whole numbers below 2^24: in each lane ``r`` those of the counter ``n + r, …``.
+
+    If ``p`` is not negative, the first word of the counters stands in ``A`` from there on, in the place of ``n + r``.
+    """
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     c0 = (np.arange(lanes(A)) + n).astype(np.uint64) & low
+    if p >= 0:
+        c0 = load(A, p).astype(np.uint64)
     c1, c2, c3 = (np.full(lanes(A), word & 0xFFFFFFFF, np.uint64) for word in (group, layer, step))
     for r in range(_PHILOX_ROUNDS):
         k0, k1 = (
@@ -884,7 +889,7 @@ def random_words(
     return tuple((c >> np.uint64(8)).astype(A.dtype) for c in (c0, c1, c2, c3))  # type: ignore[return-value]
 
 
-def _random_words_typing(A: Any, n: Any, group: Any, layer: Any, step: Any, key0: Any, key1: Any) -> Any:
+def _random_words_typing(A: Any, n: Any, group: Any, layer: Any, step: Any, key0: Any, key1: Any, p: Any) -> Any:
     return types.UniTuple(Vector(A.dtype), 4) if _is_buffer(A) else None
 
 
@@ -903,7 +908,11 @@ def _(m: _Machine) -> Any:
         whole = b.mul(b.zext(c, wide), constant(wide, multiplier))
         return b.trunc(b.lshr(whole, constant(wide, 32)), word), b.trunc(whole, word)
 
-    c0 = b.add(argument(1), ir.Constant(word, list(range(count))))
+    counted = b.add(argument(1), ir.Constant(word, list(range(count))))
+    p = m.index(7)
+    is_given = b.icmp_signed(">=", p, ir.Constant(p.type, 0))
+    given = b.fptoui(m.load(0, b.select(is_given, p, ir.Constant(p.type, 0))), word)
+    c0 = b.select(m.splat(is_given, ir.VectorType(ir.IntType(1), count)), given, counted)
     c1, c2, c3, k0, k1 = (argument(position) for position in range(2, 7))
     for r in range(_PHILOX_ROUNDS):
         high0, low0 = product(c0, _PHILOX_MULTIPLIERS[0])
