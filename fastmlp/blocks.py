@@ -13,8 +13,8 @@ from fastmlp import checks
 
 Array = NDArray[Any]
 
-_BLOCK_BYTES = 1 << 22
-"""About how many bytes of rows a block of a file has, where it is not said: four of them are mixed in a pool."""
+_BLOCK_BYTES = 1 << 24
+"""About how many bytes of rows a block has, where it is not said: they are shuffled among themselves."""
 
 
 class Blocks(Sequence[tuple[Array, ...]]):
@@ -29,7 +29,7 @@ class Blocks(Sequence[tuple[Array, ...]]):
     Y : path or array of shape (n_samples, n_outputs) or (n_samples,)
     sample_weight : path or array of shape (n_samples,), optional
     rows_per_block : int, optional
-        By default as many as make about 4 MB of ``X``.
+        By default as many as make about 16 MB of ``X``.
 
     Raises
     ------

@@ -1264,8 +1264,8 @@ class MLP:
             any function from the number of the step to a rate; by default 0.01 for "sgd", 0.001 for the others.
         shuffle : bool
             Draw a new order of the samples for each epoch, from the model's ``rng``, unless they are all in one batch.
-            Of blocks: their order, if they have ``__len__`` and ``__getitem__``, and the order of the rows of some
-            blocks that are in memory together (16 MB).
+            Of blocks: their order, if they have ``__len__`` and ``__getitem__``, and that of the rows of each large
+            block, or of some small ones (16 MB).
         sample_weight : array_like of shape (n_samples,), optional
             The mean over the samples of a minibatch is then weighted.
         class_weight : "balanced" or mapping from class to weight, optional

@@ -1,16 +1,18 @@
-"""Rows are read into *pools* while those before are trained on.
+"""The rows of blocks as *pieces* of whole minibatches, of which the next is read while the present one is trained on.
 
-A pool is as many whole minibatches as fit into some megabytes, in the network's dtype. There are two: a thread fills
-one while the other is trained on. So memory does not depend on how many rows there are, nor on how they come: in
-blocks, one after the other, or scattered over a mapped file.
+A large block whose rows compiled code can read as they are is a piece by itself: nothing of it is copied but the rows
+that are left over, which make a minibatch with those of the next block. Other blocks are gathered in a *pool*, which is
+a piece when it is full. There are two pools of some megabytes; so memory does not depend on how many rows there are.
+The rows of a piece are shuffled among themselves.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,140 +22,94 @@ from fastmlp import checks, rows
 Array = NDArray[Any]
 
 _POOL_BYTES = 1 << 24
-"""About how many bytes of rows a pool holds; one minibatch at least. There are two pools."""
+"""About how many bytes of rows a pool holds; one minibatch at least."""
+
+_LARGE_BYTES = 1 << 22
+"""From how many bytes of rows on a block is a piece by itself: four of them would make a pool."""
+
+_IN_ORDER = np.empty(0, np.int64)
 
 Block = tuple[Array, checks.Targets]
 """Rows, and their targets with their weights."""
 
 
+class Piece(NamedTuple):
+    """Rows that are trained on together."""
+
+    X: Array
+    targets: checks.Targets
+    order: NDArray[np.int64]
+    """Which rows, in this order; all of them as they stand if it is empty."""
+    name: Callable[[int], tuple[int, int]]
+    """The block that a row is of, and its number there."""
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows are trained on."""
+        return len(self.order) or len(self.X)
+
+    @property
+    def weight(self) -> float:
+        """The sum of their weights."""
+        weights = self.targets.weights
+        if not weights.size:
+            return float(self.n_rows)
+        return float(weights[self.order].sum() if self.order.size else weights.sum())
+
+    def not_finite(self) -> ValueError | None:
+        """The error for a value that is NaN or infinite; None if there is none."""
+        for name, array in (("X", self.X), ("Y", self.targets.values)):
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                row, *rest = np.argwhere(~np.isfinite(array))[0].tolist()
+                block, row_there = self.name(row)
+                where = f"{name}[{', '.join(map(str, [row_there, *rest]))}]"
+                return ValueError(f"block {block}: {name} must be finite; got {array[(row, *rest)]} at {where}")
+        return None
+
+
 class Pool:
-    """Rows that are trained on together, in buffers that are used again and again."""
+    """Buffers for rows, which are used again and again."""
 
     def __init__(self, like: Block, capacity: int, dtype: np.dtype, of_values: np.dtype) -> None:
         X, targets = like
-        self.capacity = capacity
-        self.n_rows = 0
+        self.capacity, self.n_rows = capacity, 0
         self._X = np.empty((capacity, X.shape[1]), dtype)
         self._values = np.empty((capacity, *targets.values.shape[1:]) if len(targets.values) else 0, of_values)
         self._labels = np.empty(capacity if targets.labels.size else 0, np.int64)
         self._weights = np.empty(capacity if targets.weights.size else 0, np.float64)
-        self._origins: list[tuple[int, int, int]] = []
+        self._origins: list[tuple[int, int, NDArray[np.int64] | int]] = []
 
-    def put(self, block: Block, number: int, row: int) -> int:
-        """Add rows of a block, from one on, as far as there is room. Returns how many."""
-        count = min(self.capacity - self.n_rows, len(block[0]) - row)
-        to, some = slice(self.n_rows, self.n_rows + count), slice(row, row + count)
-        with np.errstate(over="ignore", invalid="ignore"):  # what is infinite in this dtype is found when it is used
-            for mine, theirs in self._beside(block):
-                np.copyto(mine[to], theirs[some], casting="unsafe")
-        self._origins.append((self.n_rows, number, row))
-        self.n_rows += count
-        return count
-
-    def gather(self, data: Block, chosen: NDArray[np.int64], pages: rows.MappedPages) -> None:
-        """Take scattered rows, in this order."""
-        for mine, theirs in self._beside(data):
-            pages.gather(theirs, chosen, mine[: len(chosen)])
-        self.n_rows = len(chosen)
-
-    def _beside(self, block: Block) -> list[tuple[Array, Array]]:
-        """Own arrays, each beside the block's; without those that are empty."""
+    def put(self, block: Block, number: int, chosen: NDArray[np.int64] | slice) -> None:
+        """Add some rows of a block, for which there is room."""
         X, targets = block
-        pairs = [
+        count = chosen.stop - chosen.start if isinstance(chosen, slice) else len(chosen)
+        to = slice(self.n_rows, self.n_rows + count)
+        pairs = (
             (self._X, X), (self._values, targets.values), (self._labels, targets.labels),
             (self._weights, targets.weights),
-        ]  # fmt: skip
-        return [(mine, theirs) for mine, theirs in pairs if len(mine)]
+        )  # fmt: skip
+        with np.errstate(over="ignore", invalid="ignore"):  # what is infinite in this dtype is found when it is used
+            for mine, theirs in pairs:
+                if len(mine):
+                    np.copyto(mine[to], theirs[chosen], casting="unsafe")
+        self._origins.append((self.n_rows, number, chosen.start if isinstance(chosen, slice) else chosen))
+        self.n_rows += count
 
     def empty(self) -> None:
         """Make room."""
         self.n_rows = 0
         self._origins.clear()
 
-    def data(self) -> Block:
-        """The rows, and their targets with their weights."""
-        n = self.n_rows
-        return self._X[:n], checks.Targets(self._values[:n], self._labels[:n], self._weights[:n])
+    def piece(self, order: NDArray[np.int64]) -> Piece:
+        """All rows, in this order."""
+        n, origins = self.n_rows, list(self._origins)
 
-    def not_finite(self) -> ValueError | None:
-        """The error for a value of a block that is NaN or infinite; None if there is none."""
-        X, targets = self.data()
-        for name, array in (("X", X), ("Y", targets.values)):
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                row, *rest = np.argwhere(~np.isfinite(array))[0].tolist()
-                start, number, first = [origin for origin in self._origins if origin[0] <= row][-1]
-                where = f"{name}[{', '.join(map(str, [first + row - start, *rest]))}]"
-                return ValueError(f"block {number}: {name} must be finite; got {array[(row, *rest)]} at {where}")
-        return None
+        def name(row: int) -> tuple[int, int]:
+            start, number, there = [origin for origin in origins if origin[0] <= row][-1]
+            return number, int(there + row - start if isinstance(there, int) else there[row - start])
 
-
-class Source(Protocol):
-    """Where rows come from."""
-
-    def first(self) -> Block | None:
-        """Some rows like all others; None if there are none."""
-
-    def fill(self, pool: Pool) -> None:
-        """Fill a pool, as far as there are rows."""
-
-
-class Pools:
-    """Two pools, of which one is filled while the other is trained on."""
-
-    def __init__(self, batch_size: int, dtype: np.dtype, *, converts_targets: bool = True) -> None:
-        self._batch_size, self._dtype, self._converts_targets = batch_size, dtype, converts_targets
-        self._two: list[Pool] = []
-
-    @contextmanager
-    def filled(self, source: Source) -> Iterator[Iterator[Pool]]:
-        """Pool after pool, each full but the last. One that has been given is filled again after the next one.
-
-        The rows are read in a thread of their own; what is wrong with them is raised here.
-        """
-        with ThreadPoolExecutor(1, "fastmlp-reader") as reader:
-
-            def each() -> Iterator[Pool]:
-                coming, turn = reader.submit(self._fill, 0, source), 0
-                while (pool := coming.result()) is not None and pool.n_rows:
-                    turn += 1
-                    coming = reader.submit(self._fill, turn % 2, source)
-                    yield pool
-
-            yield each()
-
-    def _fill(self, which: int, source: Source) -> Pool | None:
-        """Fill one of the two; None if there is no row at all."""
-        if not self._two:
-            like = source.first()
-            if like is None:
-                return None
-            of_values = self._dtype if self._converts_targets else like[1].values.dtype
-            self._two = [Pool(like, self._capacity(*like), self._dtype, of_values) for _ in range(2)]
-        pool = self._two[which]
-        pool.empty()
-        source.fill(pool)
-        return pool
-
-    def _capacity(self, X: Array, targets: checks.Targets) -> int:
-        """Rows of a pool: whole minibatches."""
-        row_bytes = (X.shape[1] + int(np.prod(targets.values.shape[1:]))) * self._dtype.itemsize
-        return max(1, _POOL_BYTES // (row_bytes * self._batch_size)) * self._batch_size
-
-
-class ScatteredRows:
-    """Rows of arrays, in any order."""
-
-    def __init__(self, data: Block, order: NDArray[np.int64], pages: rows.MappedPages) -> None:
-        self._data, self._order, self._pages, self._next = data, order, pages, 0
-
-    def first(self) -> Block | None:
-        """All rows."""
-        return self._data
-
-    def fill(self, pool: Pool) -> None:
-        """Take the next ones."""
-        pool.gather(self._data, self._order[self._next : self._next + pool.capacity], self._pages)
-        self._next += pool.n_rows
+        targets = checks.Targets(self._values[:n], self._labels[:n], self._weights[:n])
+        return Piece(self._X[:n], targets, order, name)
 
 
 class _Kind(NamedTuple):
@@ -168,52 +124,148 @@ class _Kind(NamedTuple):
         return f"{what} {'with' if self.has_weights else 'without'} weights"
 
 
-class BlockRows:
-    """The rows of blocks, one after the other."""
+class Pieces:
+    """Makes pieces of blocks, epoch after epoch."""
 
-    def __init__(self, check: Callable[[Any], Block]) -> None:
-        self._check = check
-        self._blocks: Iterator[tuple[int, Any]] = iter(())
-        self._block: Block | None = None
-        self._number = self._row = 0
+    def __init__(
+        self, check: Callable[[Any], Block], batch_size: int, dtype: np.dtype, *, converts_targets: bool
+    ) -> None:
+        self._check, self._batch_size, self._dtype, self._converts_targets = check, batch_size, dtype, converts_targets
         self._kind: _Kind | None = None
+        self._pools: list[Pool] = []
 
-    def begin(self, blocks: Iterator[tuple[int, Any]]) -> None:
-        """Take the blocks with their numbers from here."""
-        self._blocks, self._block = blocks, None
+    def of(self, blocks: Iterator[tuple[int, Any]], rng: np.random.Generator | None) -> Iterator[Piece]:
+        """All of them, of blocks with their numbers; shuffled with a generator. A pool is filled again after the next.
 
-    def first(self) -> Block | None:
-        """The block that is being read, which is begun if there is none; None after the last one."""
-        while self._block is None or self._row >= len(self._block[0]):
-            found = next(self._blocks, None)
-            if found is None:
-                self._block = None
-                return None
-            self._number, self._row = found[0], 0
-            self._block = self._checked(found[1])
-        return self._block
+        Every piece but the last has whole minibatches.
+        """
+        for pool in self._pools:
+            pool.empty()
+        for number, given in blocks:
+            block = self._checked(number, given)
+            if not len(block[0]):
+                continue
+            if not self._pools:
+                self._make_pools(block)
+            yield from self._large(block, number, rng) if self._is_large(block) else self._small(block, number, rng)
+        if self._pools and self._pools[0].n_rows:
+            yield self._full(rng)
 
-    def _checked(self, given: Any) -> Block:
+    def _is_large(self, block: Block) -> bool:
+        X, targets = block
+        is_ready = rows.is_ready(X, self._dtype) and (
+            not self._converts_targets or targets.labels.size or rows.is_ready(targets.values, self._dtype)
+        )
+        return bool(is_ready) and X.nbytes >= _LARGE_BYTES and len(X) >= 2 * self._batch_size
+
+    def _large(self, block: Block, number: int, rng: np.random.Generator | None) -> Iterator[Piece]:
+        """Complete the minibatch that was begun; then the block itself, but for the rows that are left over."""
+        pool, size, n = self._pools[0], self._batch_size, len(block[0])
+        order = np.arange(n) if rng is None else rng.permutation(n)
+        begun = -pool.n_rows % size
+        if pool.n_rows:
+            pool.put(block, number, order[:begun])
+            yield self._full(rng)
+        left = (n - begun) % size
+        bring_to_memory(block[0])
+        yield Piece(*block, order[begun : n - left], lambda row: (number, row))
+        if left:
+            self._pools[0].put(block, number, order[n - left :])
+
+    def _small(self, block: Block, number: int, rng: np.random.Generator | None) -> Iterator[Piece]:
+        """Add rows to the pool; whenever it is full, it is a piece."""
+        row, n = 0, len(block[0])
+        while row < n:
+            pool = self._pools[0]
+            count = min(pool.capacity - pool.n_rows, n - row)
+            pool.put(block, number, slice(row, row + count))
+            row += count
+            if pool.n_rows == pool.capacity:
+                yield self._full(rng)
+
+    def _full(self, rng: np.random.Generator | None) -> Piece:
+        """The pool as a piece; the other one comes in its place."""
+        pool = self._pools[0]
+        piece = pool.piece(_IN_ORDER if rng is None else rng.permutation(pool.n_rows))
+        self._pools.reverse()
+        self._pools[0].empty()
+        return piece
+
+    def _make_pools(self, like: Block) -> None:
+        X, targets = like
+        row_bytes = (X.shape[1] + int(np.prod(targets.values.shape[1:]))) * self._dtype.itemsize
+        capacity = max(1, _POOL_BYTES // (row_bytes * self._batch_size)) * self._batch_size
+        of_values = self._dtype if self._converts_targets else targets.values.dtype
+        self._pools = [Pool(like, capacity, self._dtype, of_values) for _ in range(2)]
+
+    def _checked(self, number: int, given: Any) -> Block:
         """Check a block, and that its targets are of the kind of all others."""
         try:
             X, targets = self._check(given)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"block {self._number}: {error}") from None
+            raise type(error)(f"block {number}: {error}") from None
         if not len(X):
             return X, targets
         kind = _Kind(bool(targets.labels.size), bool(targets.weights.size), targets.values.shape[1:])
         self._kind = self._kind or kind
         if kind != self._kind:
             raise ValueError(
-                f"block {self._number}: Y must be of the same kind in all blocks, and weights in all or in none; got"
-                f" {kind} after {self._kind}"
+                f"block {number}: Y must be of the same kind in all blocks, and weights in all or in none; got {kind}"
+                f" after {self._kind}"
             )
         return X, targets
 
-    def fill(self, pool: Pool) -> None:
-        """Fill a pool, as far as there are rows."""
-        while pool.n_rows < pool.capacity:
-            block = self.first()
-            if block is None:
-                return
-            self._row += pool.put(block, self._number, self._row)
+
+def bring_to_memory(array: Array) -> None:
+    """Have the operating system read the pages of a mapped file, if that is what an array is."""
+    mapping: Any = array
+    while mapping is not None and not isinstance(mapping, mmap.mmap):
+        mapping = getattr(mapping, "base", None)
+    if mapping is not None:
+        with suppress(OSError, ValueError):  # an older Linux, or another system: they are read when they are needed
+            mapping.madvise(_POPULATE_READ)
+
+
+_POPULATE_READ = 22
+"""Of Linux, from 5.14 on; Python has no name for it."""
+
+
+@contextmanager
+def one_ahead(pieces: Iterator[Piece]) -> Iterator[Iterator[Piece]]:
+    """The same pieces, of which the next is made, in a thread of its own, while the present one is used.
+
+    What goes wrong there is raised here.
+    """
+    with ThreadPoolExecutor(1, "fastmlp-reader") as reader:
+
+        def each() -> Iterator[Piece]:
+            coming = reader.submit(next, pieces, None)
+            while (piece := coming.result()) is not None:
+                coming = reader.submit(next, pieces, None)
+                yield piece
+
+        yield each()
+
+
+def scattered(
+    data: Block, order: NDArray[np.int64], pages: rows.MappedPages, batch_size: int, dtype: np.dtype
+) -> Iterator[Piece]:
+    """Pieces of mapped arrays, whose rows come in this order."""
+    X, targets = data
+    row_bytes = (X.shape[1] + int(np.prod(targets.values.shape[1:]))) * dtype.itemsize
+    count = max(1, _POOL_BYTES // (row_bytes * batch_size)) * batch_size
+    for start in range(0, len(order), count):
+        chosen = order[start : start + count]
+        found = [
+            np.empty((len(chosen), *array.shape[1:]) if len(array) else 0, kind)
+            for array, kind in (
+                (X, dtype),
+                (targets.values, dtype),
+                (targets.labels, np.int64),
+                (targets.weights, float),
+            )
+        ]
+        for array, taken in zip((X, targets.values, targets.labels, targets.weights), found, strict=True):
+            if len(taken):
+                pages.gather(array, chosen, taken)
+        yield Piece(found[0], checks.Targets(*found[1:]), _IN_ORDER, lambda row: (0, row))

@@ -15,7 +15,10 @@ _CONVERTED_BYTES = 1 << 24
 """Most bytes of rows that are converted at once, where they have another dtype or layout."""
 
 _MAPPED_BYTES = 1 << 26
-"""About how many bytes of a mapped file stay in memory; smaller files stay whole."""
+"""About how many bytes of a mapped file are in memory before its pages are given back."""
+
+_WHOLE_BYTES = 1 << 28
+"""Bytes of a mapped file up to which all of it stays in memory: its rows are read as quickly as those of an array."""
 
 _AROUND_BYTES = 1 << 21
 """What an operating system may map around a byte that is touched: a huge page."""
@@ -59,7 +62,7 @@ class MappedPages:
     """Pages of mapped files, given back when many have been read: they are read again from the file if need be."""
 
     def __init__(self, *arrays: Array) -> None:
-        found = [(_mapping(array), array) for array in arrays if array.nbytes > _MAPPED_BYTES]
+        found = [(_mapping(array), array) for array in arrays if array.nbytes > _WHOLE_BYTES]
         self.are_many = any(mapping is not None for mapping, _ in found)
         self._maps = [mapping for mapping, _ in found if mapping is not None]
         self._row_bytes = sum(array.nbytes // len(array) for mapping, array in found if mapping is not None)

@@ -13,10 +13,11 @@ from conftest import CHECKED, INTERPRETED
 from fastmlp import pools, rows
 
 
-@pytest.fixture(autouse=True)
-def small_pools(monkeypatch):
-    """An epoch takes several of them."""
+@pytest.fixture(autouse=True, params=[1 << 30, 0], ids=["by pools", "by blocks"])
+def small_pools(request, monkeypatch):
+    """An epoch takes several of them; or blocks of two minibatches and more are taken as they are."""
     monkeypatch.setattr(pools, "_POOL_BYTES", 1500)
+    monkeypatch.setattr(pools, "_LARGE_BYTES", request.param)
 
 
 class Stream:
@@ -83,7 +84,7 @@ def test_a_shuffled_epoch_meets_every_row_once_and_each_in_another_order(source,
     np.testing.assert_array_equal(np.sort(epochs, axis=1), [range(103)] * 2)
     assert (epochs[0] != epochs[1]).any()
     far = np.abs(epochs[0] - np.arange(103)).max()
-    assert far > 60 if source is list else far < 60  # whole blocks have moved, or only rows within a pool
+    assert far > 60 if source is list else far < 60  # whole blocks have moved, or only rows of some
 
 
 def test_the_order_follows_from_the_seed(dtype, rng):
@@ -250,6 +251,7 @@ def test_files_that_are_not_whole_are_refused_at_opening(tmp_path):
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_shuffled_rows_of_a_mapped_file_give_the_bits_of_an_array(n_threads, dtype, rng, tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "_MAPPED_BYTES", 700)
+    monkeypatch.setattr(rows, "_WHOLE_BYTES", 0)
     X, labels, weights = *data(rng, dtype, "labels"), rng.uniform(0, 2, 103)
     mapped = np.load(save(tmp_path / "X.npy", X), mmap_mode="r")
     settings = {"epochs": 3, "batch_size": 8, "sample_weight": weights, "validation": 0.1, "metrics": "accuracy"}

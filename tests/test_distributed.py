@@ -191,6 +191,7 @@ def test_a_mapped_file_on_each_rank(rng, tmp_path, monkeypatch):
     from fastmlp import rows  # noqa: PLC0415 (its constant is changed)
 
     monkeypatch.setattr(rows, "_MAPPED_BYTES", 100)
+    monkeypatch.setattr(rows, "_WHOLE_BYTES", 0)
     X, Y = data(rng)
     np.save(tmp_path / "X.npy", X)
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")

@@ -74,6 +74,7 @@ def test_what_is_infinite_only_as_float32_is_refused_before_anything_changes(rng
 def test_a_mapped_file_trains_as_an_array_does(mode, dtype, rng, tmp_path, monkeypatch):
     """Also when its pages are given back all the time; and what was changed in memory only is not lost."""
     monkeypatch.setattr(rows, "_MAPPED_BYTES", 100)
+    monkeypatch.setattr(rows, "_WHOLE_BYTES", 0)
     X, Y = rng.standard_normal((90, 7)).astype(dtype), rng.standard_normal((90, 2)).astype(dtype)
     X.tofile(tmp_path / "X")
     mapped = np.memmap(tmp_path / "X", dtype, mode, shape=X.shape)
