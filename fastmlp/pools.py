@@ -2,8 +2,8 @@
 
 A large block whose rows compiled code can read as they are is a piece by itself: nothing of it is copied but the rows
 that are left over, which make a minibatch with those of the next block. Other blocks are gathered in a *pool*, which
-is a piece when it is full. There are two pools of some megabytes; so memory does not depend on how many rows there are.
-The rows of a piece are shuffled among themselves.
+is a piece when it is full. There are two pools of some megabytes; so memory does not depend on how many rows there
+are. The rows of a piece are shuffled among themselves.
 """
 
 from __future__ import annotations
