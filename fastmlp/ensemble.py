@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp import arguments, checks, rows, settings, threads, training
+from fastmlp import arguments, checks, fitting, rows, settings, threads, training
 from fastmlp.kernels import calls, jit, network
 from fastmlp.mlp import MLP
 from fastmlp.trainee import Trainee
@@ -163,15 +163,15 @@ class Ensemble:
         stoppings = _for_each("early_stopping", early_stopping, count)
         bootstrap = arguments.flag("bootstrap", bootstrap)
         first = self.members[0]
-        X, targets = first._training_data(X, Y, sample_weight, None)
+        X, targets = fitting.training_data(first, X, Y, sample_weight, None)
         X = rows.converted(X, slice(None), first._dtype)
         Y = targets.labels if targets.labels.size else targets.values
         with ExitStack() as stack:
             for mlp in self.members:
                 stack.enter_context(mlp._lock)
             runs = [
-                _Run(mlp, mlp._trainee(
-                    X, Y, epochs=epochs, batch_size=batch_size, optimizer=optimizers[k], learning_rate=rates[k],
+                _Run(mlp, fitting.trainee_for(
+                    mlp, X, Y, epochs=epochs, batch_size=batch_size, optimizer=optimizers[k], learning_rate=rates[k],
                     shuffle=shuffle, sample_weight=sample_weight, validation=validation, early_stopping=stoppings[k],
                     metrics=metrics, drawn=_drawn_by(mlp) if bootstrap else None,
                 ))

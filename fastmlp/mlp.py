@@ -16,19 +16,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastmlp import arguments, blocks, checks, distributed, files, rows, settings, threads, training
+from fastmlp import arguments, checks, distributed, files, fitting, rows, settings, threads, training
 from fastmlp import curvature as curvatures
 from fastmlp import verify as proof
 from fastmlp.buffers import Objective, Workspace, aligned
 from fastmlp.kernels import calls, derivatives, embedded, jit, layout, network, optimizers, simd
-from fastmlp.metrics import as_metrics
 from fastmlp.moved import MovedPass
 from fastmlp.oracle import derivatives as oracle_derivatives
 from fastmlp.oracle import dropout as oracle_dropout
 from fastmlp.oracle import network as oracle
 from fastmlp.oracle.losses import LOSSES
 from fastmlp.oracle.network import Parameters, initialize
-from fastmlp.streaming import MappedTrainee, StreamTrainee
 from fastmlp.trainee import Run, Trainee
 
 if TYPE_CHECKING:
@@ -41,7 +39,6 @@ _DATA, _STEP = network.train.slot("data"), network.train.slot("step")
 _DATA_TO_PREDICT, _PREDICTED = network.predict_alone.slot("data"), network.predict_alone.slot("samples")
 _TAKEN = 2  # of the results
 _DIVERGED = "the loss is not finite; the parameters were left as they were"
-_OF_CLASSES = ("binary_cross_entropy", "softmax_cross_entropy")
 
 _ROWS_AT_ONCE = 1024
 """Samples of one call of compiled code in ``loss``: its memory does not grow with the data."""
@@ -72,20 +69,6 @@ class _Prepared(NamedTuple):
     """Shapes of the data."""
     workspace: Workspace
     call: calls.Call
-
-
-class _Given(NamedTuple):
-    """What :meth:`MLP.fit` trains on."""
-
-    X: Any
-    targets: checks.Targets
-    rows: NDArray[np.int64] | None
-    """The rows to train on; None is all of them."""
-    held: tuple[Array, checks.Targets] | None
-    """Validation data."""
-    n_samples: int
-    """Rows to train on; 0 if that is not known beforehand."""
-    total_weight: float
 
 
 def _class_of(count: int) -> int:
@@ -1113,7 +1096,7 @@ class MLP:
             If the loss is infinite or NaN; the parameters are then those before that minibatch.
         """
         chosen = settings.as_optimizer(optimizer, learning_rate)
-        X, targets = self._training_data(X, Y, sample_weight, None)
+        X, targets = fitting.training_data(self, X, Y, sample_weight, None)
         n_samples = X.shape[0]
         size = arguments.batch_size(batch_size, n_samples)
         plan = training.Plan(
@@ -1326,276 +1309,9 @@ class MLP:
         }  # fmt: skip
         with self._lock:
             if comm is not None:
-                return self._fit_together(distributed.Ranks(comm), X, Y, given)
-            trainee = self._trainee(X, Y, **given)
+                return fitting.fit_together(self, distributed.Ranks(comm), X, Y, given)
+            trainee = fitting.trainee_for(self, X, Y, **given)
             return training.fit(trainee.plan, trainee, self._rng, trainee.history)
-
-    def _fit_together(self, ranks: distributed.Ranks, X: Any, Y: Any, given: dict[str, Any]) -> training.History:
-        """Train with other ranks."""
-        with ranks.at_work(), self._sharing_processors(ranks):
-            trainee: Trainee | None = None
-            with ranks.locally():
-                trainee = self._trainee(X, Y, ranks=ranks, **given)
-            ranks.together(None)
-            assert isinstance(trainee, distributed.ShardTrainee)  # noqa: S101 (for the type checker)
-            history = training.fit(trainee.plan, trainee, self._rng, trainee.history)
-            trainee.check()
-            return history
-
-    @contextmanager
-    def _sharing_processors(self, ranks: distributed.Ranks) -> Iterator[None]:
-        """No more threads on this machine than it has processors for all of its ranks."""
-        self._most_threads = max(1, jit.max_threads() // ranks.of_this_machine())
-        try:
-            yield
-        finally:
-            self._most_threads = None
-
-    def _trainee(
-        self,
-        X: Any,
-        Y: ArrayLike | None,
-        *,
-        epochs: int,
-        batch_size: int | None,
-        optimizer: str | settings.Optimizer,
-        learning_rate: settings.Rate | None,
-        shuffle: bool,
-        sample_weight: ArrayLike | None,
-        class_weight: str | Mapping[int, float] | None = None,
-        validation: Any = None,
-        early_stopping: settings.EarlyStopping | bool = False,
-        metrics: Any = None,
-        callbacks: Any = (),
-        checkpoint: Any = None,
-        monitor: bool = False,
-        progress: bool = False,
-        drawn: Callable[[int], NDArray[np.int64]] | None = None,
-        ranks: distributed.Ranks | None = None,
-    ) -> Trainee:
-        """Check what :meth:`fit` is given, and make the model ready for it. ``drawn`` chooses among the rows."""
-        chosen = settings.as_optimizer(optimizer, learning_rate)
-        shard: distributed.Shard | None = None
-        if ranks is not None:
-            self._check_beside_ranks(Y, monitor)
-            distributed.agree(ranks, {
-                **self._alike(), "epochs": epochs, "batch_size": batch_size, "optimizer": chosen, "shuffle": shuffle,
-                "early_stopping": early_stopping, "metrics": list(as_metrics(metrics)),
-                "validation": validation if isinstance(validation, float) else validation is not None,
-                "checkpoint": checkpoint is not None,
-            })  # fmt: skip
-            shard, given = self._given_to_ranks(ranks, X, Y, sample_weight, class_weight, validation)
-            callbacks = [distributed.in_agreement(ranks, arguments.callbacks(self, callbacks))]
-            progress = progress and ranks.rank == 0
-        elif Y is None:
-            held = self._beside_blocks(X, batch_size, sample_weight, class_weight, validation, monitor)
-            given = _Given(X, checks.Targets(np.empty(0, self._dtype)), None, held, 0, 0.0)
-        else:
-            given = self._given(X, Y, sample_weight, class_weight, validation, drawn)
-        n_samples, all_metrics = given.n_samples, as_metrics(metrics)
-        plan = training.Plan(
-            rows=given.rows,
-            n_samples=n_samples,
-            total_weight=given.total_weight,
-            epochs=checks.integer("epochs", epochs),
-            batch_size=arguments.batch_size(batch_size, n_samples or None),
-            shuffle=arguments.flag("shuffle", shuffle),
-            progress=arguments.flag("progress", progress),
-            early_stopping=arguments.early_stopping(early_stopping),
-            plateau=chosen.learning_rate if isinstance(chosen.learning_rate, settings.ReduceOnPlateau) else None,
-            callbacks=callbacks if shard is not None else arguments.callbacks(self, callbacks),
-            checkpoint=arguments.checkpoint(checkpoint),
-            monitor=arguments.flag("monitor", monitor),
-        )
-        run = Run(chosen, plan.batch_size, n_samples)
-        if ranks is not None and shard is not None:
-            return distributed.ShardTrainee(self, ranks, shard, plan, run, given.held, all_metrics)
-        if Y is None:
-            return StreamTrainee(self, X, plan, run, given.held, all_metrics)
-        is_mapped = rows.MappedPages(given.X, given.targets.values).are_many and plan.is_scattered
-        by_pools = is_mapped and not (plan.monitor or self.config["verify"] or self._loss == "own")
-        kind = MappedTrainee if by_pools else Trainee
-        return kind(self, given.X, given.targets, plan, run, given.held, all_metrics)
-
-    def _given(
-        self,
-        X: Any,
-        Y: ArrayLike,
-        sample_weight: ArrayLike | None,
-        class_weight: Any,
-        validation: Any,
-        drawn: Callable[[int], NDArray[np.int64]] | None,
-    ) -> _Given:
-        """Check the data, and divide them into what is trained on and what is held out."""
-        X, targets = self._training_data(X, Y, sample_weight, class_weight)
-        if self._loss in _OF_CLASSES:
-            checks.several_classes(targets)
-        held_out = self._validation(validation, X, targets)
-        training_rows, held = held_out if held_out is not None else (None, None)
-        n_samples = X.shape[0] if training_rows is None else len(training_rows)
-        if drawn is not None:
-            training_rows = drawn(n_samples) if training_rows is None else training_rows[drawn(n_samples)]
-        total_weight = self._weight_of(targets, training_rows, n_samples)
-        return _Given(X, targets, training_rows, held, n_samples, total_weight)
-
-    def _check_beside_ranks(self, Y: Any, monitor: Any) -> None:
-        """Refuse what is not for several ranks."""
-        if Y is None:
-            raise ValueError(
-                "X and Y must be arrays beside comm, or mapped files, of each rank's own rows; got blocks"
-            )
-        if monitor:
-            raise ValueError("monitor must be False beside comm; got True")
-        if self._loss == "own" and any(self._objective.dropout):
-            raise ValueError("dropout must be 0 beside comm and a loss of your own")
-
-    def _alike(self) -> dict[str, Any]:
-        """What models must have in common that are trained together."""
-        apart = ("rng", "n_threads", "verify")
-        return {name: value for name, value in self.config.items() if name not in apart}
-
-    def _given_to_ranks(
-        self, ranks: distributed.Ranks, X: Any, Y: Any, sample_weight: Any, class_weight: Any, validation: Any
-    ) -> tuple[distributed.Shard, _Given]:
-        """Check a rank's rows, and divide those of all ranks into what is trained on and what is held out."""
-        n_rows, targets = 0, checks.Targets(np.empty((0, self._sizes[-1]), self._dtype))
-        with ranks.locally():
-            X = checks.numbers("X", X, None)
-            n_rows = len(X)
-            if n_rows:
-                X, targets = self._training_data(X, Y, sample_weight, None)
-        classes = None
-        if self._loss in _OF_CLASSES:
-            classes = distributed.classes_of_all(ranks, targets, n_rows)
-            if classes is not None and (classes == classes[:1]).all() and len(classes) > 1:
-                ranks.refuse(ValueError(f"Y must hold samples of two classes or more; got class {classes[0]} alone"))
-        with ranks.locally():
-            if class_weight is not None and n_rows:
-                weights = checks.weights_of_classes(class_weight, targets, classes)
-                targets.weights = targets.weights * weights if targets.weights.size else weights
-        held: tuple[Array, checks.Targets] | None = None
-        shard = distributed.shard_of(ranks, X, targets)
-        self._take_over(ranks)
-        if isinstance(validation, float):
-            kept, held_rows = self._hold_out(validation, shard.n_samples, classes)
-            own = shard.own(held_rows)
-            chosen = held_rows[own] - shard.first
-            held = (
-                rows.converted(X, chosen, self._dtype),
-                targets.of_rows(chosen, None if self._loss == "own" else self._dtype),
-            )
-            return shard, _Given(X, targets, kept, held, len(kept), self._weight_of_all(ranks, shard, kept))
-        if validation is not None:
-            n_held = 0
-            with ranks.locally():
-                held = self._validation_shard(validation)
-                n_held = len(held[0])
-            if not any(ranks.together(n_held)):
-                ranks.refuse(ValueError("validation must have a sample on one rank at least; got none on any"))
-        return shard, _Given(X, targets, None, held, shard.n_samples, shard.total_weight)
-
-    def _validation_shard(self, validation: Any) -> tuple[Array, checks.Targets]:
-        """A rank's validation data, of which there may be none."""
-        if isinstance(validation, tuple | list) and len(validation) == 2 and np.shape(validation[0])[:1] == (0,):
-            return np.empty((0, self._sizes[0]), self._dtype), checks.Targets(np.empty(0, self._dtype))
-        held_out = self._validation(validation, self._vector, checks.Targets(self._vector))
-        assert held_out is not None  # noqa: S101 (for the type checker)
-        return held_out[1]
-
-    def _weight_of_all(self, ranks: distributed.Ranks, shard: distributed.Shard, kept: NDArray[np.int64]) -> float:
-        """The weight of the rows that are trained on."""
-        own = kept[shard.own(kept)] - shard.first
-        weights = shard.targets.weights
-        return float(sum(ranks.together(float(weights[own].sum()) if weights.size else float(len(own)))))
-
-    def _take_over(self, ranks: distributed.Ranks) -> None:
-        """Take over the model of rank 0: what it was made from, and what it has become."""
-        own = {**self.__getstate__(), "config": {"rng": self.config["rng"]}} if ranks.rank == 0 else None
-        state = ranks.together(own)[0]
-        if ranks.rank == 0:
-            return
-        self.config["rng"] = state["config"]["rng"]
-        self._rng = arguments.generator(state["rng"])[1]
-        self._objective = self._make_objective()
-        self._free.clear()  # dropout's key is another
-        self._restore(state)
-
-    def _beside_blocks(
-        self, source: Any, batch_size: Any, sample_weight: Any, class_weight: Any, validation: Any, monitor: Any
-    ) -> tuple[Array, checks.Targets] | None:
-        """Check what :meth:`fit` is given beside blocks: validation data."""
-        blocks.check_source(source)
-        if batch_size is None:
-            raise ValueError(
-                "batch_size must be a whole number where X is blocks, whose rows are not counted; got None"
-            )
-        for name, value in (("sample_weight", sample_weight), ("class_weight", class_weight)):
-            if value is not None:
-                raise ValueError(f"{name} must be None where X is blocks, (X, Y, sample_weight) each; got {value!r}")
-        if isinstance(validation, float) or monitor:
-            name, value = ("validation", validation) if isinstance(validation, float) else ("monitor", monitor)
-            expected = "a pair (X, Y)" if name == "validation" else "False"
-            raise ValueError(f"{name} must be {expected} where X is blocks; got {value!r}")
-        held = self._validation(validation, self._vector, checks.Targets(self._vector))
-        return None if held is None else held[1]
-
-    def _block_of_rows(self, given: Any) -> tuple[Array, checks.Targets]:
-        """Check a block of rows."""
-        if not isinstance(given, tuple | list) or len(given) not in (2, 3):
-            raise TypeError(f"it must be a tuple (X, Y) or (X, Y, sample_weight); got {type(given).__name__}")
-        X, Y, *weights = given
-        X = checks.numbers("X", X, None)
-        if len(X) == 0:
-            return X, checks.Targets(X)
-        X = checks.samples("X", X, self._sizes[0], None)
-        targets = self._targets("Y", Y, X.shape[0], None)
-        return X, self._weighted(targets, X.shape[0], *weights)
-
-    def _training_data(
-        self, X: ArrayLike, Y: ArrayLike, sample_weight: ArrayLike | None, class_weight: Any
-    ) -> tuple[Array, checks.Targets]:
-        """Check all of the data before the first step, as they are: they may be a large file."""
-        X, targets = self._data(X, Y, sample_weight, class_weight, convert=False)
-        checks.finite("X", X, self._dtype)
-        if targets.values.size and self._loss != "own":
-            checks.finite("Y", targets.values, self._dtype)
-        return X, targets
-
-    def _weight_of(self, targets: checks.Targets, training_rows: NDArray[np.int64] | None, n_samples: int) -> float:
-        if training_rows is None or not targets.weights.size:
-            return targets.total_weight(n_samples)
-        return float(targets.weights[training_rows].sum())
-
-    def _validation(
-        self, validation: Any, X: Array, targets: checks.Targets
-    ) -> tuple[NDArray[np.int64] | None, tuple[Array, checks.Targets]] | None:
-        """From a fraction or a pair: the rows to train on (None is all), and validation data."""
-        if validation is None:
-            return None
-        if isinstance(validation, float):
-            classes = targets.classes() if self._loss in _OF_CLASSES else None
-            kept, held = self._hold_out(validation, X.shape[0], classes)
-            some = targets.of_rows(held, None if self._loss == "own" else self._dtype)
-            return kept, (rows.converted(X, held, self._dtype), some)
-        try:
-            X_given, Y_given = validation
-        except (TypeError, ValueError):
-            expected = "a pair (X, Y), or a fraction of the samples"
-            raise TypeError(f"validation must be {expected}; got {type(validation).__name__}") from None
-        some_X = checks.samples("validation X", X_given, self._sizes[0], self._dtype)
-        some = self._targets("validation Y", Y_given, some_X.shape[0], self._dtype)
-        checks.finite("validation X", some_X, self._dtype)
-        if some.values.size and self._loss != "own":
-            checks.finite("validation Y", some.values, self._dtype)
-        return None, (some_X, some)
-
-    def _hold_out(
-        self, fraction: float, n_samples: int, classes: NDArray[np.int64] | None
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows to train on, and rows to validate on."""
-        settings.check_number("validation", fraction, low=0, high=1, low_allowed=False)
-        seed = np.random.SeedSequence(arguments.entropy(self.config["rng"])).spawn(1)[0]
-        return training.hold_out(n_samples, fraction, classes, np.random.default_rng(seed))
 
     def objective(
         self, X: ArrayLike, Y: ArrayLike, *, sample_weight: ArrayLike | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import blocks, checks, rows, training
-from fastmlp.pools import Piece, Pieces, one_ahead, scattered
+from fastmlp.pools import Block, Piece, Pieces, one_ahead, scattered
 from fastmlp.trainee import Trainee
 
 
@@ -58,13 +58,11 @@ class MappedTrainee(_PieceTrainee):
 class StreamTrainee(_PieceTrainee):
     """A model in training on blocks."""
 
-    def __init__(self, mlp: Any, source: Any, *others: Any) -> None:
+    def __init__(self, mlp: Any, source: Any, check: Callable[[Any], Block], *others: Any) -> None:
         nothing = np.empty((0, mlp._sizes[0]), mlp._dtype)
         super().__init__(mlp, nothing, checks.Targets(nothing), *others)
         self._source = source
-        self._pieces = Pieces(
-            mlp._block_of_rows, self.plan.batch_size, mlp._dtype, converts_targets=mlp._loss != "own"
-        )
+        self._pieces = Pieces(check, self.plan.batch_size, mlp._dtype, converts_targets=mlp._loss != "own")
 
     def epoch(self, order: NDArray[np.int64], interrupted: threading.Event, bar: Any) -> training.Epoch:
         """Train for one epoch; until it is interrupted, between two steps. There is no order of all rows."""

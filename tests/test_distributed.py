@@ -16,7 +16,7 @@ import pytest
 
 import fastmlp
 from conftest import CHECKED, INTERPRETED
-from fastmlp import distributed
+from fastmlp import distributed, fitting
 
 
 class Aborted(BaseException):
@@ -384,20 +384,28 @@ def test_a_loss_that_is_not_finite_ends_all_before_that_step(rng):
     np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
-def test_interrupting_one_rank_ends_all_at_the_same_step(rng):
+def test_interrupting_one_rank_ends_all_at_the_same_step(rng, monkeypatch):
     X, Y = data(rng)
-    original = distributed.ShardTrainee._sum_gradient
+    make = fitting.trainee_for
+
+    def interrupted_at_step_12(mlp, *given, **settings):
+        """Make a trainee with an event of its own, which rank 1 sets."""
+        trainee, event = make(mlp, *given, **settings), threading.Event()
+        sum_gradient, epoch = trainee._sum_gradient, trainee.epoch
+
+        def sum_and_interrupt(first, last):
+            if trainee._ranks.rank == 1 and mlp._steps == 12:
+                event.set()
+            return sum_gradient(first, last)
+
+        trainee._sum_gradient = sum_and_interrupt
+        trainee.epoch = lambda order, _, bar: epoch(order, event, bar)
+        return trainee
+
+    monkeypatch.setattr(fitting, "trainee_for", interrupted_at_step_12)
 
     def work(comm):
-        mlp, event = network(), threading.Event()
-
-        def sum_gradient(self, first, last):
-            if comm.Get_rank() == 1 and self._mlp._steps == 12:
-                event.set()
-            return original(self, first, last)
-
-        trainee_epoch = distributed.ShardTrainee.epoch
-        mlp._trainee = interrupting(mlp._trainee, sum_gradient, trainee_epoch, event)
+        mlp = network()
         history = mlp.fit(X, Y, epochs=9, batch_size=20, comm=comm)
         return mlp._steps, history.stopped, mlp.parameter_vector.copy()
 
@@ -405,18 +413,6 @@ def test_interrupting_one_rank_ends_all_at_the_same_step(rng):
     assert [steps for steps, _, _ in found] == [12, 12]
     assert {stopped for _, stopped, _ in found} == {"interrupted in epoch 2"}
     np.testing.assert_array_equal(found[0][2], found[1][2])
-
-
-def interrupting(make, sum_gradient, epoch, event):
-    """A trainee that is interrupted by an event of its own."""
-
-    def made(*given, **settings):
-        trainee = make(*given, **settings)
-        trainee._sum_gradient = lambda first, last: sum_gradient(trainee, first, last)
-        trainee.epoch = lambda order, interrupted, bar: epoch(trainee, order, event, bar)
-        return trainee
-
-    return made
 
 
 # ------------------------------------------------------------------------------------------------------------------
