@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -132,6 +132,8 @@ def checkpoint(value: Any) -> settings.Checkpoint | None:
 
 def callbacks(mlp: Any, value: Any) -> list[Callable[[Any], object]]:
     """Functions of the history, from one or several of the model and the history."""
+    if not callable(value) and not isinstance(value, Iterable):
+        raise TypeError(f"callbacks must be functions of the model and the history; got {value!r}")
     several = [value] if callable(value) else list(value)
     for callback in several:
         if not callable(callback):

@@ -54,8 +54,8 @@ class Blocks(Sequence[tuple[Array, ...]]):
     ...     blocks = fastmlp.Blocks(os.path.join(folder, "X.npy"), X[:, :1] * X[:, 1:2], rows_per_block=1000)
     ...     mlp = fastmlp.MLP([3, 16, 1], hidden_activation="tanh", dtype="float32", rng=0)
     ...     history = mlp.fit(blocks, epochs=20, learning_rate=0.01, progress=False)
-    >>> len(blocks), blocks[0][0].shape
-    (10, (1000, 3))
+    ...     print(len(blocks), blocks[0][0].shape)
+    10 (1000, 3)
     >>> bool(history.loss[-1] < 0.1 * history.loss[0])
     True
     """
@@ -115,7 +115,10 @@ class _File(NamedTuple):
     def rows(self, some: slice) -> Array:
         """Some rows. They alone are mapped, until they are not needed any more."""
         shape = (some.stop - some.start, *self.shape[1:])
-        return np.memmap(self.path, self.dtype, "r", self.offset + some.start * self.row_bytes, shape)
+        try:
+            return np.memmap(self.path, self.dtype, "r", self.offset + some.start * self.row_bytes, shape)
+        except ValueError as error:
+            raise ValueError(f"{self.path!r} has changed since it was opened: {error}") from None
 
 
 def _part(name: str, value: Any) -> Any:
@@ -137,7 +140,7 @@ def _opened(name: str, path: str) -> _File:
         except ValueError as error:
             raise ValueError(f"{name} must be a file that numpy.save has written; got {path!r}: {error}") from None
         offset, size = file.tell(), os.fstat(file.fileno()).st_size
-    if dtype.hasobject or len(shape) == 0:
+    if dtype.hasobject or len(shape) == 0 or min(shape) < 0:
         raise TypeError(f"{name} must hold rows of numbers; got {path!r} of shape {shape} and dtype {dtype}")
     if by_columns and len(shape) > 1:
         raise ValueError(f"{name} must be stored row by row (C order); got {path!r}, which goes column by column")
@@ -156,7 +159,10 @@ def check_source(source: Any) -> None:
         "without Y, X must be blocks of rows: an iterable of tuples (X, Y) or (X, Y, sample_weight), which can be gone"
         " through again and again"
     )
-    if isinstance(source, np.ndarray | str | bytes | dict) or not hasattr(source, "__iter__"):
+    if isinstance(source, tuple) and len(source) in (2, 3) and all(hasattr(each, "shape") for each in source):
+        raise TypeError(f"{expected}; got a tuple of arrays. Pass X and Y as two arguments")
+    is_table = isinstance(source, np.ndarray | str | bytes | dict) or hasattr(source, "columns")
+    if is_table or not hasattr(source, "__iter__"):
         raise TypeError(f"{expected}; got {type(source).__name__}")
     if isinstance(source, Iterator):
         raise TypeError(f"{expected}; got {type(source).__name__}, which can be gone through once")

@@ -13,6 +13,7 @@ then, with that rank's error. What goes wrong where no meeting can tell it ends 
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
@@ -149,6 +150,8 @@ class Shard(NamedTuple):
     """Rows of all ranks together."""
     total_weight: float
     """Of all of them."""
+    is_weighted: bool
+    """Whether samples have weights."""
 
     def own(self, chosen: NDArray[np.int64]) -> NDArray[np.intp]:
         """Where in an array of rows of all ranks this rank's are."""
@@ -165,7 +168,10 @@ def shard_of(ranks: Ranks, X: Any, targets: checks.Targets) -> Shard:
         ranks.refuse(ValueError("X must have a sample on one rank at least; got none on any"))
     if len({kind for kind in kinds if kind is not None}) > 1:
         ranks.refuse(ValueError("Y must be of the same kind on all ranks, and weights on all or on none; they differ"))
-    return Shard(X, targets, sum(counts[: ranks.rank]), sum(counts), float(sum(weights)))
+    if sum(weights) == 0:
+        ranks.refuse(ValueError("sample_weight must be above 0 somewhere; got zero on all ranks"))
+    is_weighted = any(kind is not None and kind[1] for kind in kinds)
+    return Shard(X, targets, sum(counts[: ranks.rank]), sum(counts), float(sum(weights)), is_weighted)
 
 
 def classes_of_all(ranks: Ranks, targets: checks.Targets, n_rows: int) -> NDArray[np.int64] | None:
@@ -267,13 +273,28 @@ class ShardTrainee(Trainee):
             return 0.0, training.INTERRUPTED
         if not np.isfinite(loss):
             return 0.0, self._not_finite(step, first, last, is_here=not np.isfinite(tail[_LOSS]))
+        self._check_weight(step, weight)
         mlp._gradient[:] = self._received[:size]
-        penalty = mlp._apply(self._run.optimizer, self._added_weight(weight))
+        penalty = 0.0
+        with self._ranks.locally():  # a schedule is a function of the user's
+            penalty = mlp._apply(self._run.optimizer, self._added_weight(weight))
         mlp._penalties += penalty
         self._since_check += 1
         if self._since_check == _STEPS_PER_CHECK:
             self.check()
         return loss + penalty, ""
+
+    def _check_weight(self, step: int, weight: float) -> None:
+        """Refuse to go on if the ranks' rows are not those of one minibatch: their orders differ then."""
+        size = self.plan.batch_size
+        expected = min(size, self.plan.n_samples - step * size)
+        if not self._shard.is_weighted and abs(weight - expected) > 1e-5 * expected:  # float32 cannot count them all
+            self._ranks.refuse(
+                RuntimeError(
+                    f"step {step + 1} must have {expected} samples; the ranks have {weight:g} together. Their random"
+                    " states differ: a callback may have drawn from the model's on one rank"
+                )
+            )
 
     def _added_weight(self, weight: float) -> float:
         """By what the sum is to be divided. A loss of one's own has the penalty's gradient in it already."""
@@ -338,12 +359,21 @@ class ShardTrainee(Trainee):
         return f"stopped because the loss was not finite at {where}"
 
     def check(self) -> None:
-        """Compare the parameters of all ranks, which must be the same bits."""
+        """Compare the parameters of all ranks, which must be the same bits, and their random states."""
         self._since_check = 0
-        sums = self._ranks.together(zlib.crc32(self._mlp._vector))
+        own = 0
+        with self._ranks.locally():
+            state = json.dumps(files.as_json(self._mlp._rng.bit_generator.state))
+            own = zlib.crc32(state.encode(), zlib.crc32(self._mlp._vector))
+        sums = self._ranks.together(own)
         others = [rank for rank, found in enumerate(sums) if found != sums[0]]
         if others:
-            self._ranks.refuse(RuntimeError(f"ranks {others} have other parameters than rank 0 after the same steps"))
+            self._ranks.refuse(
+                RuntimeError(
+                    f"ranks {others} have other parameters, or another random state, than rank 0 after the same steps:"
+                    " a callback or a schedule may have done something else there"
+                )
+            )
 
     # -- the end of an epoch ---------------------------------------------------------------------------------------
 

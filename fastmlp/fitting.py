@@ -69,7 +69,7 @@ def trainee_for(
             **_alike(mlp), "epochs": epochs, "batch_size": batch_size, "optimizer": chosen, "shuffle": shuffle,
             "early_stopping": early_stopping, "metrics": list(as_metrics(metrics)),
             "validation": validation if isinstance(validation, float) else validation is not None,
-            "checkpoint": checkpoint is not None,
+            "checkpoint": checkpoint is not None, "class_weight": class_weight,
         })  # fmt: skip
         shard, given = _given_to_ranks(mlp, ranks, X, Y, sample_weight, class_weight, validation)
         callbacks = [distributed.in_agreement(ranks, arguments.callbacks(mlp, callbacks))]
@@ -194,7 +194,8 @@ def _beside_blocks(
         raise ValueError("batch_size must be a whole number where X is blocks, whose rows are not counted; got None")
     for name, value in (("sample_weight", sample_weight), ("class_weight", class_weight)):
         if value is not None:
-            raise ValueError(f"{name} must be None where X is blocks, (X, Y, sample_weight) each; got {value!r}")
+            what = type(value).__name__
+            raise ValueError(f"{name} must be None where X is blocks, (X, Y, sample_weight) each; got {what}")
     if isinstance(validation, float) or monitor:
         name, value = ("validation", validation) if isinstance(validation, float) else ("monitor", monitor)
         expected = "a pair (X, Y)" if name == "validation" else "False"
@@ -206,14 +207,16 @@ def _beside_blocks(
 def block_of_rows(mlp: Any, given: Any) -> tuple[Array, checks.Targets]:
     """Check a block of rows."""
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
-        raise TypeError(f"it must be a tuple (X, Y) or (X, Y, sample_weight); got {type(given).__name__}")
+        what = f"a {type(given).__name__}" + (f" of {len(given)}" if isinstance(given, tuple | list) else "")
+        raise TypeError(f"it must be a tuple (X, Y) or (X, Y, sample_weight); got {what}")
     X, Y, *weights = given
     X = checks.numbers("X", X, None)
     if len(X) == 0:
         return X, checks.Targets(X)
     X = checks.samples("X", X, mlp._sizes[0], None)
     targets = mlp._targets("Y", Y, X.shape[0], None)
-    return X, mlp._weighted(targets, X.shape[0], *weights)
+    mlp._weigh_part(targets, X.shape[0], *weights)
+    return X, targets
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -268,7 +271,8 @@ def _given_to_ranks(
         X = checks.numbers("X", X, None)
         n_rows = len(X)
         if n_rows:
-            X, targets = training_data(mlp, X, Y, sample_weight, None)
+            X, targets = training_data(mlp, X, Y, None, None)
+            mlp._weigh_part(targets, n_rows, sample_weight)
     classes = None
     if mlp._loss in _OF_CLASSES:
         classes = distributed.classes_of_all(ranks, targets, n_rows)
@@ -318,10 +322,11 @@ def _take_over(mlp: Any, ranks: distributed.Ranks) -> None:
     """Take over the model of rank 0: what it was made from, and what it has become."""
     own = {**mlp.__getstate__(), "config": {"rng": mlp.config["rng"]}} if ranks.rank == 0 else None
     state = ranks.together(own)[0]
+    # a copy on rank 0, too: whoever draws from the generator that it was given does not change the order of one rank
+    mlp._rng = arguments.generator(state["rng"])[1]
     if ranks.rank == 0:
         return
     mlp.config["rng"] = state["config"]["rng"]
-    mlp._rng = arguments.generator(state["rng"])[1]
     mlp._objective = mlp._make_objective()
     mlp._free.clear()  # dropout's key is another
     mlp._restore(state)

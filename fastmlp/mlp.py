@@ -954,7 +954,7 @@ class MLP:
         finally:
             self._free.append(workspace)
         self._keep(optimizer, memory, steps + 1)
-        return penalty
+        return penalty if total_weight >= 0 else 0.0
 
     def train_step(
         self,
@@ -1569,6 +1569,13 @@ class MLP:
         if targets.labels.size:
             targets.values = np.empty(0, self._dtype)
         return targets
+
+    def _weigh_part(self, targets: checks.Targets, n_samples: int, sample_weight: Any = None) -> None:
+        """Give a part of all samples its weights, which may be 0 in all of it."""
+        if sample_weight is not None and self._loss == "own":
+            raise ValueError("sample_weight must be None beside a loss of your own: it can weigh")
+        if sample_weight is not None:
+            targets.weights = checks.weights(sample_weight, n_samples)
 
     def _weighted(
         self, targets: checks.Targets, n_samples: int, sample_weight: ArrayLike | None = None, class_weight: Any = None

@@ -9,8 +9,9 @@ are. The rows of a piece are shuffled among themselves.
 from __future__ import annotations
 
 import mmap
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -26,6 +27,9 @@ _POOL_BYTES = 1 << 24
 
 _LARGE_BYTES = 1 << 22
 """From how many bytes of rows on a block is a piece by itself: four of them would make a pool."""
+
+_ROWS_AT_FIRST = 1024
+"""For which a pool has room before it grows."""
 
 _IN_ORDER = np.empty(0, np.int64)
 
@@ -73,10 +77,11 @@ class Pool:
     def __init__(self, like: Block, capacity: int, dtype: np.dtype, of_values: np.dtype) -> None:
         X, targets = like
         self.capacity, self.n_rows = capacity, 0
-        self._X = np.empty((capacity, X.shape[1]), dtype)
-        self._values = np.empty((capacity, *targets.values.shape[1:]) if len(targets.values) else 0, of_values)
-        self._labels = np.empty(capacity if targets.labels.size else 0, np.int64)
-        self._weights = np.empty(capacity if targets.weights.size else 0, np.float64)
+        self._room = min(capacity, _ROWS_AT_FIRST)
+        self._X = np.empty((self._room, X.shape[1]), dtype)
+        self._values = np.empty((self._room, *targets.values.shape[1:]) if len(targets.values) else 0, of_values)
+        self._labels = np.empty(self._room if targets.labels.size else 0, np.int64)
+        self._weights = np.empty(self._room if targets.weights.size else 0, np.float64)
         self._origins: list[tuple[int, int, NDArray[np.int64] | int]] = []
 
     def put(self, block: Block, number: int, chosen: NDArray[np.int64] | slice) -> None:
@@ -84,6 +89,7 @@ class Pool:
         X, targets = block
         count = chosen.stop - chosen.start if isinstance(chosen, slice) else len(chosen)
         to = slice(self.n_rows, self.n_rows + count)
+        self._make_room(to.stop)
         pairs = (
             (self._X, X), (self._values, targets.values), (self._labels, targets.labels),
             (self._weights, targets.weights),
@@ -94,6 +100,18 @@ class Pool:
                     np.copyto(mine[to], theirs[chosen], casting="unsafe")
         self._origins.append((self.n_rows, number, chosen.start if isinstance(chosen, slice) else chosen))
         self.n_rows += count
+
+    def _make_room(self, n_rows: int) -> None:
+        """Grow, up to the capacity: a minibatch may be said to be larger than all data are."""
+        if n_rows <= self._room:
+            return
+        self._room = min(self.capacity, max(n_rows, 2 * self._room))
+        for name in ("_X", "_values", "_labels", "_weights"):
+            old = getattr(self, name)
+            if len(old):
+                grown = np.empty((self._room, *old.shape[1:]), old.dtype)
+                grown[: self.n_rows] = old[: self.n_rows]
+                setattr(self, name, grown)
 
     def empty(self) -> None:
         """Make room."""
@@ -118,9 +136,12 @@ class _Kind(NamedTuple):
     has_labels: bool
     has_weights: bool
     shape: tuple[int, ...]
+    dtype: str
+    """Of targets that are taken as they are; empty if they are converted."""
 
     def __str__(self) -> str:
         what = "class indices" if self.has_labels else f"rows of shape {tuple(self.shape)}"
+        what += f" of {self.dtype}" if self.dtype else ""
         return f"{what} {'with' if self.has_weights else 'without'} weights"
 
 
@@ -206,7 +227,8 @@ class Pieces:
             raise type(error)(f"block {number}: {error}") from None
         if not len(X):
             return X, targets
-        kind = _Kind(bool(targets.labels.size), bool(targets.weights.size), targets.values.shape[1:])
+        dtype = "" if self._converts_targets else str(targets.values.dtype)
+        kind = _Kind(bool(targets.labels.size), bool(targets.weights.size), targets.values.shape[1:], dtype)
         self._kind = self._kind or kind
         if kind != self._kind:
             raise ValueError(
@@ -226,21 +248,30 @@ def bring_to_memory(array: Array) -> None:
             mapping.madvise(_POPULATE_READ)
 
 
+_SECONDS_OF_PATIENCE = 0.1
+"""How long a piece is waited for before it is seen whether somebody has interrupted."""
+
 _POPULATE_READ = 22
 """Of Linux, from 5.14 on; Python has no name for it."""
 
 
 @contextmanager
-def one_ahead(pieces: Iterator[Piece]) -> Iterator[Iterator[Piece]]:
+def one_ahead(pieces: Iterator[Piece], interrupted: threading.Event) -> Iterator[Iterator[Piece]]:
     """The same pieces, of which the next is made, in a thread of its own, while the present one is used.
 
-    What goes wrong there is raised here.
+    What goes wrong there is raised here. None is waited for after an interruption.
     """
     with ThreadPoolExecutor(1, "fastmlp-reader") as reader:
 
         def each() -> Iterator[Piece]:
             coming = reader.submit(next, pieces, None)
-            while (piece := coming.result()) is not None:
+            while True:
+                while not wait([coming], _SECONDS_OF_PATIENCE).done:
+                    if interrupted.is_set():
+                        return
+                piece = coming.result()
+                if piece is None:
+                    return
                 coming = reader.submit(next, pieces, None)
                 yield piece
 

@@ -23,17 +23,20 @@ class _PieceTrainee(Trainee):
     def _train_on(self, pieces: Iterator[Piece], interrupted: threading.Event, bar: Any) -> training.Epoch:
         """Train on each piece as on data of its own."""
         so_far, self._rows_before = training.Epoch(0.0, 0.0, 0), 0
-        with one_ahead(pieces) as each:
+        with one_ahead(pieces, interrupted) as each:
             for piece in each:
                 n_rows, weight = piece.n_rows, piece.weight
+                size = min(self.plan.batch_size, n_rows)
                 self._piece, self._X, self._targets = piece, piece.X, piece.targets
-                self._is_ready, self._run = True, self._run._replace(n_rows=n_rows)
-                of_piece = replace(self.plan, rows=None, n_samples=n_rows, total_weight=weight)
+                self._is_ready, self._run = True, self._run._replace(batch_size=size, n_rows=n_rows)
+                of_piece = replace(self.plan, rows=None, n_samples=n_rows, total_weight=weight, batch_size=size)
                 ended = training.epoch(of_piece, self, piece.order, interrupted, bar, so_far.total)
                 self._rows_before += n_rows
                 so_far = training.Epoch(ended.total, so_far.weight + weight, self._rows_before, ended.why)
                 if ended.why:
                     break
+        if interrupted.is_set() and not so_far.why:  # not all pieces have come
+            so_far = so_far._replace(why=training.INTERRUPTED)
         return so_far
 
 
@@ -55,6 +58,14 @@ class MappedTrainee(_PieceTrainee):
         return super()._metrics_of_training()
 
 
+def _until(interrupted: threading.Event, coming: Iterator[Any]) -> Iterator[Any]:
+    """The same, until somebody interrupts."""
+    for each in coming:
+        yield each
+        if interrupted.is_set():
+            return
+
+
 class StreamTrainee(_PieceTrainee):
     """A model in training on blocks."""
 
@@ -69,9 +80,13 @@ class StreamTrainee(_PieceTrainee):
         del order
         # the reader draws from a generator of its own: it is ahead of what is trained on
         rng = np.random.default_rng(self._mlp._rng.integers(2**63)) if self.plan.shuffle else None
-        ended = self._train_on(self._pieces.of(blocks.in_order(self._source, rng), rng), interrupted, bar)
-        if ended.n_samples == 0:
-            raise ValueError("X must be blocks of rows; got no row")
+        coming = _until(interrupted, blocks.in_order(self._source, rng))
+        ended = self._train_on(self._pieces.of(coming, rng), interrupted, bar)
+        if ended.n_samples == 0 and not ended.why:
+            again = ", which must be there again in each epoch" if self.history.n_epochs else ""
+            raise ValueError(f"X must be blocks of rows{again}; got no row in epoch {self.history.n_epochs + 1}")
+        if ended.weight == 0 and not ended.why:
+            raise ValueError("sample_weight must be above 0 somewhere; got zero in all blocks")
         return ended
 
     def take_steps(self, order: NDArray[np.int64], first: int, n_steps: int, total: float) -> tuple[float, int]:

@@ -1,9 +1,11 @@
 """Blocks of rows are trained on like an array, whatever their sizes; and memory does not depend on their number."""
 
 import re
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -137,6 +139,52 @@ def test_validation_stopping_metrics_and_checkpoints_work_beside_blocks(dtype, r
     assert network(dtype, "labels").fit(blocks, epochs=9, early_stopping=stopping, **settings).n_epochs == 2
 
 
+def test_a_block_may_weigh_nothing(dtype, rng):
+    X, Y, weights = data(rng, dtype, "weights")
+    weights[20:40] = 0
+    mlps = [network(dtype, "weights") for _ in range(2)]
+    mlps[0].fit(X, Y, sample_weight=weights, batch_size=8, shuffle=False, progress=False)
+    mlps[1].fit(cut((X, Y, weights), [10]), batch_size=8, shuffle=False, progress=False)
+    np.testing.assert_array_equal(*(mlp.parameter_vector for mlp in mlps))
+
+
+@pytest.mark.parametrize("batch_size", [103, 5000, 10**9])
+def test_a_batch_may_be_larger_than_all_blocks(batch_size, dtype, rng):
+    X, Y = data(rng, dtype, "values")
+    mlps = [network(dtype, "values") for _ in range(2)]
+    mlps[0].fit(X, Y, batch_size=None, progress=False)
+    mlps[1].fit(cut((X, Y), [10]), batch_size=batch_size, shuffle=False, progress=False)
+    np.testing.assert_array_equal(*(mlp.parameter_vector for mlp in mlps))
+
+
+def test_many_small_blocks_make_a_pool_grow(rng, monkeypatch):
+    monkeypatch.setattr(pools, "_POOL_BYTES", 1 << 20)
+    monkeypatch.setattr(pools, "_ROWS_AT_FIRST", 16)
+    X, Y, weights = data(rng, "float64", "weights")
+    mlps = [network("float64", "weights") for _ in range(2)]
+    mlps[0].fit(X, Y, sample_weight=weights, batch_size=8, shuffle=False, progress=False)
+    mlps[1].fit(cut((X, Y, weights), [10]), batch_size=8, shuffle=False, progress=False)
+    np.testing.assert_array_equal(*(mlp.parameter_vector for mlp in mlps))
+
+
+class Slow(Stream):
+    """Blocks that come slowly; after some of them somebody interrupts."""
+
+    def __iter__(self):
+        for k, block in enumerate(self.blocks):
+            if k == 3:
+                signal.raise_signal(signal.SIGINT)
+            time.sleep(0.01)
+            yield block
+        raise AssertionError("it was read to its end")
+
+
+def test_an_interruption_is_seen_while_blocks_are_read(rng):
+    mlp = network("float64", "values")
+    history = mlp.fit(Slow(*cut(data(rng, "float64", "values"), [1])), batch_size=100, progress=False)
+    assert history.stopped == "interrupted in epoch 1"
+
+
 def test_every_step_may_be_verified(rng):
     blocks = cut(data(rng, "float64", "values"), [40])
     mlps = [network("float64", "values", verify=verify) for verify in (False, True)]
@@ -161,13 +209,16 @@ X, Y = np.ones((20, 7)), np.ones((20, 3))
             iter([(X, Y)]),
             "which can be gone through again and again; got list_iterator, which can be gone through once",
         ),
-        ([X], r"block 0: it must be a tuple \(X, Y\) or \(X, Y, sample_weight\); got ndarray"),
+        ([X], r"block 0: it must be a tuple \(X, Y\) or \(X, Y, sample_weight\); got a ndarray"),
         ([(X, Y), (X[:, :5], Y)], r"block 1: X must have shape \(n_samples, 7\).*; got \(20, 5\)"),
         ([(X, Y), (X, Y[:9])], "block 1: Y must have as many samples as X, which has 20; got 9"),
         ([(X, Y), (X, Y, np.ones(20))], "block 1: .*got rows of shape .* with weights after .* without weights"),
         ([(X, Y), (X, Y, -np.ones(20))], "block 1: sample_weight must be at least 0"),
-        ([(X[:0], Y[:0])], "X must be blocks of rows; got no row"),
-        ([], "X must be blocks of rows; got no row"),
+        ([(X[:0], Y[:0])], "X must be blocks of rows; got no row in epoch 1"),
+        ([], "X must be blocks of rows; got no row in epoch 1"),
+        ((X, Y), "got a tuple of arrays. Pass X and Y as two arguments"),
+        ([(X,)], "block 0: .*; got a tuple of 1"),
+        ([(X, Y, np.zeros(20))], "sample_weight must be above 0 somewhere; got zero in all blocks"),
     ],
 )
 def test_what_is_no_block_is_refused_in_words(source, message):
@@ -198,6 +249,29 @@ def test_values_that_are_not_finite_are_told_by_their_block(name):
     with pytest.raises(ValueError, match=rf"block 2: {name} must be finite; got nan at {name}\[3, 2\]"):
         mlp.fit(cut((arrays["X"], arrays["Y"]), [5]), batch_size=4, shuffle=False, progress=False)
     assert np.isfinite(mlp.parameter_vector).all()
+
+
+def test_targets_of_ones_own_loss_keep_one_dtype():
+    mlp = fastmlp.MLP([7, 3], loss=own_loss([]), rng=0)
+    with pytest.raises(ValueError, match=r"block 1: Y must be of the same kind .*float64 .*after .*int64"):
+        mlp.fit([(X, Y.astype(np.int64)), (X, Y)], shuffle=False, progress=False)
+
+
+def test_blocks_that_do_not_come_again_are_told():
+    class Once(Stream):
+        def __iter__(self):
+            yield from self.blocks
+            self.blocks = ()
+
+    with pytest.raises(ValueError, match="which must be there again in each epoch; got no row in epoch 2"):
+        network("float64", "values").fit(Once((X, Y)), epochs=3, progress=False)
+
+
+def test_a_file_that_has_changed_is_told(tmp_path):
+    blocks = fastmlp.Blocks(save(tmp_path / "X.npy", X), Y)
+    save(tmp_path / "X.npy", X[:3])
+    with pytest.raises(ValueError, match=r"X.npy' has changed since it was opened"):
+        network("float64", "values").fit(blocks, progress=False)
 
 
 def test_what_goes_wrong_while_reading_is_raised_and_the_reader_ends():

@@ -176,15 +176,56 @@ def test_a_loss_of_ones_own_and_data_of_other_dtypes(rng):
     for settings in ({}, {"loss": loss}):
         make = {"hidden_activation": "tanh", "rng": 3, "penalty": fastmlp.Penalty(l2=0.01), **settings}
         alone = fastmlp.MLP([FEATURES, 8, 3], **make)
-        alone.fit(X, Y, batch_size=9, progress=False)
+        history = alone.fit(X, Y, batch_size=9, progress=False)
 
         def work(comm, make=make):
             mlp, part = fastmlp.MLP([FEATURES, 8, 3], **make), parts(3)[comm.Get_rank()]
-            mlp.fit(X[part], Y[part], batch_size=9, comm=comm)
-            return mlp.parameter_vector.copy()
+            of_rank = mlp.fit(X[part], Y[part], batch_size=9, comm=comm)
+            return mlp.parameter_vector.copy(), of_rank.loss
 
-        for found in on_ranks(3, work):
+        for found, losses in on_ranks(3, work):
             same(found, alone.parameter_vector)
+            np.testing.assert_allclose(losses, history.loss, rtol=1e-12)
+
+
+def test_a_part_may_weigh_nothing(rng):
+    X, Y = data(rng)
+    weights = np.where(np.arange(N) < 31, 0.0, 1.5)
+    alone = network()
+    alone.fit(X, Y, sample_weight=weights, batch_size=9, progress=False)
+
+    def work(comm):
+        mlp, part = network(), parts(2)[comm.Get_rank()]
+        mlp.fit(X[part], Y[part], sample_weight=weights[part], batch_size=9, comm=comm)
+        return mlp.parameter_vector.copy()
+
+    for found in on_ranks(2, work):
+        same(found, alone.parameter_vector)
+
+
+def test_who_draws_from_the_generator_that_was_given_changes_no_order(rng):
+    X, Y = data(rng)
+
+    def fit(X, Y, draws, **settings):
+        given = np.random.default_rng(7)
+        mlp = network(rng=given)
+        mlp.fit(X, Y, callbacks=lambda *_: draws and given.random() > 2, progress=False, **settings)
+        return mlp.parameter_vector.copy()
+
+    expected = fit(X, Y, False)
+    for found in on_ranks(2, lambda comm: fit(*(each[parts(2)[comm.Get_rank()]] for each in (X, Y)), True, comm=comm)):
+        same(found, expected)
+
+
+def test_random_states_that_differ_are_found(rng):
+    X, Y = data(rng)
+
+    def work(comm):
+        network().fit(X, Y, epochs=9, callbacks=lambda mlp, _: comm.rank and mlp._rng.random() > 2, comm=comm)
+
+    for error in on_ranks(2, work):
+        with pytest.raises(RuntimeError, match=r"random state"):
+            raise error
 
 
 def test_a_mapped_file_on_each_rank(rng, tmp_path, monkeypatch):
@@ -247,7 +288,7 @@ def test_a_checkpoint_goes_on_with_any_number_of_ranks(before, after, rng, tmp_p
 # what goes wrong on one rank ends all, with words
 
 
-def failing(history):
+def failing(*_):
     raise OSError("the disk is gone")
 
 
@@ -316,6 +357,10 @@ def test_an_error_within_a_step_or_in_a_metric_or_while_saving_is_raised_on_all(
         (lambda rank: {"validation": 0.2 if rank else None}, "validation must be the same on all ranks"),
         (lambda rank: {"X": np.empty((0, FEATURES)), "Y": np.empty((0, 3))}, "X must have a sample on one rank"),
         (lambda rank: {"sample_weight": np.ones(N) if rank else None}, "weights on all or on none"),
+        (
+            lambda rank: {"sample_weight": np.zeros(N)},
+            "sample_weight must be above 0 somewhere; got zero on all ranks",
+        ),
         (lambda rank: {"monitor": True}, "monitor must be False beside comm"),
         (lambda rank: {"Y": None}, "X and Y must be arrays beside comm"),
         (lambda rank: {"epochs": 0}, "epochs must be"),
@@ -350,22 +395,37 @@ def test_ranks_that_differ_are_found(rng, monkeypatch):
         network().fit(X, Y, batch_size=20, callbacks=disturb, comm=comm)
 
     for error in on_ranks(2, work):
-        with pytest.raises(RuntimeError, match=r"ranks \[1\] have other parameters than rank 0"):
+        with pytest.raises(RuntimeError, match=r"ranks \[1\] have other parameters, or another random state"):
             raise error
 
 
-def test_a_failure_that_no_meeting_tells_ends_the_job(rng):
+def test_a_failure_that_no_meeting_tells_ends_the_job(rng, monkeypatch):
     X, Y = data(rng)
 
     def work(comm):
-        mlp = network()
-        if comm.Get_rank() == 1:
-            mlp._apply = failing
-        mlp.fit(X, Y, comm=comm)
+        network().fit(X, Y, comm=comm)
 
+    divide = distributed.ShardTrainee._divide
+    monkeypatch.setattr(
+        distributed.ShardTrainee, "_divide", lambda self, order: (failing if self._ranks.rank else divide)(self, order)
+    )
     found = on_ranks(2, work)
     assert isinstance(found[1], Aborted)
     assert isinstance(found[0], threading.BrokenBarrierError | Aborted)
+
+
+def test_a_schedule_that_fails_on_one_rank_is_an_error_on_all(rng):
+    X, Y = data(rng)
+
+    def work(comm):
+        def rate(step):
+            return 0.1 if comm.Get_rank() == 0 or step < 20 else 1 / 0
+
+        network().fit(X, Y, epochs=20, learning_rate=rate, comm=comm)
+
+    first, second = on_ranks(2, work)
+    assert isinstance(second, ZeroDivisionError)
+    assert "rank 1 of 2 failed: ZeroDivisionError" in str(first)
 
 
 def test_a_loss_that_is_not_finite_ends_all_before_that_step(rng):
@@ -469,10 +529,11 @@ def test_processes_take_the_steps_of_one(tmp_path):
         ("if rank == 1: raise OSError('the disk is gone')\nfit()", "the disk is gone"),
         ("if rank == 1: X[200] = np.nan\nfit()", "X must be finite"),
         ("fit(callbacks=[lambda *given: 1 / 0] if rank == 1 else [])", "ZeroDivisionError"),
-        ("if rank == 1: mlp._apply = None\nfit()", "'NoneType' object is not callable"),
+        ("if rank == 1: mlp._make_objective = None\nmlp.config['rng'] = rank\nfit()", "'NoneType' object is not"),
+        ("import fastmlp.distributed as d\nif rank == 1: d.ShardTrainee._divide = None\nfit()", "is not callable"),
         ("fit(epochs=10**6, callbacks=lambda mlp, history: rank and os.kill(os.getpid(), signal.SIGKILL))", ""),
     ],
-    ids=["before", "its data", "a callback", "within", "killed"],
+    ids=["before", "its data", "a callback", "its model", "within", "killed"],
 )
 def test_a_rank_that_fails_ends_the_job(program, message):
     done = mpiexec(2, program)
