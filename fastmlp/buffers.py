@@ -42,10 +42,9 @@ from fastmlp.kernels import activations, calls, crew, dropout, losses, network, 
 
 _ALIGNMENT = 128  # bytes: a cache line, and the one that is fetched with it
 
-_OF_THE_USER = [
-    network.train.position(name)
-    for name in ("gradient", "memory", "data", "targets", "labels", "sample_weights", "order", "settings")
-]
+_NAMES_OF_THE_USERS = "gradient memory data targets labels sample_weights order settings ended"
+
+_OF_THE_USER = [network.train.position(name) for name in _NAMES_OF_THE_USERS.split()]
 """Arguments of ``train`` that a workspace does not keep alive after a call."""
 
 _TO_PREDICT = [network.predict.position(name) for name in ("data", "output")]

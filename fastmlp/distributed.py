@@ -220,6 +220,11 @@ class ShardTrainee(Trainee):
 
     # -- an epoch --------------------------------------------------------------------------------------------------
 
+    @property
+    def may_go_ahead(self) -> bool:
+        """Not: ranks meet in every step."""
+        return False
+
     def epoch(self, order: NDArray[np.int64], interrupted: threading.Event, bar: Any) -> training.Epoch:
         """Train for one epoch; until any rank is interrupted, between two steps."""
         plan, total = self.plan, 0.0
@@ -327,7 +332,7 @@ class ShardTrainee(Trainee):
             status, total, _ = workspace.train(
                 crew, network.ALL_PASSES, *others, gradient, gradient, rows.flat(data), rows.flat(targets.values),
                 targets.labels, targets.weights, order, start + count, count, start, 1, optimizers.NO_UPDATE,
-                network.NO_SETTINGS, dropped + 1, 0.0,
+                network.NO_SETTINGS, dropped + 1, 0.0, network.ONE_EPOCH,
             )  # fmt: skip
         mlp._raise_for(status, X=data, Y=targets.values)
         weight = float(workspace.report[network.BATCH, network.TOTAL_WEIGHT])

@@ -5,7 +5,7 @@ Every member is an :class:`fastmlp.MLP`, and takes the very steps that it would 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from time import perf_counter
@@ -26,7 +26,9 @@ _SECONDS_PER_CALL = 0.05
 
 _NO_ORDER = np.empty(0, np.int64)
 
-_SLOTS = {name: network.train.slot(name) for name in ("order", "first", "n_steps", "settings", "step", "total")}
+_SLOTS = {
+    name: network.train.slot(name) for name in ("order", "first", "n_steps", "settings", "step", "total", "ended")
+}
 
 
 class Prediction(NamedTuple):
@@ -244,11 +246,10 @@ class _Run:
 
     def __init__(self, mlp: MLP, trainee: Trainee) -> None:
         self.mlp, self.trainee, self.plan = mlp, trainee, trainee.plan
-        self._epochs: Generator[training.Order, training.Epoch, None] = training.epochs(
-            self.plan, trainee, mlp._rng, trainee.history
-        )
-        self._next: training.Order | None = next(self._epochs, None)
-        self.n_steps = -(-self.plan.n_samples // self.plan.batch_size)
+        self._epochs = training.epochs(self.plan, trainee, mlp._rng, trainee.history)
+        self._next = next(self._epochs, None)
+        self._of_epoch = -(-self.plan.n_samples // self.plan.batch_size)
+        self._known = np.empty(0)  # of the epochs of a stretch
         self.done, self.total = 0, 0.0
         self.call: calls.Call | None = None
         if calls.are_packed() and trainee.is_plain:
@@ -261,8 +262,17 @@ class _Run:
 
     @property
     def order(self) -> training.Order:
-        """The rows of the present epoch; of none that is over."""
-        return _NO_ORDER if self._next is None else self._next
+        """The rows of the present epochs; of none that is over."""
+        return _NO_ORDER if self._next is None else self._next.order
+
+    @property
+    def n_epochs(self) -> int:
+        """How many epochs are trained at once."""
+        return 1 if self._next is None else self._next.n_epochs
+
+    def wanted(self, at_once: int) -> int:
+        """How many steps to take next: at most so many of a single epoch, or those of several."""
+        return self.n_epochs * self._of_epoch if self.n_epochs > 1 else min(at_once, self._of_epoch - self.done)
 
     def _pack(self) -> None:
         """Pack the call of its steps, in a workspace that is kept for it."""
@@ -276,7 +286,7 @@ class _Run:
             network.train, self.workspace.crew, network.ALL_PASSES, self.workspace.plan, mlp._vector,
             self.workspace.arena, self.workspace.report, mlp._gradient, self.memory, rows.flat(X),
             rows.flat(targets.values), targets.labels, targets.weights, self.order, run.n_rows, run.batch_size, 0, 1,
-            run.optimizer.code, self.array, self.steps + 1, 0.0,
+            run.optimizer.code, self.array, self.steps + 1, 0.0, network.ONE_EPOCH,
         )  # fmt: skip
 
     def make_ready(self, table: NDArray[np.int64], wanted: int) -> None:
@@ -284,7 +294,8 @@ class _Run:
         optimizer = self.trainee.run.optimizer
         if optimizer.is_scheduled:
             self.array = optimizer.with_rates(self.steps, wanted, self.mlp._rate_factor)
-        for name, array in (("order", self.order), ("settings", self.array)):
+        self._known = np.empty(network.OF_EPOCH * self.n_epochs) if self.n_epochs > 1 else network.ONE_EPOCH
+        for name, array in (("order", self.order), ("settings", self.array), ("ended", self._known)):
             table[_SLOTS[name]], table[_SLOTS[name] + 1] = array.__array_interface__["data"][0], array.size
         table[_SLOTS["first"]], table[_SLOTS["n_steps"]] = self.done * self.plan.batch_size, wanted
         table[_SLOTS["step"]] = self.steps + 1
@@ -298,26 +309,31 @@ class _Run:
     def take_result(self, wanted: int) -> None:
         """See what came of the steps that were taken with the others'."""
         status, total, taken = self.workspace.results.tolist()
-        mlp, run = self.mlp, self.trainee.run
+        mlp, run, before = self.mlp, self.trainee.run, self.steps
         self.steps += int(taken)
         if taken:
             mlp._keep(run.optimizer, self.memory, self.steps)
         if run.optimizer.max_gradient_norm is not None:
             mlp._limited = float(self.workspace.report[network.BATCH, network.FACTOR])
-        self._note(total, int(taken), wanted, is_finite=status == network.FINITE)
+        if self._next is not None and self.n_epochs > 1:
+            ended = self.trainee.ended_epochs(self._next, self._known, before, total, int(taken))
+            self._next = training.go_on(self._epochs, ended)
+        else:
+            self._note(total, int(taken), wanted, is_finite=status == network.FINITE)
 
     def _note(self, total: float, taken: int, wanted: int, *, is_finite: bool = True) -> None:
         self.total, self.done = total, self.done + taken
         why = ""
         if taken < wanted or not is_finite:
             why = training.not_finite(self.trainee, self.order, self.done * self.plan.batch_size)
-        if why or self.done == self.n_steps:
+        if why or self.done == self._of_epoch:
             self.end_epoch(why)
 
     def end_epoch(self, why: str) -> None:
         """Go on to the next one, if there is one."""
         plan = self.plan
-        self._next = training.go_on(self._epochs, training.Epoch(self.total, plan.total_weight, plan.n_samples, why))
+        ended = training.Epoch(self.total, plan.total_weight, plan.n_samples, why)
+        self._next = training.go_on(self._epochs, [ended])
         self.done, self.total = 0, 0.0
 
     def let_go(self) -> None:
@@ -341,7 +357,7 @@ def _train(runs: list[_Run], n_threads: int | None, interrupted: Any) -> None:
                 return
             start = perf_counter()
             active = [k for k, run in enumerate(packed) if run.is_training]
-            wanted = {k: min(at_once, packed[k].n_steps - packed[k].done) for k in active}
+            wanted = {k: packed[k].wanted(at_once) for k in active}
             for k in active:
                 packed[k].make_ready(tables[k], wanted[k])
             if active:
@@ -352,7 +368,7 @@ def _train(runs: list[_Run], n_threads: int | None, interrupted: Any) -> None:
                 packed[k].take_result(wanted[k])
             for run in runs:
                 if run.call is None and run.is_training:
-                    run.take_by_itself(min(at_once, run.n_steps - run.done))
+                    run.take_by_itself(run.wanted(at_once))
             at_once = max(1, int(at_once * min(8.0, _SECONDS_PER_CALL / max(seconds, 1e-6))))
     finally:
         for run in runs:

@@ -628,7 +628,7 @@ class MLP:
             status, total, _ = workspace.train(
                 crew, network.ALL_PASSES, *others, vector, vector, rows.flat(X), rows.flat(targets.values),
                 targets.labels, targets.weights, _NO_ORDER, count, count, 0, 1, optimizers.NO_UPDATE,
-                network.NO_SETTINGS, dropped + 1, 0.0,
+                network.NO_SETTINGS, dropped + 1, 0.0, network.ONE_EPOCH,
             )  # fmt: skip
         self._free.append(workspace)
         self._raise_for(status, X=X, Y=targets.values)
@@ -1039,7 +1039,7 @@ class MLP:
         call = workspace.pack(
             workspace.crew, network.ALL_PASSES, workspace.plan, self._vector, workspace.arena, workspace.report,
             self._gradient, self._memory, self._vector, self._vector, checks.NO_LABELS, checks.NO_WEIGHTS, _NO_ORDER,
-            count, count, 0, 1, optimizer.code, optimizer.array, self._steps, 0.0,
+            count, count, 0, 1, optimizer.code, optimizer.array, self._steps, 0.0, network.ONE_EPOCH,
         )  # fmt: skip
         self._prepared = _Prepared(*given, X.shape, values.shape, workspace, call)
 
@@ -1124,9 +1124,15 @@ class MLP:
         n_steps: int,
         run: Run,
         total: float = 0.0,
+        ended: NDArray[np.float64] = network.ONE_EPOCH,
     ) -> tuple[float, int]:
-        """Take steps over minibatches: ``total`` plus their losses times their weights, and how many were taken."""
+        """Take steps over minibatches: ``total`` plus their losses times their weights, and how many were taken.
+
+        With room for what is known of each epoch in ``ended``, the steps of several epochs.
+        """
         optimizer, batch_size, n_rows = run
+        # in one go are taken some steps of an epoch, or those of some epochs
+        unit = -(-n_rows // batch_size) if ended.size else 1
         memory, steps = self._memory_for(optimizer)
         flat, values = rows.flat(X), rows.flat(targets.values)
         done, status = 0, network.FINITE
@@ -1138,15 +1144,20 @@ class MLP:
             while done < n_steps and status == network.FINITE:
                 n_threads, wanted = pace.n_threads, n_steps - done
                 if is_measured:
-                    wanted, start = min(wanted, pace.units_left), time.perf_counter()
+                    wanted, start = min(wanted, max(1, pace.units_left // unit) * unit), time.perf_counter()
                 if optimizer.is_scheduled:
                     array = optimizer.with_rates(steps + done, wanted, self._rate_factor)
+                begin = first + done * batch_size
+                if ended.size:
+                    begin, total, epoch = 0, 0.0, done // unit
+                    left, known = order[epoch * n_rows :], ended[network.OF_EPOCH * epoch :]
+                else:
+                    left, known = order, ended
                 workspace.divide(n_threads)
                 status, total, taken = workspace.train(
                     workspace.crew, network.ALL_PASSES, workspace.plan, self._vector, workspace.arena,
-                    workspace.report, self._gradient, memory, flat, values, targets.labels, targets.weights, order,
-                    n_rows, batch_size, first + done * batch_size, wanted, optimizer.code, array, steps + done + 1,
-                    total,
+                    workspace.report, self._gradient, memory, flat, values, targets.labels, targets.weights, left,
+                    n_rows, batch_size, begin, wanted, optimizer.code, array, steps + done + 1, total, known,
                 )  # fmt: skip
                 done += taken
                 workspace.results[_TAKEN] = 0

@@ -20,6 +20,11 @@ class _PieceTrainee(Trainee):
 
     _piece: Piece | None = None
 
+    @property
+    def may_go_ahead(self) -> bool:
+        """Not: the data of an epoch come piece by piece."""
+        return False
+
     def _train_on(self, pieces: Iterator[Piece], interrupted: threading.Event, bar: Any) -> training.Epoch:
         """Train on each piece as on data of its own."""
         so_far, self._rows_before = training.Epoch(0.0, 0.0, 0), 0

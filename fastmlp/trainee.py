@@ -11,14 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks, files, rows, settings, training
-from fastmlp.kernels import optimizers
+from fastmlp.kernels import network, optimizers
 from fastmlp.metrics import Metric
 from fastmlp.monitor import Monitor, Step
 
 Array = NDArray[Any]
-
-_AT_ONCE = 1 << 15
-"""Elements of the gradient that are squared at once."""
 
 _IN_ORDER = np.empty(0, np.int64)
 
@@ -35,14 +32,6 @@ class Run(NamedTuple):
         """Rows of the data that some steps take, from row ``first`` of the epoch on."""
         part = slice(first, min(first + n_steps * self.batch_size, self.n_rows))
         return order[part] if order.size else part
-
-
-def _norm(vector: Array) -> float:
-    """Euclidean length, in float64, a part at a time that stays in the cache."""
-    # not by np.linalg.norm: its threads, OpenBLAS's, go on waiting busily and take the processors from ours
-    parts = (vector[start : start + _AT_ONCE] for start in range(0, vector.size, _AT_ONCE))
-    with np.errstate(over="ignore"):  # of a run that diverges, it is infinite
-        return math.sqrt(sum(float(np.square(part, dtype=np.float64).sum()) for part in parts))
 
 
 class Trainee:
@@ -146,6 +135,45 @@ class Trainee:
         """Train for one epoch; until it is interrupted, between two steps."""
         return training.epoch(self.plan, self, order, interrupted, bar)
 
+    @property
+    def may_go_ahead(self) -> bool:
+        """Whether several epochs may be trained at once, as there is nothing to do between them."""
+        is_watched = self.plan.is_watched or self._held is not None or self._metrics
+        return self.is_plain and not is_watched and not self._pages.are_many
+
+    def epochs(self, stretch: training.Stretch) -> list[training.Epoch]:
+        """Train for several, in compiled code: those that were begun."""
+        known = np.empty(network.OF_EPOCH * stretch.n_epochs)
+        n_steps = -(-self._run.n_rows // self._run.batch_size)
+        before = self._mlp._memory_for(self._run.optimizer)[1]
+        total, taken = self._mlp._run_steps(
+            self._X, self._targets, stretch.order, 0, stretch.n_epochs * n_steps, self._run, ended=known
+        )
+        return self.ended_epochs(stretch, known, before, total, taken)
+
+    def ended_epochs(
+        self, stretch: training.Stretch, known: NDArray[np.float64], before: int, total: float, taken: int
+    ) -> list[training.Epoch]:
+        """What came of epochs, from what compiled code says of them; ``before`` were so many steps."""
+        plan, n_steps = self.plan, -(-self._run.n_rows // self._run.batch_size)
+        found = []
+        for k in range(taken // n_steps):
+            of_loss, square = known[network.OF_EPOCH * k : network.OF_EPOCH * (k + 1)].tolist()
+            end = training.EpochEnd(self._rate_of(before + (k + 1) * n_steps), math.sqrt(square), None, {}, {}, None)
+            found.append(training.Epoch(of_loss, plan.total_weight, plan.n_samples, measured=end))
+        if len(found) < stretch.n_epochs:
+            done = taken - len(found) * n_steps
+            order = stretch.order[len(found) * plan.n_samples :] if stretch.order.size else stretch.order
+            why = training.not_finite(self, order, done * plan.batch_size)
+            found.append(training.Epoch(total, plan.total_weight, plan.n_samples, why))
+        return found
+
+    def _rate_of(self, step: int) -> float:
+        """The learning rate of a step, from 1."""
+        array = self._run.optimizer.with_rates(max(step - 1, 0), 1, self._mlp._rate_factor)
+        is_listed = array.size > optimizers.N_SETTINGS
+        return float(array[optimizers.N_SETTINGS if is_listed else optimizers.LEARNING_RATE])
+
     def where_not_finite(self, order: NDArray[np.int64], first: int) -> str:
         """Go forward once more, and look at each layer."""
         X = rows.converted(self._X, self._run.rows(order, first), self._mlp._dtype)
@@ -163,12 +191,10 @@ class Trainee:
     def measure(self) -> training.EpochEnd:
         """Rate and gradient of the last step; loss and metrics of the data."""
         mlp = self._mlp
-        array = self._run.optimizer.with_rates(max(mlp._steps - 1, 0), 1, mlp._rate_factor)
-        is_listed = array.size > optimizers.N_SETTINGS
-        rate = float(array[optimizers.N_SETTINGS if is_listed else optimizers.LEARNING_RATE])
-        norm = _norm(mlp._gradient)
-        if self._run.optimizer.max_gradient_norm is not None:
-            norm /= mlp._limited or 1.0
+        rate = self._rate_of(mlp._steps)
+        # not by np.linalg.norm: its threads, OpenBLAS's, go on waiting busily and take the processors from ours
+        factor = 1.0 if self._run.optimizer.max_gradient_norm is None else mlp._limited
+        norm = math.sqrt(network.gradient_square(mlp._gradient, factor))
         held_loss = self._loss_of_held()
         found = self._metrics_of_training() if self._metrics else {}
         of_held = self._metrics_of(*self._held) if self._held is not None and self._metrics else {}

@@ -17,6 +17,9 @@ from fastmlp import threads
 from fastmlp.diagnosis import Diagnosis, Measured, Watched, diagnose
 from fastmlp.settings import Checkpoint, EarlyStopping, ReduceOnPlateau
 
+_ORDERS_AHEAD = 1 << 20
+"""How many rows' places in the orders of coming epochs are drawn beforehand."""
+
 INTERRUPTED = "interrupted"
 """Why an epoch broke, after Ctrl-C."""
 
@@ -111,8 +114,15 @@ class Trainee(Protocol):
         Fewer steps are taken only if the loss became infinite or NaN: the parameters are then those before that step.
         """
 
+    @property
+    def may_go_ahead(self) -> bool:
+        """Whether several epochs may be trained at once, as there is nothing to do between them."""
+
     def epoch(self, order: NDArray[np.int64], interrupted: threading.Event, bar: Any) -> Epoch:
         """Train for one epoch; until it is interrupted, between two steps."""
+
+    def epochs(self, stretch: Stretch) -> list[Epoch]:
+        """Train for several: those that were begun."""
 
     def where_not_finite(self, order: NDArray[np.int64], first: int) -> str:
         """Tell, in words, which step it is from this row on, and where in the network it is first not finite."""
@@ -153,6 +163,11 @@ class Plan:
     monitor: bool = False
 
     @property
+    def is_watched(self) -> bool:
+        """Whether there is something to do between two epochs."""
+        return bool(self.early_stopping or self.plateau or self.callbacks or self.checkpoint or self.monitor)
+
+    @property
     def is_scattered(self) -> bool:
         """Whether the rows of an epoch are not taken as they stand."""
         return self.rows is not None or (self.shuffle and self.batch_size < self.n_samples)
@@ -173,6 +188,14 @@ _IN_ORDER = np.empty(0, np.int64)
 Order = NDArray[np.int64]
 
 
+class Stretch(NamedTuple):
+    """Epochs between which there is nothing to do."""
+
+    order: Order
+    """Of each epoch, one after the other."""
+    n_epochs: int
+
+
 class Epoch(NamedTuple):
     """What came of an epoch."""
 
@@ -183,50 +206,71 @@ class Epoch(NamedTuple):
     n_samples: int
     why: str = ""
     """Why it broke, or nothing."""
+    measured: EpochEnd | None = None
+    """What was measured at its end; None if that is still to be done."""
 
 
 def fit(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: History) -> History:
     """Train for some epochs, those that ``history`` has already among them."""
     run = epochs(plan, trainee, rng, history)
     with _progress_bar(plan, history) as bar, interruptible() as interrupted, threads.at_work:
-        order = next(run, None)
-        while order is not None:
-            order = go_on(run, trainee.epoch(order, interrupted, bar))
+        stretch = next(run, None)
+        while stretch is not None:
+            if stretch.n_epochs == 1 or interrupted.is_set():
+                ended = [trainee.epoch(stretch.order, interrupted, bar)]
+            else:
+                ended = trainee.epochs(stretch)
+                if bar is not None:
+                    bar.update(stretch.n_epochs * -(-plan.n_samples // plan.batch_size))
+            stretch = go_on(run, ended)
             _show(bar, history)
     return history
 
 
-def go_on(run: Generator[Order, Epoch, None], ended: Epoch) -> Order | None:
-    """Tell a run what came of its epoch: the order of the next one, or None if that was the last."""
+Run = Generator[Stretch, list[Epoch], None]
+
+
+def go_on(run: Run, ended: list[Epoch]) -> Stretch | None:
+    """Tell a run what came of its epochs: the next ones, or None if those were the last."""
     try:
         return run.send(ended)
     except StopIteration:
         return None
 
 
-def epochs(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: History) -> Generator[Order, Epoch, None]:
-    """Give the order of each epoch, and be told what came of it; in between is all that there is to do.
+def epochs(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: History) -> Run:
+    """Give the epochs, and be told what came of them; in between is all that there is to do.
 
-    The order of an epoch is drawn from ``rng`` when the epoch begins, so training twice for one epoch is the same as
-    training once for two.
+    The order of an epoch is the next that ``rng`` gives, so training twice for one epoch is the same as training once
+    for two.
     """
-    written = time.monotonic()
+    written, ahead = time.monotonic(), 1
     stopping, plateau = _Patience(plan.early_stopping, history), _Patience(plan.plateau, history)
     history.stopped = history.stopped if stopping.is_over else "all epochs done"
     while history.n_epochs < plan.epochs and not stopping.is_over:
-        start = time.perf_counter()
-        ended = yield plan.order(rng)
-        if ended.why:
-            history.stopped = f"{ended.why} in epoch {history.n_epochs + 1}"
-            break
-        _note(history, ended.total / ended.weight, trainee.measure())
-        history.seconds.append(time.perf_counter() - start)
-        history.samples_per_second.append(ended.n_samples / max(history.seconds[-1], 1e-9))
-        why = _after_epoch(plan, trainee, history, stopping, plateau)
-        history.stopped = why or history.stopped
-        written = _write(plan, trainee, history, written, is_last=bool(why) or history.n_epochs == plan.epochs)
+        start, count, state = time.perf_counter(), min(ahead, plan.epochs - history.n_epochs), rng.bit_generator.state
+        orders = [plan.order(rng) for _ in range(count)]
+        all_ended = yield Stretch(orders[0] if count == 1 else np.concatenate(orders), count)
+        why = ""
+        for ended in all_ended:
+            if ended.why:
+                history.stopped = why = f"{ended.why} in epoch {history.n_epochs + 1}"
+                break
+            _note(history, ended.total / ended.weight, ended.measured or trainee.measure())
+            history.seconds.append((time.perf_counter() - start) / count)
+            history.samples_per_second.append(ended.n_samples / max(history.seconds[-1], 1e-9))
+            why = _after_epoch(plan, trainee, history, stopping, plateau)
+            history.stopped = why or history.stopped
+            written = _write(plan, trainee, history, written, is_last=bool(why) or history.n_epochs == plan.epochs)
         if why:
+            if len(all_ended) < count:  # those that have not been begun have drawn nothing
+                rng.bit_generator.state = state
+                for _ in all_ended:
+                    plan.order(rng)
             break
+        if trainee.may_go_ahead:
+            wanted = int(min(_SECONDS_PER_CALL / max(history.seconds[-1], 1e-6), _ORDERS_AHEAD / plan.n_samples))
+            ahead = max(1, min(wanted, 8 * ahead))
     if plan.early_stopping is not None and plan.early_stopping.restore_best and history.n_epochs:
         trainee.restore()
 

@@ -248,6 +248,7 @@ def test_a_packed_call_is_the_call(dtype, rng):
             workspace.crew, network.ALL_PASSES, workspace.plan, vector, workspace.arena, workspace.report,
             np.zeros_like(vector), memory, X.ravel(), Y.ravel(), np.empty(0, np.int64), rng.uniform(1, 1, 40),
             np.arange(40)[::-1].copy(), 40, 16, 0, 3, OPTIMIZERS[2].code, OPTIMIZERS[2].array, 5, 0.75,
+            network.ONE_EPOCH,
         )  # fmt: skip
         if packed:
             call = calls.Call(network.train, *arguments)

@@ -38,13 +38,14 @@ def assert_alone(ensemble, histories, data, k, fit, **settings):
     "fit",
     [
         {"batch_size": 8},
+        {"batch_size": 7, "epochs": 60},
         {"batch_size": 8, "optimizer": "sgd", "learning_rate": 0.1, "shuffle": False},
         {"batch_size": None, "optimizer": fastmlp.SGD(0.1, momentum=0.9, max_gradient_norm=0.1)},
         {"batch_size": 8, "optimizer": fastmlp.AdamW(fastmlp.CosineDecay(0.1, n_steps=10))},
         {"batch_size": 5, "validation": 0.3, "early_stopping": fastmlp.EarlyStopping(patience=1), "metrics": "r2"},
         {"batch_size": 8, "optimizer": fastmlp.Adam(fastmlp.ReduceOnPlateau(0.3, patience=1, minimum_gain=1.0))},
     ],
-    ids=["adam", "sgd in order", "limited", "scheduled", "validated", "plateau"],
+    ids=["adam", "many epochs", "sgd in order", "limited", "scheduled", "validated", "plateau"],
 )
 def test_members_are_what_they_would_be_alone(fit, n_threads, data, dtype):
     fit = {"epochs": EPOCHS, **fit}

@@ -140,7 +140,7 @@ class Network:
         return kernels.train(
             self.workspace.crew, kernels.ALL_PASSES, *self.first, self.gradient, self.memory, flat(self.data),
             flat(self.targets), flat(self.labels), self.weights, order, self.samples, batch_size or self.samples, 0,
-            n_steps, optimizer, as_array(settings), 1, 0.0, n_threads=n_threads,
+            n_steps, optimizer, as_array(settings), 1, 0.0, kernels.ONE_EPOCH, n_threads=n_threads,
         )  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def test_members_do_together_what_one_does_alone(limit, dtype, rng):
         workspace.divide(2)
         output = np.empty_like(network.targets)
         arguments = network.gradient, network.memory, flat(network.data), flat(network.targets), NO_LABELS
-        steps = NO_WEIGHTS, NO_ORDER, 130, 65, 0, 2, codes.ADAM, settings, 1, 0.0
+        steps = NO_WEIGHTS, NO_ORDER, 130, 65, 0, 2, codes.ADAM, settings, 1, 0.0, kernels.ONE_EPOCH
         result = call(kernels.train, workspace.crew, kernels.ALL_PASSES, *network.first, *arguments, *steps)
         update = network.vector, network.gradient, network.memory, codes.ADAM, settings, 3, 65.0
         call(kernels.update, workspace.plan, workspace.report, *update)
@@ -355,7 +355,7 @@ def test_same_bits_at_any_number_of_threads(sizes, samples, way, extra, dtype, r
         status, total, taken = kernels.train(
             network.workspace.crew, kernels.ALL_PASSES, *network.first, network.gradient, network.memory,
             flat(network.data), flat(network.targets), NO_LABELS, network.weights, order, order.size, batch_size, 0,
-            n_steps, codes.ADAM, settings, 1, 0.0, n_threads=n_threads,
+            n_steps, codes.ADAM, settings, 1, 0.0, kernels.ONE_EPOCH, n_threads=n_threads,
         )  # fmt: skip
         assert (status, taken) == (kernels.FINITE, n_steps)
         results.append((network.vector.copy(), network.gradient.copy(), network.memory.copy(), np.array(total)))
@@ -396,9 +396,11 @@ def test_interpreted_threads_wait_for_each_other():
                 flat(network.data), flat(network.targets), NO_LABELS, NO_WEIGHTS, NO_ORDER, 3 * BLOCK, BLOCK, 0,
                 3, codes.PLAIN_SGD, as_array(RATE), 1,
             )  # fmt: skip
-            kernels.train.python(kernels.OPENING, *arguments, 0.0)
+            kernels.train.python(kernels.OPENING, *arguments, 0.0, kernels.ONE_EPOCH)
             with ThreadPoolExecutor(n_threads) as pool:
-                for result in [pool.submit(kernels._train_along, me, *arguments) for me in range(n_threads)]:
+                for result in [
+                    pool.submit(kernels._train_along, me, *arguments, kernels.ONE_EPOCH) for me in range(n_threads)
+                ]:
                     result.result(timeout=60)
     finally:
         sys.setswitchinterval(before)

@@ -313,3 +313,73 @@ def test_partial_fit_takes_a_stream(data, dtype):
         fastmlp.MLP([2, 2, 1], hidden_activation="identity", rng=0).partial_fit(
             X, Y, batch_size=1, optimizer="sgd", learning_rate=1e200
         )
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# epochs between which there is nothing to do are trained in one call
+
+AHEAD = {
+    "shuffled": {},
+    "in a row": {"shuffle": False},
+    "all samples": {"batch_size": None},
+    "a fraction is held out": {"validation": 0.2},
+    "weighted": {"sample_weight": np.linspace(0, 2, 53)},
+    "momentum": {"optimizer": fastmlp.SGD(0.05, momentum=0.9)},
+    "limited": {"optimizer": fastmlp.Adam(max_gradient_norm=0.05)},
+    "schedule": {"learning_rate": fastmlp.CosineDecay(0.01, n_steps=150)},
+    "limited schedule": {"optimizer": fastmlp.SGD(lambda step: 0.1 / (1 + step), max_gradient_norm=0.05)},
+}
+
+
+def watched(*_):
+    """A callback that does nothing, but must be called after each epoch."""
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("name", AHEAD)
+def test_many_epochs_at_once_are_those_one_by_one(name, n_threads, dtype, rng):
+    X, Y = rng.standard_normal((53, 4)).astype(dtype), rng.standard_normal((53, 2)).astype(dtype)
+    settings = {"epochs": 40, "batch_size": 9, "progress": False, **AHEAD[name]}
+    make = {"dropout": 0.2, "penalty": fastmlp.Penalty(l2=0.01), "dtype": dtype, "rng": 3, "n_threads": n_threads}
+    found = []
+    for callbacks in ((), watched):
+        mlp = fastmlp.MLP([4, 7, 2], **make)
+        history = mlp.fit(X, Y, callbacks=callbacks, **settings)
+        found.append((mlp, history))
+    (ahead, of_ahead), (one_by_one, expected) = found
+    np.testing.assert_array_equal(ahead.parameter_vector, one_by_one.parameter_vector)
+    assert ahead._rng.random() == one_by_one._rng.random()
+    assert of_ahead.loss == expected.loss
+    assert of_ahead.learning_rate == expected.learning_rate
+    assert of_ahead.validation_loss == expected.validation_loss
+    assert of_ahead.gradient_norm == expected.gradient_norm
+    assert (of_ahead.stopped, len(of_ahead.seconds)) == (expected.stopped, 40)
+
+
+def test_epochs_are_trained_ahead(monkeypatch):
+    """Otherwise the test above compares nothing."""
+    seen = []
+    original = fastmlp.mlp.Trainee.epochs
+    monkeypatch.setattr(fastmlp.mlp.Trainee, "epochs", lambda self, of: seen.append(of.n_epochs) or original(self, of))
+    X = np.ones((20, 1))
+    fastmlp.MLP([1, 1], rng=0).fit(X, X, epochs=100, batch_size=7, progress=False)
+    assert sum(seen) > 50
+    assert max(seen) > 4
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 7, 40])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_loss_that_is_not_finite_ends_training_in_the_same_step_ahead(epoch, shuffle, rng):
+    X, Y = rng.standard_normal((53, 4)), rng.standard_normal((53, 2))
+    found = []
+    for callbacks in ((), watched):
+        mlp = fastmlp.MLP([4, 2], rng=3)
+        # in the third step of an epoch the rate is such that the fourth one is not finite
+        schedule = lambda step: 1e300 if step == 6 * (epoch - 1) + 2 else 0.01  # noqa: E731
+        history = mlp.fit(
+            X, Y, epochs=50, batch_size=9, optimizer="sgd", learning_rate=schedule, shuffle=shuffle, progress=False,
+            callbacks=callbacks,
+        )  # fmt: skip
+        found.append((mlp.parameter_vector.tolist(), history.stopped, history.loss, mlp._rng.random()))
+    assert found[0] == found[1]
+    assert f"at step 4 (rows 27 to 35 of the epoch; the loss itself overflows) in epoch {epoch}" in found[0][1]

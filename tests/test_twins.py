@@ -34,7 +34,7 @@ MACHINERY = {
         "update_rows",
     },
     "network": {
-        "predict", "predict_alone", "pack", "train", "update",
+        "gradient_square", "predict", "predict_alone", "pack", "train", "update",
         "backward_tile", "forward_tile", "loss_of_tile", "n_blocks", "note", "read_samples", "status_of", "weigh",
     },
     "derivatives": {"affine_moved_strip", "input_gradient_moved_strip"},

@@ -117,6 +117,12 @@ NO_WEIGHTS = np.empty(0)
 NO_SETTINGS = np.zeros(N_SETTINGS)
 """Those of no optimizer."""
 
+ONE_EPOCH = np.empty(0)
+"""Room for what is known of each epoch, where steps are of a single one, and nothing is wanted of it."""
+
+OF_EPOCH = 2
+"""What is known of an epoch: the sum of its losses times their weights, and the square of its last gradient's norm."""
+
 FINITE, X_NOT_FINITE, Y_NOT_FINITE, LOSS_NOT_FINITE = range(4)
 """The statuses that come back."""
 
@@ -748,12 +754,57 @@ def _n_tasks(kind, plan, arena, samples, n_parameters):
 
 
 @tile_function
+def _batch(k, first, batch_size, n_rows, per_epoch, order):
+    """Where step ``k`` of a call begins in the order, and how many samples it has.
+
+    ``per_epoch`` is the number of steps of an epoch; 0 if the call's are of a single one.
+    """
+    if per_epoch == 0:
+        start = first + k * batch_size
+        return start, min(batch_size, n_rows - start)
+    epoch = k // per_epoch
+    start = (k - epoch * per_epoch) * batch_size
+    # the orders of the epochs stand one after the other; rows as they stand come again and again
+    shift = epoch * n_rows if order.size > 0 else 0
+    return shift + start, min(batch_size, n_rows - start)
+
+
+@tile_function
+def _square_before(gradient, factor):
+    """``Σ g²`` in float64, of the gradient before it was multiplied."""
+    square = 0.0
+    for k in range(gradient.size):
+        square += float(gradient[k]) * float(gradient[k])
+    return square / (factor * factor) if factor > 0 else square
+
+
+@crew_kernel
+def gradient_square(me, gradient, factor):
+    """The square of the norm of the gradient, before it was multiplied by ``factor`` to limit it."""
+    return _square_before(gradient, factor)
+
+
+@tile_function
+def _end_epoch(epoch, report, gradient, settings, ended):
+    """Note what is known of an epoch, and begin the sum of the next one's losses."""
+    factor = report[BATCH, FACTOR] if settings[MAX_NORM] > 0 else 1.0
+    ended[OF_EPOCH * epoch], ended[OF_EPOCH * epoch + 1] = report[RUN, 1], _square_before(gradient, factor)
+    report[RUN, 1] = 0.0
+
+
+@tile_function
+def _steps_of_epoch(n_rows, batch_size, ended):
+    return (n_rows + batch_size - 1) // batch_size if ended.size > 0 else 0
+
+
+@tile_function
 def _train_along(
     me, crew, passes, plan, parameters, arena, report, gradient, memory, data, targets, labels, sample_weights, order,
-    n_rows, batch_size, first, n_steps, optimizer, settings, step,
+    n_rows, batch_size, first, n_steps, optimizer, settings, step, ended,
 ):  # fmt: skip
     """What each member does: claim a task of the present phase, until there are no more phases."""
     phases, members, size = _n_phases(optimizer, settings), plan[-1, THREADS], parameters.size
+    per_epoch = _steps_of_epoch(n_rows, batch_size, ended)
     while True:
         phase, task = claim(crew, me, members)
         # divided by a constant each, which is a shift
@@ -763,8 +814,7 @@ def _train_along(
         if task == NO_TASK:
             wait_for_next(crew, me, phase)
             continue
-        start = first + k * batch_size
-        samples = min(batch_size, n_rows - start)
+        start, samples = _batch(k, first, batch_size, n_rows, per_epoch, order)
         tasks = _n_tasks(kind, plan, arena, samples, size)
         if kind == OVER_SAMPLES:
             dropped = step + k - 1 if step > 0 and plan[-1, DROPS] else NOTHING_DROPPED
@@ -790,9 +840,10 @@ def _train_along(
                 _limit(report, settings[MAX_NORM])
             elif kind == phases - 1:
                 report[RUN, 2] += 1
+                if per_epoch > 0 and (k + 1) % per_epoch == 0:
+                    _end_epoch(k // per_epoch, report, gradient, settings, ended)
                 if k + 1 < n_steps:
-                    start += batch_size
-                    samples = min(batch_size, n_rows - start)
+                    start, samples = _batch(k + 1, first, batch_size, n_rows, per_epoch, order)
                     weigh(plan, report, sample_weights, order, start, samples)
             kind = following % phases
             tasks = _n_tasks(kind, plan, arena, samples, size) if following < phases * n_steps else 0
@@ -802,9 +853,12 @@ def _train_along(
 @crew_kernel
 def train(
     me, crew, passes, plan, parameters, arena, report, gradient, memory, data, targets, labels, sample_weights, order,
-    n_rows, batch_size, first, n_steps, optimizer, settings, step, total,
+    n_rows, batch_size, first, n_steps, optimizer, settings, step, total, ended,
 ):  # fmt: skip
     """Take ``n_steps`` training steps over minibatches of ``n_rows`` rows, from row ``first`` of ``order`` on.
+
+    If there is room in ``ended``, :data:`OF_EPOCH` numbers for each, they are the steps of whole epochs, whose orders
+    stand one after the other; and ``total`` is 0. It comes back for an epoch that was not ended.
 
     The first of them is the optimizer's step ``step``, from 1; units are dropped by that number. With ``step`` 0,
     which is for gradients alone, none are. ``passes`` is :data:`ALL_PASSES` of a training step; without the backward
@@ -822,7 +876,7 @@ def train(
     if me == ALONE or me >= 0:
         _train_along(
             max(me, 0), crew, passes, plan, parameters, arena, report, gradient, memory, data, targets, labels,
-            sample_weights, order, n_rows, batch_size, first, n_steps, optimizer, settings, step,
+            sample_weights, order, n_rows, batch_size, first, n_steps, optimizer, settings, step, ended,
         )  # fmt: skip
     return int(report[RUN, 0]), report[RUN, 1], int(report[RUN, 2])
 
@@ -839,7 +893,7 @@ def forward(
     """
     return run(
         crew, FORWARD, plan, parameters, arena, report, parameters, parameters, data, data, NO_ORDER, NO_WEIGHTS,
-        order, first + samples, samples, first, 1, NO_UPDATE, NO_SETTINGS, dropped + 1, 0.0,
+        order, first + samples, samples, first, 1, NO_UPDATE, NO_SETTINGS, dropped + 1, 0.0, ONE_EPOCH,
     )[0]  # fmt: skip
 
 
@@ -849,7 +903,7 @@ def loss_value(
     """Loss of a batch, as in :func:`forward`. Returns the status and the loss."""
     status, total, _ = run(
         crew, FORWARD | LOSSES, plan, parameters, arena, report, parameters, parameters, data, targets, labels,
-        sample_weights, order, first + samples, samples, first, 1, NO_UPDATE, NO_SETTINGS, 0, 0.0,
+        sample_weights, order, first + samples, samples, first, 1, NO_UPDATE, NO_SETTINGS, 0, 0.0, ONE_EPOCH,
     )  # fmt: skip
     return status, _mean(total, report)
 
@@ -868,6 +922,7 @@ def backward(
     status, total, _ = run(
         crew, LOSSES | BACKWARD, plan, parameters, arena, report, gradient, gradient, targets, targets, labels,
         sample_weights, order, first + samples, samples, first, 1, NO_UPDATE, NO_SETTINGS, dropped + 1, 0.0,
+        ONE_EPOCH,
     )  # fmt: skip
     return status, _mean(total, report)
 
