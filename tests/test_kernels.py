@@ -529,6 +529,32 @@ def test_update_alone_is_the_update_of_the_step(optimizer, limit, dtype, rng):
     np.testing.assert_array_equal(memory, network.memory)
 
 
+@pytest.mark.parametrize("limit", [0, 1e9])
+@pytest.mark.parametrize("penalty", [(), (0.1, 0.2, False), (0.0, 0.2, True)], ids=["", "of weights", "of everything"])
+def test_a_sum_over_samples_becomes_the_gradient_before_the_update(penalty, limit, dtype, rng):
+    """Its mean, with the gradient of the penalty, whose value is noted; of no weight, the penalty's alone."""
+    seed, samples = int(rng.integers(1000)), 40
+    alone, summed = (
+        Network([3, ROWS + 1, 2], samples, CASES[0], dtype, np.random.default_rng(seed), penalty=each)
+        for each in (penalty, ())
+    )
+    alone.train()
+    summed.train()
+    plan, report = alone.workspace.plan, alone.workspace.report
+    value = oracle.penalty_value(alone.pairs(alone.vector), oracle.Penalty(*penalty))
+    for weight in (float(samples), 0.0):
+        gradient, vector = summed.gradient * dtype.type(weight), alone.vector.copy()
+        settings = as_array((0.0, 0, 0, 0, 0, 0, limit))
+        kernels.update(
+            plan, report, vector, gradient, alone.memory, codes.PLAIN_SGD, settings, 1, weight
+        )  # fmt: skip
+        expected = alone.gradient if weight else alone.gradient - summed.gradient
+        np.testing.assert_allclose(
+            gradient, expected, rtol=0, atol=20 * np.finfo(dtype).eps * np.abs(alone.gradient).max()
+        )
+        np.testing.assert_allclose(report[kernels.PENALTY, kernels.PENALTIES], value * weight, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("bad", "status"), [("data", kernels.X_NOT_FINITE), ("targets", kernels.Y_NOT_FINITE)])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("row", [0, BLOCK, -1])
