@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastmlp
-from conftest import compiled
+from conftest import INTERPRETED, compiled
 from fastmlp import threads
 from fastmlp.buffers import Workspace
 from fastmlp.kernels import calls, crew, jit
@@ -292,3 +292,16 @@ def test_who_waits_gives_way_and_sees_the_next_phase():
         assert not waiting.done()
         begin(counters, 1, 1, 1)
         waiting.result(timeout=60)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="compiled code cannot be interfered with; threads meet it by chance")
+def test_a_task_that_another_takes_meanwhile_is_not_claimed(monkeypatch):
+    counters = np.zeros(crew.size(1), np.int64)
+    crew.open_phase(counters, 1, 0, 1)
+
+    def take_a_moment_later(array, place, by):
+        add_to_counter(array, place, by)  # somebody else
+        return add_to_counter(array, place, by)
+
+    monkeypatch.setattr(crew, "add_to_counter", take_a_moment_later)
+    assert crew.claim(counters, 0, 1) == (0, crew.NO_TASK)
