@@ -239,29 +239,27 @@ def several_classes(targets: Targets) -> None:
         raise ValueError(f"Y must hold samples of two classes or more; got class {classes[0]} alone")
 
 
-def sample_weight(value: object, class_weight: object, targets: Targets, n_samples: int) -> NDArray[np.float64]:
-    """Return one weight per sample, from the samples' own and from their classes'; none if neither is given."""
-    given: NDArray[np.float64] | None = None
+def sample_weight(
+    value: object, class_weight: object, targets: Targets, n_samples: int, *, is_part: bool = False
+) -> NDArray[np.float64]:
+    """Return one weight per sample, from the samples' own and from their classes'; none if neither is given.
+
+    Those of a part of all samples may be 0 in all of it.
+    """
+    weights: NDArray[np.float64] | None = None
     if value is not None:
-        given = weights(value, n_samples)
-        if given.max() == 0:
-            raise ValueError("sample_weight must be at least 0, and above 0 somewhere; got zero everywhere")
+        weights = np.array(numbers("sample_weight", value, np.dtype(np.float64)), np.float64)
+        if weights.shape != (n_samples,):
+            raise ValueError(f"sample_weight must have shape ({n_samples},), one for each sample; got {weights.shape}")
+        if not np.isfinite(weights).all():
+            raise not_finite("sample_weight", weights)
+        if weights.min() < 0 or (weights.max() == 0 and not is_part):
+            what = f"{weights.min()}" if weights.min() < 0 else "zero everywhere"
+            raise ValueError(f"sample_weight must be at least 0, and above 0 somewhere; got {what}")
     if class_weight is None:
-        return NO_WEIGHTS if given is None else given
+        return NO_WEIGHTS if weights is None else weights
     of_classes = weights_of_classes(class_weight, targets)
-    return of_classes if given is None else of_classes * given
-
-
-def weights(value: object, n_samples: int) -> NDArray[np.float64]:
-    """Return one weight per sample, of which all may be 0."""
-    given: NDArray[np.float64] = np.array(numbers("sample_weight", value, np.dtype(np.float64)), np.float64)
-    if given.shape != (n_samples,):
-        raise ValueError(f"sample_weight must have shape ({n_samples},), one for each sample; got {given.shape}")
-    if not np.isfinite(given).all():
-        raise not_finite("sample_weight", given)
-    if given.min() < 0:
-        raise ValueError(f"sample_weight must be at least 0, and above 0 somewhere; got {given.min()}")
-    return given
+    return of_classes if weights is None else of_classes * weights
 
 
 def weights_of_classes(

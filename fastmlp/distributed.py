@@ -283,7 +283,6 @@ class ShardTrainee(Trainee):
         penalty = 0.0
         with self._ranks.locally():  # a schedule is a function of the user's
             penalty = mlp._apply(self._run.optimizer, self._added_weight(weight))
-        mlp._penalties += penalty
         self._since_check += 1
         if self._since_check == _STEPS_PER_CHECK:
             self.check()

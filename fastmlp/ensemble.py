@@ -248,7 +248,6 @@ class _Run:
         self.mlp, self.trainee, self.plan = mlp, trainee, trainee.plan
         self._epochs = training.epochs(self.plan, trainee, mlp._rng, trainee.history)
         self._next = next(self._epochs, None)
-        self._of_epoch = -(-self.plan.n_samples // self.plan.batch_size)
         self._known = np.empty(0)  # of the epochs of a stretch
         self.done, self.total = 0, 0.0
         self.call: calls.Call | None = None
@@ -272,7 +271,7 @@ class _Run:
 
     def wanted(self, at_once: int) -> int:
         """How many steps to take next: at most so many of a single epoch, or those of several."""
-        return self.n_epochs * self._of_epoch if self.n_epochs > 1 else min(at_once, self._of_epoch - self.done)
+        return self.n_epochs * self.plan.n_steps if self.n_epochs > 1 else min(at_once, self.plan.n_steps - self.done)
 
     def _pack(self) -> None:
         """Pack the call of its steps, in a workspace that is kept for it."""
@@ -326,7 +325,7 @@ class _Run:
         why = ""
         if taken < wanted or not is_finite:
             why = training.not_finite(self.trainee, self.order, self.done * self.plan.batch_size)
-        if why or self.done == self._of_epoch:
+        if why or self.done == self.plan.n_steps:
             self.end_epoch(why)
 
     def end_epoch(self, why: str) -> None:

@@ -209,14 +209,13 @@ def block_of_rows(mlp: Any, given: Any) -> tuple[Array, checks.Targets]:
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         what = f"a {type(given).__name__}" + (f" of {len(given)}" if isinstance(given, tuple | list) else "")
         raise TypeError(f"it must be a tuple (X, Y) or (X, Y, sample_weight); got {what}")
-    X, Y, *weights = given
+    X, Y, weights = given if len(given) == 3 else (*given, None)
     X = checks.numbers("X", X, None)
     if len(X) == 0:
         return X, checks.Targets(X)
     X = checks.samples("X", X, mlp._sizes[0], None)
     targets = mlp._targets("Y", Y, X.shape[0], None)
-    mlp._weigh_part(targets, X.shape[0], *weights)
-    return X, targets
+    return X, mlp._weighted(targets, X.shape[0], weights, is_part=True)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -272,7 +271,7 @@ def _given_to_ranks(
         n_rows = len(X)
         if n_rows:
             X, targets = training_data(mlp, X, Y, None, None)
-            mlp._weigh_part(targets, n_rows, sample_weight)
+            targets = mlp._weighted(targets, n_rows, sample_weight, is_part=True)
     classes = None
     if mlp._loss in _OF_CLASSES:
         classes = distributed.classes_of_all(ranks, targets, n_rows)

@@ -1581,22 +1581,21 @@ class MLP:
             targets.values = np.empty(0, self._dtype)
         return targets
 
-    def _weigh_part(self, targets: checks.Targets, n_samples: int, sample_weight: Any = None) -> None:
-        """Give a part of all samples its weights, which may be 0 in all of it."""
-        if sample_weight is not None and self._loss == "own":
-            raise ValueError("sample_weight must be None beside a loss of your own: it can weigh")
-        if sample_weight is not None:
-            targets.weights = checks.weights(sample_weight, n_samples)
-
     def _weighted(
-        self, targets: checks.Targets, n_samples: int, sample_weight: ArrayLike | None = None, class_weight: Any = None
+        self,
+        targets: checks.Targets,
+        n_samples: int,
+        sample_weight: ArrayLike | None,
+        class_weight: Any = None,
+        *,
+        is_part: bool = False,
     ) -> checks.Targets:
         """The targets with the weights of their samples."""
-        if sample_weight is None and class_weight is None:
+        if sample_weight is class_weight is None:
             return targets
         if self._loss == "own":
             raise ValueError("sample_weight and class_weight must be None beside a loss of your own: it can weigh")
-        targets.weights = checks.sample_weight(sample_weight, class_weight, targets, n_samples)
+        targets.weights = checks.sample_weight(sample_weight, class_weight, targets, n_samples, is_part=is_part)
         return targets
 
     def _of(self, workspace: Workspace, n_threads: int) -> tuple[Any, Any, Any, Any, Any]:

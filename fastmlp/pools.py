@@ -8,15 +8,14 @@ are. The rows of a piece are shuffled among themselves.
 
 from __future__ import annotations
 
-import mmap
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from fastmlp import checks, rows
 
@@ -31,10 +30,26 @@ _LARGE_BYTES = 1 << 22
 _ROWS_AT_FIRST = 1024
 """For which a pool has room before it grows."""
 
+_SECONDS_OF_PATIENCE = 0.1
+"""How long a piece is waited for before it is seen whether somebody has interrupted."""
+
 _IN_ORDER = np.empty(0, np.int64)
 
 Block = tuple[Array, checks.Targets]
 """Rows, and their targets with their weights."""
+
+
+def _arrays(block: Block) -> tuple[Array, Array, Array, Array]:
+    """Rows, values, labels and weights; those that are not there are empty."""
+    X, targets = block
+    return X, targets.values, targets.labels, targets.weights
+
+
+def _rows_of_pool(block: Block, batch_size: int, dtype: np.dtype) -> int:
+    """How many rows like these a pool holds: whole minibatches."""
+    X, targets = block
+    row_bytes = (X.shape[1] + int(np.prod(targets.values.shape[1:]))) * dtype.itemsize
+    return max(1, _POOL_BYTES // (row_bytes * batch_size)) * batch_size
 
 
 class Piece(NamedTuple):
@@ -86,16 +101,12 @@ class Pool:
 
     def put(self, block: Block, number: int, chosen: NDArray[np.int64] | slice) -> None:
         """Add some rows of a block, for which there is room."""
-        X, targets = block
         count = chosen.stop - chosen.start if isinstance(chosen, slice) else len(chosen)
         to = slice(self.n_rows, self.n_rows + count)
         self._make_room(to.stop)
-        pairs = (
-            (self._X, X), (self._values, targets.values), (self._labels, targets.labels),
-            (self._weights, targets.weights),
-        )  # fmt: skip
+        own = self._X, self._values, self._labels, self._weights
         with np.errstate(over="ignore", invalid="ignore"):  # what is infinite in this dtype is found when it is used
-            for mine, theirs in pairs:
+            for mine, theirs in zip(own, _arrays(block), strict=True):
                 if len(mine):
                     np.copyto(mine[to], theirs[chosen], casting="unsafe")
         self._origins.append((self.n_rows, number, chosen.start if isinstance(chosen, slice) else chosen))
@@ -188,7 +199,7 @@ class Pieces:
             pool.put(block, number, order[:begun])
             yield self._full(rng)
         left = (n - begun) % size
-        bring_to_memory(block[0])
+        rows.bring_to_memory(block[0])
         yield Piece(*block, order[begun : n - left], lambda row: (number, row))
         if left:
             self._pools[0].put(block, number, order[n - left :])
@@ -213,10 +224,8 @@ class Pieces:
         return piece
 
     def _make_pools(self, like: Block) -> None:
-        X, targets = like
-        row_bytes = (X.shape[1] + int(np.prod(targets.values.shape[1:]))) * self._dtype.itemsize
-        capacity = max(1, _POOL_BYTES // (row_bytes * self._batch_size)) * self._batch_size
-        of_values = self._dtype if self._converts_targets else targets.values.dtype
+        capacity = _rows_of_pool(like, self._batch_size, self._dtype)
+        of_values = self._dtype if self._converts_targets else like[1].values.dtype
         self._pools = [Pool(like, capacity, self._dtype, of_values) for _ in range(2)]
 
     def _checked(self, number: int, given: Any) -> Block:
@@ -236,23 +245,6 @@ class Pieces:
                 f" after {self._kind}"
             )
         return X, targets
-
-
-def bring_to_memory(array: Array) -> None:
-    """Have the operating system read the pages of a mapped file, if that is what an array is."""
-    mapping: Any = array
-    while mapping is not None and not isinstance(mapping, mmap.mmap):
-        mapping = getattr(mapping, "base", None)
-    if mapping is not None:
-        with suppress(OSError, ValueError):  # an older Linux, or another system: they are read when they are needed
-            mapping.madvise(_POPULATE_READ)
-
-
-_SECONDS_OF_PATIENCE = 0.1
-"""How long a piece is waited for before it is seen whether somebody has interrupted."""
-
-_POPULATE_READ = 22
-"""Of Linux, from 5.14 on; Python has no name for it."""
 
 
 @contextmanager
@@ -282,21 +274,19 @@ def scattered(
     data: Block, order: NDArray[np.int64], pages: rows.MappedPages, batch_size: int, dtype: np.dtype
 ) -> Iterator[Piece]:
     """Pieces of mapped arrays, whose rows come in this order."""
-    X, targets = data
-    row_bytes = (X.shape[1] + int(np.prod(targets.values.shape[1:]))) * dtype.itemsize
-    count = max(1, _POOL_BYTES // (row_bytes * batch_size)) * batch_size
+    count = _rows_of_pool(data, batch_size, dtype)
+    kinds: tuple[DTypeLike, ...] = dtype, dtype, np.int64, np.float64
     for start in range(0, len(order), count):
         chosen = order[start : start + count]
-        found = [
-            np.empty((len(chosen), *array.shape[1:]) if len(array) else 0, kind)
-            for array, kind in (
-                (X, dtype),
-                (targets.values, dtype),
-                (targets.labels, np.int64),
-                (targets.weights, float),
-            )
-        ]
-        for array, taken in zip((X, targets.values, targets.labels, targets.weights), found, strict=True):
-            if len(taken):
-                pages.gather(array, chosen, taken)
-        yield Piece(found[0], checks.Targets(*found[1:]), _IN_ORDER, lambda row: (0, row))
+        X, *of_targets = (
+            _gathered(array, chosen, pages, kind) for array, kind in zip(_arrays(data), kinds, strict=True)
+        )
+        yield Piece(X, checks.Targets(*of_targets), _IN_ORDER, lambda row: (0, row))
+
+
+def _gathered(array: Array, chosen: NDArray[np.int64], pages: rows.MappedPages, dtype: DTypeLike) -> Array:
+    """Some rows of an array; none if it is empty."""
+    found = np.empty((len(chosen), *array.shape[1:]) if len(array) else 0, dtype)
+    if len(found):
+        pages.gather(array, chosen, found)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ _MAPPED_BYTES = 1 << 26
 
 _WHOLE_BYTES = 1 << 28
 """Bytes of a mapped file up to which all of it stays in memory: its rows are read as quickly as those of an array."""
+
+_POPULATE_READ = 22
+"""Of Linux, from 5.14 on; Python has no name for it."""
 
 _AROUND_BYTES = 1 << 21
 """What an operating system may map around a byte that is touched: a huge page."""
@@ -118,3 +122,11 @@ def _mapping(array: Any) -> mmap.mmap | None:
         mode = getattr(array, "mode", mode)
         array = getattr(array, "base", None)
     return array if mode in {"r", "r+"} and hasattr(mmap, "MADV_DONTNEED") else None
+
+
+def bring_to_memory(array: Array) -> None:
+    """Have the operating system read all pages of a mapped file, if the rows are in one."""
+    mapping = _mapping(array)
+    if mapping is not None:
+        with suppress(OSError, ValueError):  # an older Linux, or another system: they are read when they are needed
+            mapping.madvise(_POPULATE_READ)

@@ -144,10 +144,9 @@ class Trainee:
     def epochs(self, stretch: training.Stretch) -> list[training.Epoch]:
         """Train for several, in compiled code: those that were begun."""
         known = np.empty(network.OF_EPOCH * stretch.n_epochs)
-        n_steps = -(-self._run.n_rows // self._run.batch_size)
         before = self._mlp._memory_for(self._run.optimizer)[1]
         total, taken = self._mlp._run_steps(
-            self._X, self._targets, stretch.order, 0, stretch.n_epochs * n_steps, self._run, ended=known
+            self._X, self._targets, stretch.order, 0, stretch.n_epochs * self.plan.n_steps, self._run, ended=known
         )
         return self.ended_epochs(stretch, known, before, total, taken)
 
@@ -155,7 +154,7 @@ class Trainee:
         self, stretch: training.Stretch, known: NDArray[np.float64], before: int, total: float, taken: int
     ) -> list[training.Epoch]:
         """What came of epochs, from what compiled code says of them; ``before`` were so many steps."""
-        plan, n_steps = self.plan, -(-self._run.n_rows // self._run.batch_size)
+        plan, n_steps = self.plan, self.plan.n_steps
         found = []
         for k in range(taken // n_steps):
             of_loss, square = known[network.OF_EPOCH * k : network.OF_EPOCH * (k + 1)].tolist()

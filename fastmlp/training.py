@@ -163,6 +163,11 @@ class Plan:
     monitor: bool = False
 
     @property
+    def n_steps(self) -> int:
+        """Steps of an epoch."""
+        return -(-self.n_samples // self.batch_size)
+
+    @property
     def is_watched(self) -> bool:
         """Whether there is something to do between two epochs."""
         return bool(self.early_stopping or self.plateau or self.callbacks or self.checkpoint or self.monitor)
@@ -221,7 +226,7 @@ def fit(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: History
             else:
                 ended = trainee.epochs(stretch)
                 if bar is not None:
-                    bar.update(stretch.n_epochs * -(-plan.n_samples // plan.batch_size))
+                    bar.update(stretch.n_epochs * plan.n_steps)
             stretch = go_on(run, ended)
             _show(bar, history)
     return history
@@ -248,7 +253,8 @@ def epochs(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: Hist
     stopping, plateau = _Patience(plan.early_stopping, history), _Patience(plan.plateau, history)
     history.stopped = history.stopped if stopping.is_over else "all epochs done"
     while history.n_epochs < plan.epochs and not stopping.is_over:
-        start, count, state = time.perf_counter(), min(ahead, plan.epochs - history.n_epochs), rng.bit_generator.state
+        start, count = time.perf_counter(), min(ahead, plan.epochs - history.n_epochs)
+        state = rng.bit_generator.state if count > 1 else None
         orders = [plan.order(rng) for _ in range(count)]
         all_ended = yield Stretch(orders[0] if count == 1 else np.concatenate(orders), count)
         why = ""
@@ -263,7 +269,7 @@ def epochs(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: Hist
             history.stopped = why or history.stopped
             written = _write(plan, trainee, history, written, is_last=bool(why) or history.n_epochs == plan.epochs)
         if why:
-            if len(all_ended) < count:  # those that have not been begun have drawn nothing
+            if state is not None and len(all_ended) < count:  # those that have not been begun have drawn nothing
                 rng.bit_generator.state = state
                 for _ in all_ended:
                     plan.order(rng)
@@ -353,8 +359,7 @@ def epoch(
     plan: Plan, trainee: Trainee, order: Order, interrupted: threading.Event, bar: Any, total: float = 0.0
 ) -> Epoch:
     """One epoch, in calls of compiled code of about ``_SECONDS_PER_CALL`` each; its losses are added to ``total``."""
-    n_steps = -(-plan.n_samples // plan.batch_size)
-    done, at_once = 0, 1
+    n_steps, done, at_once = plan.n_steps, 0, 1
     while done < n_steps:
         if interrupted.is_set():
             return Epoch(total, plan.total_weight, plan.n_samples, INTERRUPTED)
@@ -428,8 +433,7 @@ def _progress_bar(plan: Plan, history: History) -> Iterator[Any]:
         return
     from tqdm.auto import tqdm  # noqa: PLC0415 (it costs 30 ms that `import fastmlp` need not pay)
 
-    steps = -(-plan.n_samples // plan.batch_size)
-    total, done = plan.epochs * steps or None, history.n_epochs * steps
+    total, done = plan.epochs * plan.n_steps or None, history.n_epochs * plan.n_steps
     with tqdm(total=total, initial=done, unit="step", disable=None, mininterval=0.1) as bar:
         yield bar
 
