@@ -302,6 +302,9 @@ class _Run:
 
     def take_by_itself(self, wanted: int) -> None:
         """Take steps without the others."""
+        if self._next is not None and self.n_epochs > 1:
+            self._next = training.go_on(self._epochs, self.trainee.epochs(self._next))
+            return
         total, taken = self.trainee.take_steps(self.order, self.done * self.plan.batch_size, wanted, self.total)
         self._note(total, taken, wanted)
 

@@ -7,7 +7,7 @@ import pytest
 
 import fastmlp
 from conftest import INTERPRETED
-from fastmlp.kernels import calls
+from fastmlp.kernels import calls, jit
 
 SIZES = [3, 5, 2]
 EPOCHS = 2 if INTERPRETED else 4
@@ -54,6 +54,15 @@ def test_members_are_what_they_would_be_alone(fit, n_threads, data, dtype):
     assert len({history.loss[-1] for history in histories}) == 5
     for k in (0, 4):
         assert_alone(ensemble, histories, data, k, fit, dtype=dtype)
+
+
+def test_where_calls_are_not_packed_members_take_the_same_steps(data, monkeypatch):
+    """As in the child of a process that had threads, and in the checked build."""
+    fit = {"batch_size": 7, "epochs": 60}
+    monkeypatch.setattr(jit, "may_launch", lambda: False)
+    ensemble = fastmlp.Ensemble(3, SIZES, rng=1)
+    histories = ensemble.fit(*data, **fit)
+    assert_alone(ensemble, histories, data, 2, fit)
 
 
 def test_each_member_may_have_settings_of_its_own(data):
