@@ -2,7 +2,8 @@
 
 A workspace serves batches of up to ``capacity`` samples. All that a training step works on lies in one array, the
 *arena*, and the *plan* says where (columns as named in :mod:`fastmlp.kernels.network`). With ``N`` the capacity padded
-to whole blocks, and ``I`` the inputs of a layer padded to whole blocks:
+to whole blocks (and, where gradients are summed by groups of samples, room behind each group: so many samples as fill
+4,096 bytes of a block of features), and ``I`` the inputs of a layer padded to whole blocks:
 
 ==================  ===================  ==================  =====================================================
 what                elements             layout              note
@@ -21,8 +22,8 @@ what                elements             layout              note
 ``X_LEFT``          0, or inputs × N,    sample-blocked      what is left of the activations that enter the layer where
                     each layer                               some are dropped
 ``PLACES``          0, or N              by sample           its number in the minibatch, of which this batch is a part
-``PARTIALS``        0, or parameters     by group of         each group's own gradient, in a network with few weights
-                    × groups             samples
+``PARTIALS``        0, or parameters     by group of         each group's own gradient, where they stay in the cache;
+                    × groups             samples             at least 4,096 bytes lie between two of them
 ==================  ===================  ==================  =====================================================
 
 So the arena takes about ``N × (2 × inputs + 3 × hidden units + 3 or 4 × outputs)`` elements, and nothing in it grows
@@ -49,9 +50,6 @@ _OF_THE_USER = [network.train.position(name) for name in _NAMES_OF_THE_USERS.spl
 
 _TO_PREDICT = [network.predict.position(name) for name in ("data", "output")]
 """The same of ``predict``."""
-
-_PARAMETERS_PER_UNIT = 64
-"""Parameters, for each input and output of a layer, up to which gradients are summed group by group, as measured."""
 
 
 class Objective(NamedTuple):
@@ -86,6 +84,22 @@ class Objective(NamedTuple):
         return network.EVERYTHING if self.biases else network.WEIGHTS_ALONE
 
 
+class _Partials:
+    """Gradients of groups of samples: how many there may be, and how large and how far apart they are."""
+
+    def __init__(self, layer_sizes: Sequence[int], itemsize: int, capacity: int, block: int) -> None:
+        pairs = list(zip(layer_sizes[:-1], layer_sizes[1:], strict=True))
+        n_parameters, elements = sum((i + 1) * j for i, j in pairs), network.BYTES_APART // itemsize
+        self.in_cache = network.PARTIAL_BYTES // (n_parameters * itemsize)
+        self.size, self.samples_apart = round_up(n_parameters, elements) + elements, elements // block
+        # six operations for each weight and sample: two in each of three products
+        of_a_sample = 6 * sum(i * j for i, j in pairs) * itemsize // 4
+        self.least_samples = -(-network.GROUP_OPERATIONS // of_a_sample)
+        most = min(network.MOST_GROUPS, max(2, capacity // network.GROUP_SAMPLES), self.in_cache)
+        self.groups = min(max(1, capacity // self.least_samples), most)
+        """Of a batch that fills the workspace, or of a smaller one: 0 if there are none of any."""
+
+
 class Workspace:
     """The buffers for batches of up to ``capacity`` samples of one network, in one dtype."""
 
@@ -112,6 +126,8 @@ class Workspace:
     """The last prediction of a few samples."""
     block: int
     """Samples of a block."""
+    room: int
+    """Samples for which there is room: the capacity, and what is left free behind groups."""
 
     def __init__(
         self,
@@ -125,10 +141,13 @@ class Workspace:
         self.capacity = round_up(capacity, block)
         self.block, self._itemsize = block, dtype.itemsize
         self._used = 0
+        partials = _Partials(layer_sizes, dtype.itemsize, self.capacity, block)
+        self.room = self.capacity + (partials.groups * partials.samples_apart if partials.groups > 1 else 0)
         plan = aligned(len(layer_sizes) * network.PLAN_COLUMNS, np.dtype(np.int64))
         self.plan = plan.reshape(-1, network.PLAN_COLUMNS)
         self._place_layers(layer_sizes, activation_names, objective.code >= losses.POISSON)
         self._place_batch(layer_sizes[-1], objective)
+        self._place_partials(partials)
         self._place_dropout(objective)
         self.arena = aligned(self._used, dtype)
         rows = self.capacity // block + network.REPORT_ROWS
@@ -159,12 +178,11 @@ class Workspace:
 
     def _place_batch(self, outputs: int, objective: Objective) -> None:
         row = self.plan[-1]
-        row[network.LOSS], row[network.PADDED_SAMPLES] = objective.code, self.capacity
+        row[network.LOSS], row[network.PADDED_SAMPLES] = objective.code, self.room
         row[network.PENALIZES], row[network.DIVIDES_PENALTY] = objective.penalizes, objective.divides_penalty
         row[network.TARGETS] = self._take(outputs)
         row[network.TARGETS_BY_FEATURES] = self._take(round_up(outputs, self.block))
         row[network.THREADS] = self._n_threads = 1
-        self._place_partials()
         row[network.SHARES], row[network.SAMPLE_LOSSES] = self._take(1), self._take(1)
 
     def _place_dropout(self, objective: Objective) -> None:
@@ -179,23 +197,18 @@ class Workspace:
         self.plan[-1, network.KEY0], self.plan[-1, network.KEY1] = objective.key
         self.plan[-1, network.PLACES] = self._take(1) if objective.has_places else -1
 
-    def _place_partials(self) -> None:
-        """Take room for a gradient of each tile, where there are few weights for the network's width."""
-        inputs, outputs = self.plan[:-1, network.INPUTS], self.plan[:-1, network.OUTPUTS]
-        n_parameters = int(((inputs + 1) * outputs).sum())
-        if n_parameters > _PARAMETERS_PER_UNIT * int((inputs + outputs).sum()):
-            return
-        # six operations for each weight and sample: two in each of three products
-        of_a_sample = 6 * int((inputs * outputs).sum()) * self._itemsize // 4
-        self.plan[-1, network.LEAST_SAMPLES] = -(-network.GROUP_OPERATIONS // of_a_sample)
-        groups = min(network.MOST_GROUPS, max(2, self.capacity // network.GROUP_SAMPLES))
-        self.plan[-1, network.BY_SAMPLES], self.plan[-1, network.PARTIALS] = 1, self._used
-        self._used += min(groups, self.capacity // self.block) * n_parameters
+    def _place_partials(self, partials: _Partials) -> None:
+        """Take room for a gradient of each group of samples."""
+        row = self.plan[-1]
+        row[network.PARTIALS_IN_CACHE], row[network.LEAST_SAMPLES] = partials.in_cache, partials.least_samples
+        row[network.PARTIALS], row[network.PARTIAL_SIZE] = self._used, partials.size
+        row[network.APART] = partials.samples_apart // self.block
+        self._used += partials.groups * partials.size
 
     def _take(self, features: int) -> int:
         """Take room for ``features`` of every sample; return where it begins."""
         place = self._used
-        self._used += features * self.capacity
+        self._used += features * self.room
         return place
 
     def divide(self, n_threads: int) -> None:
@@ -268,8 +281,8 @@ class Workspace:
 
     def features(self, layer: int, inputs: int) -> NDArray[np.floating]:
         """What enters a layer in feature blocks, as an array ``[i // B, n, i % B]``."""
-        place, size = self.plan[layer, network.X_FEATURES], round_up(inputs, self.block) * self.capacity
-        return self.arena[place : place + size].reshape(-1, self.capacity, self.block)
+        place, size = self.plan[layer, network.X_FEATURES], round_up(inputs, self.block) * self.room
+        return self.arena[place : place + size].reshape(-1, self.room, self.block)
 
     def set_places(self, places: NDArray[np.int64]) -> None:
         """Write the samples' places in the minibatch, if there is room for them."""

@@ -167,6 +167,7 @@ class Ensemble:
         first = self.members[0]
         X, targets = fitting.training_data(first, X, Y, sample_weight, None)
         X = rows.converted(X, slice(None), first._dtype)
+        targets = targets.of_rows(slice(None), None if first._loss == "own" else first._dtype)
         Y = targets.labels if targets.labels.size else targets.values
         with ExitStack() as stack:
             for mlp in self.members:

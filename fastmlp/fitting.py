@@ -102,7 +102,14 @@ def trainee_for(
     is_mapped = rows.MappedPages(given.X, given.targets.values).are_many and plan.is_scattered
     by_pools = is_mapped and not (plan.monitor or mlp.config["verify"] or mlp._loss == "own")
     kind = MappedTrainee if by_pools else Trainee
-    return kind(mlp, given.X, given.targets, plan, run, given.held, all_metrics)
+    return kind(mlp, *_converted_once(mlp, given.X, given.targets), plan, run, given.held, all_metrics)
+
+
+def _converted_once(mlp: Any, X: Array, targets: checks.Targets) -> tuple[Array, checks.Targets]:
+    """The data as compiled code reads them, if they are few; others are converted some rows at a time, when needed."""
+    if mlp._loss == "own" or not (rows.are_few(X, mlp._dtype) and rows.are_few(targets.values, mlp._dtype)):
+        return X, targets
+    return rows.converted(X, slice(None), mlp._dtype), targets.of_rows(slice(None), mlp._dtype)
 
 
 # ------------------------------------------------------------------------------------------------------------------

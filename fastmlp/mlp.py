@@ -371,7 +371,7 @@ class MLP:
             return output
         flat, flat_output = rows.flat(X), output.reshape(-1)
         most_threads = max(self._pace(min(samples, _PREDICTED_AT_ONCE), "predict").candidates)
-        workspace = self._borrow(most_threads * network.TILE_BLOCKS * self._block)
+        workspace = self._borrow(most_threads * network.PREDICTED_BLOCKS * self._block)
         try:
             for first in range(0, samples, _PREDICTED_AT_ONCE):
                 count = min(_PREDICTED_AT_ONCE, samples - first)

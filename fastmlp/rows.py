@@ -57,6 +57,11 @@ def converted(array: Array, rows: NDArray[np.int64] | slice, dtype: np.dtype | N
         return np.ascontiguousarray(array[rows], dtype)
 
 
+def are_few(array: Array, dtype: np.dtype) -> bool:
+    """Whether all rows are so few that they are converted once, instead of again in each epoch."""
+    return array.size * dtype.itemsize <= _CONVERTED_BYTES
+
+
 def count_at_once(array: Any, dtype: np.dtype) -> int:
     """How many rows may be converted at once, at least one."""
     return max(1, _CONVERTED_BYTES // max(array.shape[-1] * dtype.itemsize, 1))

@@ -1,5 +1,6 @@
 """Second link, the whole: the training step over tiles computes what the oracle's forward and backward do."""
 
+import itertools
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -146,7 +147,7 @@ class Network:
 
 def sum_by_weights(network):
     """Let the gradients be summed strip by strip of the weights, in a network whose plan says otherwise."""
-    network.workspace.plan[-1, kernels.BY_SAMPLES] = 0
+    network.workspace.plan[-1, kernels.PARTIALS_IN_CACHE] = 0
 
 
 def by_members(kernel, *arguments):
@@ -183,26 +184,36 @@ def test_groups_follow_from_the_batch_alone(samples, groups, rng):
     """Also where the workspace is larger: each group but the first leaves its own part of the memory unlike it was."""
     for room in (samples, 3 * samples):
         network = Network([20, 21, 20], samples, CASES[0], np.dtype(np.float32), rng)
-        workspace = network.workspace = Workspace(
-            network.sizes, network.names, network.objective, np.dtype(np.float32), room
-        )
-        place = workspace.plan[-1, kernels.PARTIALS]
-        after = workspace.plan[-1, kernels.SHARES]
-        workspace.arena[place:after] = np.nan
+        network.workspace = Workspace(network.sizes, network.names, network.objective, np.dtype(np.float32), room)
+        partials = unlike_partials(network)
         network.train()
-        partials = workspace.arena[place:after].reshape(-1, network.vector.size)
         assert np.isfinite(partials[:groups]).all()
         assert np.isnan(partials[groups:]).all()
         total = partials[:groups].sum(axis=0, dtype=np.float64)
         np.testing.assert_allclose(network.gradient, total, atol=1e-6)
 
 
-def test_small_networks_are_summed_by_samples_and_wide_ones_by_weights(dtype, rng):
-    """Both ways are met by the shapes above."""
-    ways = {
-        Network(sizes, 1, CASES[0], dtype, rng).workspace.plan[-1, kernels.BY_SAMPLES] for sizes in WIDE_AND_NARROW
-    }
-    assert ways == {0, 1}
+def unlike_partials(network):
+    """The room for gradients of groups of samples, a row for each, filled with NaN."""
+    workspace = network.workspace
+    place, size = workspace.plan[-1, kernels.PARTIALS], workspace.plan[-1, kernels.PARTIAL_SIZE]
+    partials = workspace.arena[place:].reshape(-1, size)[:, : network.vector.size]
+    partials[:] = np.nan
+    return partials
+
+
+@pytest.mark.parametrize(("samples", "by_samples"), [(64, True), (1024, False), (1000, True)])
+def test_gradients_are_summed_by_samples_while_they_stay_in_the_cache(samples, by_samples):
+    """Sixteen of them would be too many; and a batch is summed alike where a larger one would fit."""
+    sizes, dtype, found = [150, 220, 10], np.dtype(np.float64), []
+    for room in (samples, 1024):
+        network = Network(sizes, samples, CASES[0], dtype, np.random.default_rng(3))
+        network.workspace = Workspace(sizes, network.names, network.objective, dtype, room)
+        partials = unlike_partials(network)
+        network.train()
+        assert np.isfinite(partials).any() == by_samples
+        found.append(network.gradient)
+    np.testing.assert_array_equal(*found)
 
 
 def tolerance(network, expected):
@@ -276,7 +287,7 @@ def test_one_sample_has_the_bits_that_it_has_among_others(sizes, case, dtype, rn
     """One by one, a few at a time, in tiles of one thread or two, whose arena holds a part of the samples only."""
     samples = 5 * BLOCK + 3
     network = Network(sizes, samples, case, dtype, rng)
-    tile = Workspace(sizes, network.names, network.objective, dtype, 2 * kernels.TILE_BLOCKS * BLOCK)
+    tile = Workspace(sizes, network.names, network.objective, dtype, 2 * kernels.PREDICTED_BLOCKS * BLOCK)
     outputs = []
     for workspace, n_threads, at_once in [
         (network.workspace, 1, samples), (tile, 1, samples), (tile, 2, samples), (tile, 2, BLOCK + 1), (tile, 1, 1),
@@ -584,7 +595,12 @@ def test_buffers_do_not_overlap_and_hold_the_stated_size(sizes, case, dtype, rng
     """Places of the plan are disjoint and fill the arena; the size is what the docstring of ``buffers.py`` says."""
     samples = 70
     workspace = Network(sizes, samples, case, dtype, rng).workspace
-    N, block = workspace.capacity, simd.block(np.empty(0, dtype))
+    block = simd.block(np.empty(0, dtype))
+    groups, page = workspace.plan[-1, kernels.PARTIALS_IN_CACHE], 4096 // dtype.itemsize
+    operations = 6 * sum(i * j for i, j in itertools.pairwise(sizes)) * dtype.itemsize // 4
+    least = -(-kernels.GROUP_OPERATIONS // operations)
+    groups = min(2, groups, max(1, workspace.capacity // least))
+    N = workspace.capacity + (groups * page // block if groups > 1 else 0)
     plan, taken = workspace.plan, []
     taken.append((plan[0, kernels.X], sizes[0] * N))
     for layer, (i, j) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
@@ -598,13 +614,11 @@ def test_buffers_do_not_overlap_and_hold_the_stated_size(sizes, case, dtype, rng
         (plan[-1, kernels.SHARES], N),
         (plan[-1, kernels.SAMPLE_LOSSES], N),
     ]
-    if plan[-1, kernels.BY_SAMPLES]:
-        groups = min(kernels.MOST_GROUPS, max(2, N // kernels.GROUP_SAMPLES), N // block)
-        taken.append((plan[-1, kernels.PARTIALS], groups * n_parameters))
+    taken.append((plan[-1, kernels.PARTIALS], groups * (-(-n_parameters // page) + 1) * page))
     taken.sort()
     ends = [place + size for place, size in taken]
     assert [place for place, _ in taken] == [0, *ends[:-1]]
     assert workspace.arena.size == ends[-1]
-    assert samples <= N < samples + block
+    assert samples <= workspace.capacity < samples + block
     for array in (workspace.arena, workspace.plan, workspace.report, workspace.crew):
         assert array.ctypes.data % 128 == 0

@@ -31,7 +31,12 @@ def test_every_dtype_trains_as_its_conversion_does(kind, shuffle, dtype, rng, mo
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)  # it is added up in other parts
 
 
-def test_targets_and_layouts_are_converted_too(dtype, rng):
+AT_ONCE = pytest.mark.parametrize("converted_bytes", [500, 1 << 24], ids=["some at a time", "all at once"])
+
+
+@AT_ONCE
+def test_targets_and_layouts_are_converted_too(converted_bytes, dtype, rng, monkeypatch):
+    monkeypatch.setattr(rows, "_CONVERTED_BYTES", converted_bytes)
     X, Y = rng.standard_normal((90, 7)), rng.integers(0, 3, (90, 2))
     expected = trained(X.astype(dtype), Y.astype(dtype), dtype)[0]
     for other in (X.copy("F"), np.repeat(X, 2, axis=0)[::2], X[::-1].copy()[::-1]):
@@ -50,7 +55,9 @@ def test_read_only_rows_are_taken_where_they_are_and_live_as_long_as_needed():
     assert flat.tolist() == expected
 
 
-def test_labels_go_with_converted_rows(dtype, rng):
+@AT_ONCE
+def test_labels_go_with_converted_rows(converted_bytes, dtype, rng, monkeypatch):
+    monkeypatch.setattr(rows, "_CONVERTED_BYTES", converted_bytes)
     X, labels = rng.integers(0, 255, (60, 5)).astype(np.uint8), rng.integers(0, 3, 60)
     results = []
     for data in (X, X.astype(dtype)):

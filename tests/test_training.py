@@ -356,12 +356,13 @@ def test_many_epochs_at_once_are_those_one_by_one(name, n_threads, dtype, rng):
     assert (of_ahead.stopped, len(of_ahead.seconds)) == (expected.stopped, 40)
 
 
-def test_epochs_are_trained_ahead(monkeypatch):
-    """Otherwise the test above compares nothing."""
+@pytest.mark.parametrize("kind", ["f8", "f4", "u1"])
+def test_epochs_are_trained_ahead(kind, monkeypatch):
+    """Otherwise the test above compares nothing. Few rows of another dtype are converted once, before that."""
     seen = []
     original = fastmlp.mlp.Trainee.epochs
     monkeypatch.setattr(fastmlp.mlp.Trainee, "epochs", lambda self, of: seen.append(of.n_epochs) or original(self, of))
-    X = np.ones((20, 1))
+    X = np.ones((20, 1), kind)
     fastmlp.MLP([1, 1], rng=0).fit(X, X, epochs=100, batch_size=7, progress=False)
     assert sum(seen) > 50
     assert max(seen) > 4

@@ -31,7 +31,7 @@ MACHINERY = {
     },
     "optimizers": {
         "rates_of", "decays", "decay_range", "penalize_range", "penalty_of_range", "square_of_range", "scale_range",
-        "update_rows",
+        "update_beside_others", "update_rows",
     },
     "network": {
         "gradient_square", "predict", "predict_alone", "pack", "train", "update",

@@ -72,9 +72,9 @@ def _input_gradient_tile(plan, parameters, arena, p0, p1):
 def _tile_of_samples(plan, parameters, arena, report, data, targets, labels, sample_weights, order, samples, p0, p1):
     """Forward, loss and backward for one tile."""
     note(report, X_CHECK, p0, p1, read_samples(plan, arena, data, order, 0, samples, p0, p1))
-    forward_tile(plan, parameters, arena, p0, p1, True, NOTHING_DROPPED)
-    loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, 0, samples, p0, p1)
-    backward_tile(plan, parameters, arena, p0, p1, NOTHING_DROPPED)
+    forward_tile(plan, parameters, arena, p0, p1, True, NOTHING_DROPPED, 0)
+    loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, 0, samples, p0, p1, 0)
+    backward_tile(plan, parameters, arena, p0, p1, NOTHING_DROPPED, 0)
 
 
 @crew_kernel
@@ -172,10 +172,10 @@ def jacobian(me, plan, parameters, arena, report, data, order, samples, output):
             note(report, X_CHECK, p0, p1, read_samples(plan, arena, data, order, 0, samples, p0, p1))
             note(report, BLOCK_LOSS, p0, p1, 0.0)
             note(report, Y_CHECK, p0, p1, 0.0)
-            forward_tile(plan, parameters, arena, p0, p1, False, NOTHING_DROPPED)
+            forward_tile(plan, parameters, arena, p0, p1, False, NOTHING_DROPPED, 0)
             for j in range(outputs):
                 _output_gradient_tile(j, plan, arena, p0, p1)
-                backward_tile(plan, parameters, arena, p0, p1, NOTHING_DROPPED)
+                backward_tile(plan, parameters, arena, p0, p1, NOTHING_DROPPED, 0)
                 _input_gradient_tile(plan, parameters, arena, p0, p1)
                 scatter_rows(arena, plan[0, X], inputs, samples, p0, p1, output, j * inputs, outputs * inputs)
     return status_of(plan, arena, samples, report)[0] if me in (ALONE, CLOSING) else 0
