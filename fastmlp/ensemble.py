@@ -196,9 +196,23 @@ class Ensemble:
         -------
         Prediction
         """
-        X = checks.samples("X", X, self.members[0]._sizes[0], self.members[0]._dtype)
-        with ThreadPoolExecutor(min(self._n_threads or threads.share(), len(self))) as pool:
-            each = np.stack([*pool.map(lambda mlp: mlp.predict(X), self.members)])
+        first = self.members[0]
+        X = checks.samples("X", X, first._sizes[0], first._dtype)
+        each = np.empty((len(self), len(X), first._sizes[-1]), first._dtype)
+        n_threads = min(self._n_threads or threads.share(), len(self))
+
+        def predict_some(part: int) -> None:
+            """Predict with some of the members, in a workspace of the first one of them."""
+            start, stop = part * len(self) // n_threads, (part + 1) * len(self) // n_threads
+            with self.members[start]._to_predict(1) as workspace:
+                for k in range(start, stop):
+                    self.members[k]._predict_rows(X, each[k], workspace, 1)
+
+        if n_threads == 1:
+            predict_some(0)
+        else:
+            with ThreadPoolExecutor(n_threads) as pool:
+                [*pool.map(predict_some, range(n_threads))]
         return Prediction(each.mean(axis=0), each.std(axis=0), each)
 
     @property

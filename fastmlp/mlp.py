@@ -369,24 +369,34 @@ class MLP:
         if samples <= network.SAMPLES_ALONE:
             self._predict_a_few(X, samples, output)
             return output
-        flat, flat_output = rows.flat(X), output.reshape(-1)
         most_threads = max(self._pace(min(samples, _PREDICTED_AT_ONCE), "predict").candidates)
+        with self._to_predict(most_threads) as workspace:
+            self._predict_rows(X, output, workspace, most_threads)
+        return output
+
+    @contextmanager
+    def _to_predict(self, most_threads: int) -> Iterator[Workspace]:
+        """A workspace for predictions of many rows."""
         workspace = self._borrow(most_threads * network.PREDICTED_BLOCKS * self._block)
         try:
-            for first in range(0, samples, _PREDICTED_AT_ONCE):
-                count = min(_PREDICTED_AT_ONCE, samples - first)
-                with self._measured("predict", count) as n_threads:
-                    members = min(n_threads, most_threads)  # there is no room for more, if others have just ended
-                    workspace.divide(members)
-                    finite = workspace.predict(
-                        members, workspace.plan, self._vector, workspace.arena, workspace.report, flat, flat_output,
-                        first, count,
-                    )  # fmt: skip
-                if not finite:
-                    raise checks.not_finite("X", X)
+            yield workspace
         finally:
             self._free.append(workspace)
-        return output
+
+    def _predict_rows(self, X: Array, output: Array, workspace: Workspace, most_threads: int) -> None:
+        """Predict in a workspace that may be another one's, of a network of the same shape."""
+        flat, flat_output = rows.flat(X), output.reshape(-1)
+        for first in range(0, len(X), _PREDICTED_AT_ONCE):
+            count = min(_PREDICTED_AT_ONCE, len(X) - first)
+            with self._measured("predict", count) as n_threads:
+                members = min(n_threads, most_threads)  # there is no room for more, if others have just ended
+                workspace.divide(members)
+                finite = workspace.predict(
+                    members, workspace.plan, self._vector, workspace.arena, workspace.report, flat, flat_output,
+                    first, count,
+                )  # fmt: skip
+            if not finite:
+                raise checks.not_finite("X", X)
 
     def _predict_one(self, X: Any) -> Array | None:
         """Predict a single sample as the last one was; None if there is no such call, or if it has gone wrong."""

@@ -155,10 +155,11 @@ class Trainee:
     ) -> list[training.Epoch]:
         """What came of epochs, from what compiled code says of them; ``before`` were so many steps."""
         plan, n_steps = self.plan, self.plan.n_steps
-        found = []
-        for k in range(taken // n_steps):
-            of_loss, square = known[network.OF_EPOCH * k : network.OF_EPOCH * (k + 1)].tolist()
-            end = training.EpochEnd(self._rate_of(before + (k + 1) * n_steps), math.sqrt(square), None, {}, {}, None)
+        found, is_scheduled, rate = [], self._run.optimizer.is_scheduled, self._rate_of(before + n_steps)
+        for k, (of_loss, square) in enumerate(known.reshape(-1, network.OF_EPOCH)[: taken // n_steps].tolist()):
+            if is_scheduled:
+                rate = self._rate_of(before + (k + 1) * n_steps)
+            end = training.EpochEnd(rate, math.sqrt(square), None, {}, {}, None)
             found.append(training.Epoch(of_loss, plan.total_weight, plan.n_samples, measured=end))
         if len(found) < stretch.n_epochs:
             done = taken - len(found) * n_steps
