@@ -69,6 +69,8 @@ class _Prepared(NamedTuple):
     """Shapes of the data."""
     workspace: Workspace
     call: calls.Call
+    is_by_one_thread: bool
+    """Whether more are never tried."""
 
 
 def _class_of(count: int) -> int:
@@ -247,9 +249,7 @@ class MLP:
         """What training makes small, for the kernels."""
         penalty: settings.Penalty = self.config["penalty"] or settings.Penalty()
         penalties = float(penalty.l1), float(penalty.l2), bool(penalty.biases)
-        seed = np.random.SeedSequence(arguments.entropy(self.config["rng"])).spawn(2)[
-            1
-        ]  # the first one draws validation data
+        _, seed = np.random.SeedSequence(arguments.entropy(self.config["rng"])).spawn(2)  # one is for validation data
         key0, key1 = map(int, seed.generate_state(2, np.uint32))
         rates = self.config["dropout"]
         dropped = tuple(rates) if isinstance(rates, tuple) else (rates,) * (len(self._sizes) - 2)
@@ -1025,18 +1025,17 @@ class MLP:
                 run = self._run = Run(chosen, count, count)
                 is_new = True
             total, taken = steps(X, targets, _NO_ORDER, 0, 1, run)
-            if taken and not is_new and sample_weight is None and self._can_be_prepared(chosen, count):
+            if taken and not is_new and sample_weight is None and self._can_be_prepared(chosen):
                 self._prepare((optimizer, learning_rate), chosen, X, targets.values)
         if not taken:
             raise FloatingPointError(_DIVERGED)
         return total / targets.total_weight(count)
 
-    def _can_be_prepared(self, optimizer: settings.Optimizer, count: int) -> bool:
-        """Whether the next step like this one needs nothing but its data: no new rates, no checks, one thread."""
+    def _can_be_prepared(self, optimizer: settings.Optimizer) -> bool:
+        """Whether the next step like this one needs nothing but its data: no new rates, no checks."""
         return (
             self._loss in checks.OF_ANY_NUMBERS
             and not (optimizer.is_scheduled or optimizer.max_gradient_norm or self.config["verify"])
-            and self._pace_of("step", count, jit.max_threads()).candidates == (1,)
             and calls.are_packed()
         )
 
@@ -1045,13 +1044,15 @@ class MLP:
         self._unprepare()
         count = X.shape[0]
         workspace = self._borrow(count)
+        of_all = self._pace_of("step", count, jit.max_threads()).candidates
+        workspace.divide(max(of_all))  # there is room for counters of so many
         workspace.divide(1)
         call = workspace.pack(
             workspace.crew, network.ALL_PASSES, workspace.plan, self._vector, workspace.arena, workspace.report,
             self._gradient, self._memory, self._vector, self._vector, checks.NO_LABELS, checks.NO_WEIGHTS, _NO_ORDER,
             count, count, 0, 1, optimizer.code, optimizer.array, self._steps, 0.0, network.ONE_EPOCH,
         )  # fmt: skip
-        self._prepared = _Prepared(*given, X.shape, values.shape, workspace, call)
+        self._prepared = _Prepared(*given, X.shape, values.shape, workspace, call, of_all == (1,))
 
     def _prepared_step(self, prepared: _Prepared, X: Any, Y: Any) -> float | None:
         """Take the step that has been prepared, over new data of the same shape; None if it is prepared no more."""
@@ -1062,7 +1063,10 @@ class MLP:
             call.table[_STEP], results[_TAKEN] = self._steps + 1, 0
             self._parameters_changed()
             try:
-                calls.run_with(call.entry, call.table, _DATA, X, Y)
+                if prepared.is_by_one_thread:
+                    calls.run_with(call.entry, call.table, _DATA, X, Y)
+                else:
+                    self._run_prepared(prepared, X, Y)
             finally:  # Ctrl-C may come between the step and its count
                 status, total, taken = results.tolist()
                 self._steps += int(taken)
@@ -1071,6 +1075,21 @@ class MLP:
                 return total / prepared.shape_of_x[0]
         self._raise_for(status, X=X, Y=Y)
         raise FloatingPointError(_DIVERGED)
+
+    def _run_prepared(self, prepared: _Prepared, X: Array, Y: Array) -> None:
+        """Take the step that has been prepared with as many threads as are fastest."""
+        call, workspace = prepared.call, prepared.workspace
+        with threads.at_work:
+            pace, start = self._pace(prepared.shape_of_x[0]), time.perf_counter()
+            n_threads = pace.n_threads if calls.are_packed() else 1  # not in a child of a process that had threads
+            workspace.divide(n_threads)
+            if n_threads == 1:
+                calls.run_with(call.entry, call.table, _DATA, X, Y)
+            else:
+                call.set_rows(_DATA, X, Y)
+                call.run(n_threads)
+            if len(pace.candidates) > 1:
+                pace.tell(time.perf_counter() - start, 1)
 
     def _unprepare(self) -> None:
         """What steps were prepared for has changed."""

@@ -29,9 +29,12 @@ def copied(optimizer):
     return dataclasses.replace(optimizer)
 
 
-def both(dtype):
+def both(dtype, n_threads=None):
     """A model whose steps are packed, and one that takes the same steps unpacked."""
-    return network_of(dtype), network_of(dtype)
+    return network_of(dtype, n_threads=n_threads), network_of(dtype, n_threads=n_threads)
+
+
+THREADS = pytest.mark.parametrize("n_threads", [None, 2])
 
 
 def assert_same(one, other):
@@ -43,9 +46,10 @@ def assert_same(one, other):
 OPTIMIZERS = [fastmlp.SGD(0.1), fastmlp.SGD(0.1, momentum=0.9), fastmlp.Adam(0.01, weight_decay=0.1)]
 
 
+@THREADS
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
-def test_steps_like_the_last_one_have_the_same_bits(optimizer, dtype, rng):
-    packed, plain = both(dtype)
+def test_steps_like_the_last_one_have_the_same_bits(optimizer, n_threads, dtype, rng):
+    packed, plain = both(dtype, n_threads)
     for X, Y in batches(dtype, rng, 6):
         losses = packed.train_step(X, Y, optimizer=optimizer), plain.train_step(X, Y, optimizer=copied(optimizer))
         assert losses[0] == losses[1]
@@ -54,8 +58,9 @@ def test_steps_like_the_last_one_have_the_same_bits(optimizer, dtype, rng):
     assert plain._prepared is None
 
 
-def test_a_rate_alone_is_prepared_too(dtype, rng):
-    packed, plain = both(dtype)
+@THREADS
+def test_a_rate_alone_is_prepared_too(n_threads, dtype, rng):
+    packed, plain = both(dtype, n_threads)
     rate = 0.1
     for X, Y in batches(dtype, rng, 5):
         packed.train_step(X, Y, learning_rate=rate)
@@ -110,9 +115,10 @@ BETWEEN = [
 ]  # fmt: skip
 
 
+@THREADS
 @pytest.mark.parametrize("between", BETWEEN, ids=lambda f: f.__name__)
-def test_whatever_comes_between(between, dtype, rng):
-    packed, plain = both(dtype)
+def test_whatever_comes_between(between, n_threads, dtype, rng):
+    packed, plain = both(dtype, n_threads)
     optimizer = OPTIMIZERS[1]
     for turn in range(3):
         for X, Y in batches(dtype, rng, 7):

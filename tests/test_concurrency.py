@@ -104,6 +104,14 @@ import multiprocessing
 import warnings
 from fastmlp import threads
 expected = work()
+prepared = fastmlp.MLP([64, 128, 64, 10], rng=0, n_threads=2)  # a step that is packed for two threads
+batch, optimizer = (np.ones((128, 64)), np.ones((128, 10))), fastmlp.SGD(0.01)
+for _ in range(3):
+    prepared.train_step(*batch, optimizer=optimizer)
+
+def one_step(_):
+    return prepared.train_step(*batch, optimizer=optimizer)
+
 warnings.simplefilter("ignore")  # Python warns of forking with threads, which is what is tried here
 
 def share(_):
@@ -122,6 +130,7 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
     for result in pool.map(work, range(3), chunksize=1):
         assert (result == expected).all()
     assert pool.map(share, range(3)) == [alone] * 3  # who was at work in the parent is not here
+    assert one_step(0) in pool.map(one_step, range(2))
 print("forked")
 """
 

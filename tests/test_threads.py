@@ -157,18 +157,22 @@ def test_work_takes_its_share_or_what_is_asked_for():
     assert asked._pace(large).candidates == (3,)
 
 
-def test_a_step_is_not_prepared_for_one_thread_because_of_others(monkeypatch, rng):
-    """It would stay with one thread when they have ended."""
+def test_a_step_that_is_prepared_takes_more_threads_when_others_end(monkeypatch, rng):
+    """It is prepared for any number."""
     monkeypatch.setattr(jit, "max_threads", lambda: 2)
     monkeypatch.setattr("fastmlp.mlp._PARALLEL_FROM", 1000)  # operations
-    large, small, optimizer = fastmlp.MLP([2, 9, 2], rng=0), fastmlp.MLP([2, 2], rng=0), fastmlp.SGD(0.1)
+    monkeypatch.setattr("fastmlp.mlp._MEASURE_FROM", 1000)
+    mlp, optimizer = fastmlp.MLP([2, 9, 2], rng=0), fastmlp.SGD(0.1)
     X, Y = rng.standard_normal((2, 10, 2))
     with others_at_work(1):
-        for mlp in (large, small):
-            for _ in range(3):
-                mlp.train_step(X, Y, optimizer=optimizer)
-    assert large._prepared is None
-    assert (small._prepared is not None) == calls.are_packed()
+        for _ in range(3):
+            mlp.train_step(X, Y, optimizer=optimizer)
+    taken, divide, start = set(), Workspace.divide, time.perf_counter()
+    monkeypatch.setattr(Workspace, "divide", lambda self, n_threads: taken.add(n_threads) or divide(self, n_threads))
+    while time.perf_counter() < start + 20 and taken != {1, 2}:
+        mlp.train_step(X, Y, optimizer=optimizer)
+    assert taken == {1, 2}
+    assert (mlp._prepared is not None) == calls.are_packed()
 
 
 def test_a_prediction_has_room_for_its_threads_when_others_end(monkeypatch, rng):

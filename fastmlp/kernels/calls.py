@@ -115,6 +115,12 @@ class Call:
             else:
                 self.table[SLOTS * k] = argument
 
+    def set_rows(self, slot: int, X: Any, Y: Any) -> None:
+        """Change two arguments from ``slot`` on, for one call: arrays of rows. They are not kept alive."""
+        table = self.table
+        table[slot], table[slot + 1] = X.__array_interface__["data"][0], X.size
+        table[slot + SLOTS], table[slot + SLOTS + 1] = Y.__array_interface__["data"][0], Y.size
+
     def let_go(self, positions: Iterable[int]) -> None:
         """Do not keep these arrays alive; they must be set before the next call."""
         for k in positions:

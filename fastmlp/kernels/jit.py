@@ -313,8 +313,9 @@ def may_launch() -> bool:
 
 def launch(parallel: Any, n_threads: int, *arguments: Any) -> Any:
     """Run a parallel twin with this many threads; the thread count that the caller had set is put back."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(n_threads, config.NUMBA_NUM_THREADS))
+    before, wanted = numba.get_num_threads(), min(n_threads, config.NUMBA_NUM_THREADS)
+    if before != wanted:
+        numba.set_num_threads(wanted)
     try:
         # the workqueue layer aborts the process when two threads launch at once; before the first launch, which
         # layer it is is not known
@@ -325,7 +326,8 @@ def launch(parallel: Any, n_threads: int, *arguments: Any) -> Any:
                 return result
         return parallel(*arguments)
     finally:
-        numba.set_num_threads(before)
+        if before != wanted:
+            numba.set_num_threads(before)
 
 
 def max_threads() -> int:
