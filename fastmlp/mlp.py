@@ -369,7 +369,8 @@ class MLP:
         if samples <= network.SAMPLES_ALONE:
             self._predict_a_few(X, samples, output)
             return output
-        most_threads = max(self._pace(min(samples, _PREDICTED_AT_ONCE), "predict").candidates)
+        size = _class_of(min(samples, _PREDICTED_AT_ONCE))
+        most_threads = max(self._pace_of("predict", size, jit.max_threads()).candidates)
         with self._to_predict(most_threads) as workspace:
             self._predict_rows(X, output, workspace, most_threads)
         return output
