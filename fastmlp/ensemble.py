@@ -206,7 +206,7 @@ class Ensemble:
             start, stop = part * len(self) // n_threads, (part + 1) * len(self) // n_threads
             with self.members[start]._to_predict(1) as workspace:
                 for k in range(start, stop):
-                    self.members[k]._predict_rows(X, each[k], workspace, 1)
+                    self.members[k]._predict_rows(X, each[k], workspace)
 
         if n_threads == 1:
             predict_some(0)

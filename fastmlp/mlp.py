@@ -372,7 +372,7 @@ class MLP:
         size = _class_of(min(samples, _PREDICTED_AT_ONCE))
         most_threads = max(self._pace_of("predict", size, jit.max_threads()).candidates)
         with self._to_predict(most_threads) as workspace:
-            self._predict_rows(X, output, workspace, most_threads)
+            self._predict_rows(X, output, workspace)
         return output
 
     @contextmanager
@@ -384,16 +384,15 @@ class MLP:
         finally:
             self._free.append(workspace)
 
-    def _predict_rows(self, X: Array, output: Array, workspace: Workspace, most_threads: int) -> None:
+    def _predict_rows(self, X: Array, output: Array, workspace: Workspace) -> None:
         """Predict in a workspace that may be another one's, of a network of the same shape."""
         flat, flat_output = rows.flat(X), output.reshape(-1)
         for first in range(0, len(X), _PREDICTED_AT_ONCE):
             count = min(_PREDICTED_AT_ONCE, len(X) - first)
             with self._measured("predict", count) as n_threads:
-                members = min(n_threads, most_threads)  # there is no room for more, if others have just ended
-                workspace.divide(members)
+                workspace.divide(n_threads)
                 finite = workspace.predict(
-                    members, workspace.plan, self._vector, workspace.arena, workspace.report, flat, flat_output,
+                    n_threads, workspace.plan, self._vector, workspace.arena, workspace.report, flat, flat_output,
                     first, count,
                 )  # fmt: skip
             if not finite:

@@ -91,21 +91,27 @@ def test_dropout_is_verified_with_its_mask_held_fast(dtype, rng):
     assert not other.ok  # the gradient without the mask is another
 
 
-def test_the_same_bits_at_any_number_of_threads_and_in_any_call(dtype, rng):
-    X, Y = rng.standard_normal((700, 4)).astype(dtype), rng.standard_normal((700, 2)).astype(dtype)
+@pytest.mark.parametrize(("sizes", "batch"), [(SIZES, 300), ([4, 41, 50, 2], 60)], ids=["one group", "two groups"])
+def test_the_same_bits_at_any_number_of_threads_and_in_any_call(sizes, batch, dtype, rng):
+    """Where gradients are summed by groups of samples, these lie apart if there are several threads."""
+    count = 7 * batch // 3
+    X, Y = rng.standard_normal((count, 4)).astype(dtype), rng.standard_normal((count, 2)).astype(dtype)
     results = []
     for n_threads in (1, 2, 1):
-        mlp = fastmlp.MLP(SIZES, dropout=0.3, dtype=dtype, rng=3, n_threads=n_threads)
+        mlp = fastmlp.MLP(sizes, dropout=0.3, dtype=dtype, rng=3, n_threads=n_threads)
         if len(results) < 2:
-            mlp.fit(X, Y, epochs=2, batch_size=300, optimizer="sgd", learning_rate=0.1, shuffle=False, progress=False)
+            mlp.fit(
+                X, Y, epochs=2, batch_size=batch, optimizer="sgd", learning_rate=0.1, shuffle=False, progress=False
+            )
         else:
             for _ in range(2):
-                for part in (slice(0, 300), slice(300, 600), slice(600, 700)):
+                for start in range(0, count, batch):
+                    part = slice(start, start + batch)
                     mlp.train_step(X[part], Y[part], learning_rate=0.1)
         results.append(mlp.parameter_vector)
     for found in results[1:]:
         np.testing.assert_array_equal(found, results[0])
-    other = fastmlp.MLP(SIZES, dropout=0.3, dtype=dtype, rng=4, n_threads=1)
+    other = fastmlp.MLP(sizes, dropout=0.3, dtype=dtype, rng=4, n_threads=1)
     assert other._objective.key != mlp._objective.key
 
 
