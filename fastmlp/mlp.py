@@ -1045,8 +1045,7 @@ class MLP:
         count = X.shape[0]
         workspace = self._borrow(count)
         of_all = self._pace_of("step", count, jit.max_threads()).candidates
-        workspace.divide(max(of_all))  # there is room for counters of so many
-        workspace.divide(1)
+        workspace.divide(max(of_all))  # so there is room for the counters of fewer, too
         call = workspace.pack(
             workspace.crew, network.ALL_PASSES, workspace.plan, self._vector, workspace.arena, workspace.report,
             self._gradient, self._memory, self._vector, self._vector, checks.NO_LABELS, checks.NO_WEIGHTS, _NO_ORDER,

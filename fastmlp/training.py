@@ -257,11 +257,8 @@ def epochs(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: Hist
         state = rng.bit_generator.state if count > 1 else None
         orders = [plan.order(rng) for _ in range(count)]
         all_ended = yield Stretch(orders[0] if count == 1 else np.concatenate(orders), count)
-        why, whole = "", 0
-        if count > 1:
-            whole = sum(not ended.why for ended in all_ended)
-            _note_all(history, all_ended[:whole], (time.perf_counter() - start) / count)
-        for ended in all_ended[whole:]:
+        why = ""
+        for ended in all_ended:
             if ended.why:
                 history.stopped = why = f"{ended.why} in epoch {history.n_epochs + 1}"
                 break
@@ -299,22 +296,6 @@ def _note(history: History, loss: float, measured: EpochEnd) -> None:
     history.gradient_norm.append(measured.gradient_norm)
     if measured.monitored is not None:
         history.monitored.append(asdict(measured.monitored))
-
-
-def _note_all(history: History, ended: Sequence[Epoch], seconds: float) -> None:
-    """Add epochs between which there was nothing to do, which took so long each."""
-    if not ended:
-        return
-    ends = [epoch.measured for epoch in ended if epoch.measured is not None]
-    lowest = history.loss[history.best_epoch - 1] if history.best_epoch else np.inf
-    losses = [epoch.total / epoch.weight for epoch in ended]
-    if not history.best_epoch or min(losses) < lowest:
-        history.best_epoch = history.n_epochs + losses.index(min(losses)) + 1
-    history.loss += losses
-    history.learning_rate += [end.learning_rate for end in ends]
-    history.gradient_norm += [end.gradient_norm for end in ends]
-    history.seconds += [seconds] * len(ended)
-    history.samples_per_second += [epoch.n_samples / max(seconds, 1e-9) for epoch in ended]
 
 
 class _Patience:

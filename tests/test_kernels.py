@@ -54,7 +54,6 @@ WAYS = {
 }
 """What may be added to a step."""
 
-WIDE_AND_NARROW = [[3, 4, 4, 2], [130, 140, 130]]
 
 CASES = [
     ("squared_error", "sigmoid", "identity"),

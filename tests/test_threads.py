@@ -167,8 +167,7 @@ def test_a_step_that_is_prepared_takes_more_threads_when_others_end(monkeypatch,
     with others_at_work(1):
         for _ in range(3):
             mlp.train_step(X, Y, optimizer=optimizer)
-    taken, divide, start = set(), Workspace.divide, time.perf_counter()
-    monkeypatch.setattr(Workspace, "divide", lambda self, n_threads: taken.add(n_threads) or divide(self, n_threads))
+    taken, start = watch_threads(monkeypatch), time.perf_counter()
     while time.perf_counter() < start + 20 and taken != {1, 2}:
         mlp.train_step(X, Y, optimizer=optimizer)
     assert taken == {1, 2}

@@ -729,8 +729,8 @@ def _sample_task(
         _penalty_group(task - parts, plan, parameters, report)
         return
     start, stop = _blocks_of_part(plan, arena, samples, task)
-    apart = _blocks_apart(task, passes, plan, samples)
     groups = _n_groups(plan, samples)
+    apart = _blocks_apart(task, passes, plan, groups)
     start, stop = start + apart, stop + apart
     # seen from the arena's first block, so many more samples come before those of this part
     first, samples = first - apart * block(arena), samples + apart * block(arena)
@@ -752,13 +752,13 @@ def _sample_task(
 
 
 @tile_function
-def _blocks_apart(part, passes, plan, samples):
+def _blocks_apart(part, passes, plan, groups):
     """By how many blocks a part's samples lie further on than their numbers tell.
 
-    Only in a training step, after which nobody looks for them, and only if another thread works beside this one.
+    Only where parts are groups, in a training step, after which nobody looks for their samples, and only if another
+    thread works beside this one.
     """
-    is_apart = passes == ALL_PASSES and plan[-1, THREADS] > 1 and _n_groups(plan, samples) > 0
-    return part * plan[-1, APART] if is_apart else 0
+    return part * plan[-1, APART] if groups > 0 and passes == ALL_PASSES and plan[-1, THREADS] > 1 else 0
 
 
 @tile_function
