@@ -28,7 +28,7 @@ from numba.core.errors import TypingError
 from numba.core.imputils import builtin_registry
 
 from conftest import CHECKED, INTERPRETED, compiled
-from fastmlp.kernels import simd
+from fastmlp.kernels import activations, elementary, simd
 from fastmlp.kernels.simd import (
     ROWS,
     VECTOR_BYTES,
@@ -43,6 +43,7 @@ from fastmlp.kernels.simd import (
     load,
     load_first,
     load_tile,
+    load_wide,
     nearest,
     pause,
     polynomial,
@@ -60,6 +61,7 @@ from fastmlp.kernels.simd import (
     times_power_of_two,
     transpose,
     where,
+    wide,
     zeros,
 )
 from fastmlp.oracle.dropout import philox
@@ -98,6 +100,11 @@ def n_lanes(dtype):
 def n_block(dtype):
     """Elements of a block."""
     return simd.VECTORS * n_lanes(dtype)
+
+
+def n_wide(dtype):
+    """Elements of a wide vector."""
+    return simd.AT_ONCE * n_lanes(dtype)
 
 
 def bits(array):
@@ -501,15 +508,15 @@ def test_exponent_over_the_range_of_normal_numbers(dtype):
 
 @compiled
 def sizes_of(A):
-    """Lanes and block of an array."""
-    return lanes(A), block(A)
+    """Lanes and block of an array, and elements of a wide vector."""
+    return lanes(A), block(A), wide(A)
 
 
-@covers("lanes", "block")
-def test_lanes_and_block(dtype):
+@covers("lanes", "block", "wide")
+def test_lanes_block_and_wide_vector(dtype):
     for shape in (0, 5, (2, 3)):
         for run in both(sizes_of):
-            assert run(np.empty(shape, dtype)) == (n_lanes(dtype), n_block(dtype))
+            assert run(np.empty(shape, dtype)) == (n_lanes(dtype), n_block(dtype), n_wide(dtype))
     assert VECTOR_BYTES in (16, 32, 64)
     assert simd.VECTORS * ROWS >= 8  # sums under way at once, to hide the latency of a multiply-add
     assert ROWS >= 1
@@ -541,6 +548,17 @@ def run_store(A, a, V):
 def define_store(A, a, V):
     for k in range(n_lanes(A.dtype)):
         A[a + k] = V[k]
+
+
+@compiled
+def run_load_wide(A, a, out):
+    """Return what was loaded."""
+    store(out, 0, load_wide(A, a))
+
+
+def define_load_wide(A, a, out):
+    for k in range(n_wide(A.dtype)):
+        out[k] = A[a + k]
 
 
 @compiled
@@ -669,6 +687,7 @@ def beyond(size, first=0):
 # operation: program, definition, the values that its numbers take for a vector's L lanes, the array that it writes
 MEMORY = {
     "load": (run_load, define_load, lambda _: {}, "out"),
+    "load_wide": (run_load_wide, define_load_wide, lambda _: {}, "out"),
     "store": (run_store, define_store, lambda _: {}, "A"),
     "load_first": (run_load_first, define_load_first, lambda L: {"count": beyond(L)}, "out"),
     "store_first": (run_store_first, define_store_first, lambda L: {"count": [-2, -1, *beyond(L)]}, "A"),
@@ -1004,6 +1023,42 @@ def test_random_words_of_given_places(dtype, rng):
             run(A, p, found.reshape(-1))
             expected = philox((A[p : p + size].astype(np.uint64), *(np.uint64(word) for word in (1, 2, 3))), 4, 5)
             same_bits(found, (np.stack(np.broadcast_arrays(*expected)) >> np.uint64(8)).astype(dtype))
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# wide vectors
+
+
+FORMULAS = [
+    activations.sigmoid, activations.tanh, activations.relu, activations.leaky_relu, activations.elu,
+    activations.softplus, activations.silu, activations.gelu, activations.exponential, elementary.log,
+]  # fmt: skip
+"""Between them, they have every operation on elements but the square root."""
+
+
+def by_vectors_and_by_wide_vectors(formula):
+    """A program that computes a formula in both ways."""
+
+    @compiled
+    def program(X, narrow, broad):
+        for k in range(0, X.size, lanes(X)):
+            store(narrow, k, formula(load(X, k)))
+        for k in range(0, X.size, wide(X)):
+            store(broad, k, formula(load_wide(X, k)))
+
+    return program
+
+
+@pytest.mark.parametrize("formula", FORMULAS, ids=lambda formula: formula.__name__)
+def test_wide_vector_is_vectors_side_by_side(formula, dtype, rng):
+    X = np.concatenate([special_values(dtype), rng.standard_normal(7 * n_wide(dtype)) * 30]).astype(dtype)
+    X = X[: X.size // n_wide(dtype) * n_wide(dtype)]
+    if formula is elementary.log:
+        X = 1 + np.abs(np.nan_to_num(X, posinf=3, neginf=3)) % 1000
+    narrow, broad = np.full((2, X.size), np.nan, dtype)
+    with np.errstate(all="ignore"):
+        by_vectors_and_by_wide_vectors(formula)(X, narrow, broad)
+    same_bits(one_nan(broad), one_nan(narrow))
 
 
 # ------------------------------------------------------------------------------------------------------------------

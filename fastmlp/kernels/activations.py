@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fastmlp.kernels.elementary import exp, exp_of_negative, expm1, log1p, normal_density, normal_distribution
 from fastmlp.kernels.jit import inlined_function, tile_function
-from fastmlp.kernels.simd import absolute, fill_like, lanes, load, maximum, minimum, store, where
+from fastmlp.kernels.simd import absolute, fill_like, lanes, load, load_wide, maximum, minimum, store, where, wide
 
 IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, ELU, SOFTPLUS, SILU, GELU, EXP, SOFTMAX = range(11)
 
@@ -208,41 +208,57 @@ def exponential_curvature(z, a):
     return a
 
 
+def _over_elements(activation):
+    """Make the loop that applies an activation to ``count`` elements, a whole number of vectors."""
+
+    @tile_function
+    def strip(Z, z, A, a, count):
+        step = wide(Z)
+        whole = count // step * step
+        for k in range(0, whole, step):
+            store(A, a + k, activation(load_wide(Z, z + k)))
+        for k in range(whole, count, lanes(Z)):
+            store(A, a + k, activation(load(Z, z + k)))
+
+    return strip
+
+
+_sigmoid_strip = _over_elements(sigmoid)
+_tanh_strip = _over_elements(tanh)
+_relu_strip = _over_elements(relu)
+_leaky_relu_strip = _over_elements(leaky_relu)
+_elu_strip = _over_elements(elu)
+_softplus_strip = _over_elements(softplus)
+_silu_strip = _over_elements(silu)
+_gelu_strip = _over_elements(gelu)
+_exponential_strip = _over_elements(exponential)
+_identity_strip = _over_elements(identity)
+
+
 @inlined_function
 def activate_strip(code, Z, z, A, a, count):
     """Apply an activation to ``count`` elements, a whole number of vectors: ``A = f(Z)``, which may be in place."""
     # A[j,n] = f(Z[j,n])
-    step = lanes(Z)
     if code == SIGMOID:
-        for k in range(0, count, step):
-            store(A, a + k, sigmoid(load(Z, z + k)))
+        _sigmoid_strip(Z, z, A, a, count)
     elif code == TANH:
-        for k in range(0, count, step):
-            store(A, a + k, tanh(load(Z, z + k)))
+        _tanh_strip(Z, z, A, a, count)
     elif code == RELU:
-        for k in range(0, count, step):
-            store(A, a + k, relu(load(Z, z + k)))
+        _relu_strip(Z, z, A, a, count)
     elif code == LEAKY_RELU:
-        for k in range(0, count, step):
-            store(A, a + k, leaky_relu(load(Z, z + k)))
+        _leaky_relu_strip(Z, z, A, a, count)
     elif code == ELU:
-        for k in range(0, count, step):
-            store(A, a + k, elu(load(Z, z + k)))
+        _elu_strip(Z, z, A, a, count)
     elif code == SOFTPLUS:
-        for k in range(0, count, step):
-            store(A, a + k, softplus(load(Z, z + k)))
+        _softplus_strip(Z, z, A, a, count)
     elif code == SILU:
-        for k in range(0, count, step):
-            store(A, a + k, silu(load(Z, z + k)))
+        _silu_strip(Z, z, A, a, count)
     elif code == GELU:
-        for k in range(0, count, step):
-            store(A, a + k, gelu(load(Z, z + k)))
+        _gelu_strip(Z, z, A, a, count)
     elif code == EXP:
-        for k in range(0, count, step):
-            store(A, a + k, exponential(load(Z, z + k)))
+        _exponential_strip(Z, z, A, a, count)
     else:  # identity; and softmax, which is not elementwise
-        for k in range(0, count, step):
-            store(A, a + k, identity(load(Z, z + k)))
+        _identity_strip(Z, z, A, a, count)
 
 
 @inlined_function

@@ -43,24 +43,43 @@ _ALIASED_VECTORS = 4096 // VECTOR_BYTES
 
 def for_every_height(make: Callable[[int], Any]) -> Any:
     """Compile a strip for each number of rows that a tile may have; called, it takes that number first."""
-    return _for_height(make, ROWS)
+    strips = [make(rows) for rows in range(1, ROWS + 1)]
+    return _choice(strips)
 
 
-def _for_height(make: Callable[[int], Any], height: int) -> Any:
-    this = make(height)
-    if height == 1:
+def _choice(strips: list[Any]) -> Any:
+    """Make a choice of strips: one of the last four, or one of those before.
 
-        @inlined_function
-        def strip(rows, *arguments):
-            this(*arguments)
-
-    else:
-        lower = _for_height(make, height - 1)
+    A function for each of them instead took longer to compile: half a second where tiles have 16 rows.
+    """
+    height = len(strips)
+    first, second, third, fourth = (strips[max(height - k, 1) - 1] for k in range(4))
+    if height <= 4:
 
         @inlined_function
         def strip(rows, *arguments):
             if rows == height:
-                this(*arguments)
+                first(*arguments)
+            elif rows == height - 1:
+                second(*arguments)
+            elif rows == height - 2:
+                third(*arguments)
+            else:
+                fourth(*arguments)
+
+    else:
+        lower = _choice(strips[:-4])
+
+        @inlined_function
+        def strip(rows, *arguments):
+            if rows == height:
+                first(*arguments)
+            elif rows == height - 1:
+                second(*arguments)
+            elif rows == height - 2:
+                third(*arguments)
+            elif rows == height - 3:
+                fourth(*arguments)
             else:
                 lower(rows, *arguments)
 

@@ -263,11 +263,12 @@ def forward_tile(plan, parameters, arena, p0, p1, before_backward, dropped, apar
             rows = strip_start(outputs, strip + 1, most) - j
             w, b = plan[layer, WEIGHTS] + j * inputs, plan[layer, BIASES] + j
             for p in range(p0, p1):
-                x, here = entering + p * inputs * size, (p * outputs + j) * size
-                z, a = plan[layer, Z] + here, plan[layer, A] + here
-                # Z = affine(W, b, X);  A = activate(Z)
+                x, z = entering + p * inputs * size, plan[layer, Z] + (p * outputs + j) * size
+                # Z = affine(W, b, X)
                 affine_strip(rows, parameters, w, parameters, b, inputs, arena, x, arena, z)
-                activate_strip(code, arena, z, arena, a, rows * size)
+        here, count = p0 * outputs * size, (p1 - p0) * outputs * size
+        # A = activate(Z)
+        activate_strip(code, arena, plan[layer, Z] + here, arena, plan[layer, A] + here, count)
         left = plan[layer, A]
         if dropped != NOTHING_DROPPED and plan[layer, DROPPED] > 0:
             left = plan[layer + 1, X_LEFT]
@@ -318,12 +319,13 @@ def backward_tile(plan, parameters, arena, p0, p1, dropped, apart):
                 rows = strip_start(inputs, strip + 1) - i
                 w = plan[layer, WEIGHTS] + i
                 for p in range(p0, p1):
-                    d, here = plan[layer, DZ] + p * outputs * size, (p * inputs + i) * size
-                    z, a, x = plan[below, Z] + here, plan[below, A] + here, plan[below, DZ] + here
-                    # the forward lines were:  A = activate(Z)  of the layer below, which enters this one as X
+                    d, x = plan[layer, DZ] + p * outputs * size, plan[below, DZ] + (p * inputs + i) * size
+                    # the forward line was:  Z = affine(W, b, X)
                     input_gradient_strip(rows, parameters, w, inputs, first, last, arena, d, arena, x)
-                    if last == outputs:
-                        slope_strip(plan[below, ACTIVATION], arena, z, arena, a, arena, arena, x, rows * size)
+        here, count = p0 * inputs * size, (p1 - p0) * inputs * size
+        z, a, x = plan[below, Z] + here, plan[below, A] + here, plan[below, DZ] + here
+        # the forward line was:  A = activate(Z)  of the layer below, which enters this one as X
+        slope_strip(plan[below, ACTIVATION], arena, z, arena, a, arena, arena, x, count)
         if dropped != NOTHING_DROPPED and plan[below, DROPPED] > 0:
             _drop_tile(below, plan[below, DZ], plan[below, DZ], dropped, plan, arena, p0, p1, apart)
 
