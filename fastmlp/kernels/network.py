@@ -28,9 +28,11 @@ from fastmlp.kernels.crew import MOST_TASKS, NO_TASK, claim, finish, open_phase,
 from fastmlp.kernels.dropout import drop_block
 from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.layer import (
+    FEW_INPUTS,
     affine_sample,
     affine_strip,
     bias_gradient_strip,
+    few_inputs_gradient_strip,
     input_gradient_strip,
     most_rows,
     n_strips,
@@ -362,7 +364,12 @@ def _weight_tile(layer, strip, i, first, last, add, plan, arena, gradient, g):
     columns = min(inputs - i, size)
     d, x = plan[layer, DZ] + j * size, plan[layer, X_FEATURES] + i * plan[-1, PADDED_SAMPLES]
     w, b = plan[layer, WEIGHTS] + j * inputs + i, plan[layer, BIASES] + j
-    weight_gradient_strip(rows, arena, d, outputs, first, last, add, arena, x, columns, gradient, g + w, inputs)
+    if inputs <= FEW_INPUTS and plan[layer, X_LEFT] == plan[layer, X]:
+        few_inputs_gradient_strip(
+            rows, arena, d, outputs, first, last, add, arena, plan[layer, X], inputs, gradient, g + w
+        )
+    else:
+        weight_gradient_strip(rows, arena, d, outputs, first, last, add, arena, x, columns, gradient, g + w, inputs)
     if i == 0:
         bias_gradient_strip(rows, arena, d, outputs, first, last, add, gradient, g + b)
     return w, b, rows, columns
