@@ -124,6 +124,8 @@ class Workspace:
     """The last call of a kernel in this workspace."""
     predict_call: calls.Call | None
     """The last prediction of a few samples."""
+    predicted_again: tuple[NDArray[np.floating] | None, tuple[int, ...]]
+    """Parameters, and the shape of the data, of the last prediction of many rows, if its call can be made again."""
     block: int
     """Samples of a block."""
     room: int
@@ -156,7 +158,7 @@ class Workspace:
         self.panels_of_version, self.predicted = -1, 0
         self.first_check = self.report[0, network.X_CHECK : network.X_CHECK + 1]
         self.results = self.report[network.RUN]
-        self.packed, self.predict_call = {}, None
+        self.packed, self.predict_call, self.predicted_again = {}, None, (None, ())
         self.crew = aligned(crew.size(1), np.dtype(np.int64))
 
     def _place_layers(self, layer_sizes: Sequence[int], names: Sequence[str], of_pre_activations: bool) -> None:

@@ -36,6 +36,7 @@ Array = NDArray[Any]  # float64 or float32, as the network is
 
 _NO_ORDER = np.empty(0, np.int64)
 _DATA, _STEP = network.train.slot("data"), network.train.slot("step")
+_ROWS_TO_PREDICT = network.predict.slot("data")
 _DATA_TO_PREDICT, _PREDICTED = network.predict_alone.slot("data"), network.predict_alone.slot("samples")
 _TAKEN = 2  # of the results
 _DIVERGED = "the loss is not finite; the parameters were left as they were"
@@ -359,10 +360,10 @@ class MLP:
         ndarray of shape (n_samples, n_outputs)
             Probabilities after a sigmoid or softmax output.
         """
-        if checks.is_such(X, self._dtype, self._shape_of_one):
-            output = self._predict_one(X)
-            if output is not None:
-                return output
+        is_one = checks.is_such(X, self._dtype, self._shape_of_one)
+        output = self._predict_one(X) if is_one else self._predict_again(X)
+        if output is not None:
+            return output
         X = checks.samples("X", X, self._sizes[0], self._dtype)
         samples = X.shape[0]
         output = np.empty((samples, self._sizes[-1]), self._dtype)
@@ -373,6 +374,8 @@ class MLP:
         most_threads = max(self._pace_of("predict", size, jit.max_threads()).candidates)
         with self._to_predict(most_threads) as workspace:
             self._predict_rows(X, output, workspace)
+            if samples <= _PREDICTED_AT_ONCE and calls.are_packed():
+                workspace.predicted_again = self._vector, X.shape
         return output
 
     @contextmanager
@@ -387,6 +390,7 @@ class MLP:
     def _predict_rows(self, X: Array, output: Array, workspace: Workspace) -> None:
         """Predict in a workspace that may be another one's, of a network of the same shape."""
         flat, flat_output = rows.flat(X), output.reshape(-1)
+        workspace.predicted_again = None, ()
         for first in range(0, len(X), _PREDICTED_AT_ONCE):
             count = min(_PREDICTED_AT_ONCE, len(X) - first)
             with self._measured("predict", count) as n_threads:
@@ -397,6 +401,29 @@ class MLP:
                 )  # fmt: skip
             if not finite:
                 raise checks.not_finite("X", X)
+
+    def _predict_again(self, X: Any) -> Array | None:
+        """Predict as many rows as in the last prediction; None if there is none like this, or if it has gone wrong."""
+        if not self._free:
+            return None
+        try:
+            workspace = self._free.pop()
+        except IndexError:  # another thread was faster
+            return None
+        output, (vector, shape) = None, workspace.predicted_again
+        if vector is self._vector and checks.is_such(X, self._dtype, shape) and calls.are_packed():
+            output, call = np.empty((shape[0], self._sizes[-1]), self._dtype), workspace.packed[network.predict]
+            with threads.at_work:
+                pace, start = self._pace(shape[0], "predict"), time.perf_counter()
+                n_threads = pace.n_threads
+                workspace.divide(n_threads)
+                call.set_rows(_ROWS_TO_PREDICT, X, output)
+                call.run(n_threads)
+                self._tell(pace, start, shape[0])
+            if any(workspace.report[:n_threads, network.X_CHECK].tolist()):
+                output = None
+        self._free.append(workspace)
+        return output
 
     def _predict_one(self, X: Any) -> Array | None:
         """Predict a single sample as the last one was; None if there is no such call, or if it has gone wrong."""
@@ -1663,6 +1690,10 @@ class MLP:
         with threads.at_work:
             pace, start = self._pace(count, kind), time.perf_counter()
             yield pace.n_threads
+        self._tell(pace, start, count)
+
+    def _tell(self, pace: threads.Pace, start: float, count: int) -> None:
+        """Note how long work on so many samples has taken since ``start``, where it counts."""
         if len(pace.candidates) > 1:
             with self._pace_lock:  # others may be here at the same time
                 pace.tell(time.perf_counter() - start, count / _class_of(count))

@@ -1,5 +1,6 @@
 """Packed calls: a step or a prediction that is like the last one does what any other does, whatever came between."""
 
+import copy
 import dataclasses
 import gc
 import weakref
@@ -183,6 +184,19 @@ def test_a_single_prediction_is_of_the_present_parameters(between, dtype, rng):
         between(mlp, np.random.default_rng(turn))
 
 
+@pytest.mark.parametrize("n_threads", [1, 2, None])
+@pytest.mark.parametrize("between", BETWEEN, ids=lambda f: f.__name__)
+def test_prediction_of_many_rows_again_is_what_a_new_network_predicts(between, n_threads, dtype, rng):
+    mlp = network_of(dtype, n_threads=n_threads)
+    X, _ = batches(dtype, rng, 1, samples=300)[0]
+    frozen = X.copy()
+    frozen.flags.writeable = False
+    for turn in range(3):
+        for rows in (X, X, X[:90], X[90:180], frozen, X[::-1], X.tolist(), X, X + 1):
+            np.testing.assert_array_equal(mlp.predict(rows), copy.deepcopy(mlp).predict(rows))
+        between(mlp, np.random.default_rng(turn))
+
+
 @pytest.mark.parametrize("way", ["prepared", "plain"])
 def test_what_interrupts_a_step_leaves_it_counted(way, dtype, rng, monkeypatch):
     """Ctrl-C may come when the step has been taken, and is not yet counted."""
@@ -209,15 +223,25 @@ def test_what_interrupts_a_step_leaves_it_counted(way, dtype, rng, monkeypatch):
     assert mlp._steps == 6
 
 
-def test_a_single_prediction_tells_what_is_not_finite(dtype):
-    mlp, x = network_of(dtype), np.zeros((1, 3), dtype)
-    for value in (1, np.nan, 2, -np.inf, 3):
-        x[0, 1] = value
+@pytest.mark.parametrize("samples", [1, 300])
+def test_a_prediction_tells_what_is_not_finite(samples, dtype):
+    mlp, X = network_of(dtype), np.zeros((samples, 3), dtype)
+    for value in (1, 1, np.nan, 2, -np.inf, 3):
+        X[-1, 1] = value
         if np.isfinite(value):
-            assert np.isfinite(mlp.predict(x)).all()
+            assert np.isfinite(mlp.predict(X)).all()
         else:
-            with pytest.raises(ValueError, match=r"X must be finite; got .* at X\[0, 1\]"):
-                mlp.predict(x)
+            with pytest.raises(ValueError, match=rf"X must be finite; got .* at X\[{samples - 1}, 1\]"):
+                mlp.predict(X)
+
+
+def test_a_prediction_again_has_room_for_its_threads(rng):
+    """An ensemble's members predict by one thread in a workspace that one of them keeps."""
+    X = rng.standard_normal((2000, 3))
+    ensemble = fastmlp.Ensemble(2, [3, 20, 2], hidden_activation="tanh", rng=0)
+    for _ in range(3):
+        for member, expected in zip(ensemble.members, ensemble.predict(X).members, strict=True):
+            np.testing.assert_array_equal(member.predict(X), expected)
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])

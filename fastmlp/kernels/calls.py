@@ -117,9 +117,7 @@ class Call:
 
     def set_rows(self, slot: int, X: Any, Y: Any) -> None:
         """Change two arguments from ``slot`` on, for one call: arrays of rows. They are not kept alive."""
-        table = self.table
-        table[slot], table[slot + 1] = X.__array_interface__["data"][0], X.size
-        table[slot + SLOTS], table[slot + SLOTS + 1] = Y.__array_interface__["data"][0], Y.size
+        _put_rows(self.table, slot, X, Y)
 
     def let_go(self, positions: Iterable[int]) -> None:
         """Do not keep these arrays alive; they must be set before the next call."""
@@ -219,10 +217,16 @@ def run_alone(entry, table):
 
 
 @plain_function
-def run_with(entry, table, slot, X, Y):
-    """Call an entry with two arrays of rows in the place of the two arguments from ``slot`` on."""
+def _put_rows(table, slot, X, Y):
+    """Put two arrays of rows in the place of the two arguments from ``slot`` on, which in Python takes 3 us."""
     table[slot], table[slot + 1] = X.ctypes.data, X.size
     table[slot + SLOTS], table[slot + SLOTS + 1] = Y.ctypes.data, Y.size
+
+
+@plain_function
+def run_with(entry, table, slot, X, Y):
+    """Call an entry with two arrays of rows in the place of the two arguments from ``slot`` on."""
+    _put_rows(table, slot, X, Y)
     _call_entry(entry, ALONE, table)
 
 

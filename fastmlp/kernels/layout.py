@@ -137,10 +137,11 @@ def scatter_rows(S, s, features, samples, p0, p1, X, x, stride):
     """Sample blocks ``p0`` to ``p1`` to rows, without the padding. Row ``n`` begins at ``X[x + n * stride]``."""
     whole_block = block(S)
     for p in range(p0, p1):
-        for n in range(p * whole_block, min((p + 1) * whole_block, samples)):
-            here, row = s + p * features * whole_block + n % whole_block, x + n * stride
-            for i in range(features):
-                X[row + i] = S[here + i * whole_block]
+        row = x + p * whole_block * stride
+        for i in range(features):
+            here = s + (p * features + i) * whole_block
+            for n in range(min(whole_block, samples - p * whole_block)):
+                X[row + n * stride + i] = S[here + n]
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import math
 from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.simd import (
     absolute,
+    block,
     fill,
     fill_like,
     lanes,
@@ -238,7 +239,10 @@ def update_rows(optimizer, rates, parameters, gradient, memory, start, columns, 
     """Update ``rows`` rows of ``columns`` parameters each, which begin ``stride`` apart. One call for all of them."""
     for r in range(rows):
         first = start + r * stride
-        _update_range(optimizer, rates, parameters, gradient, memory, first, first + columns)
+        if columns == block(parameters):  # compiled without a loop over so few: half the time of gradient descent
+            _update_range(optimizer, rates, parameters, gradient, memory, first, first + block(parameters))
+        else:
+            _update_range(optimizer, rates, parameters, gradient, memory, first, first + columns)
 
 
 @tile_function
