@@ -842,11 +842,27 @@ def _batch(k, first, batch_size, n_rows, per_epoch, order):
 
 @tile_function
 def _square_before(gradient, factor):
-    """``Σ g²`` in float64, of the gradient before it was multiplied."""
-    square = 0.0
-    for k in range(gradient.size):
-        square += float(gradient[k]) * float(gradient[k])
+    """``Σ g²`` in float64, of the gradient before it was multiplied.
+
+    Eight sums take turns: with one, each addition waited for the one before, and of a million parameters this took a
+    millisecond.
+    """
+    whole = gradient.size // 8 * 8
+    a, b, c, d, e, f, g, h = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for k in range(0, whole, 8):
+        a, b = a + _square(gradient, k), b + _square(gradient, k + 1)
+        c, d = c + _square(gradient, k + 2), d + _square(gradient, k + 3)
+        e, f = e + _square(gradient, k + 4), f + _square(gradient, k + 5)
+        g, h = g + _square(gradient, k + 6), h + _square(gradient, k + 7)
+    for k in range(whole, gradient.size):
+        a += _square(gradient, k)
+    square = ((a + b) + (c + d)) + ((e + f) + (g + h))
     return square / (factor * factor) if factor > 0 else square
+
+
+@tile_function
+def _square(gradient, k):
+    return np.float64(gradient[k]) * np.float64(gradient[k])
 
 
 @crew_kernel
