@@ -16,6 +16,7 @@ Nothing here is a benchmark of airspeed velocity, which imports this file when i
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -104,6 +105,11 @@ class Contestant:
         self.begin()
 
     @cached_property
+    def work(self) -> Callable[[], None]:
+        """What the case asks for."""
+        return {"step": self.step, "fit": self.fit, "predict": self.predict}[self.case.kind]
+
+    @cached_property
     def batches(self) -> list[tuple[Any, Any]]:
         """Minibatches in a row, as NumPy has them."""
         size, count = self.case.batch_size, -(-len(self.X) // self.case.batch_size)
@@ -115,7 +121,7 @@ class Contestant:
 
     def call(self) -> None:
         """Do the case's work once."""
-        {"step": self.step, "fit": self.fit, "predict": self.predict}[self.case.kind]()
+        self.work()
 
     def step(self) -> None:
         """Take one step, or all the steps of the case."""

@@ -35,9 +35,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]  # float64 or float32, as the network is
 
 _NO_ORDER = np.empty(0, np.int64)
-_DATA, _STEP = network.train.slot("data"), network.train.slot("step")
-_ROWS_TO_PREDICT = network.predict.slot("data")
-_DATA_TO_PREDICT, _PREDICTED = network.predict_alone.slot("data"), network.predict_alone.slot("samples")
+_STEP, _PREDICTED = network.train.slot("step"), network.predict_alone.slot("samples")
 _TAKEN = 2  # of the results
 _DIVERGED = "the loss is not finite; the parameters were left as they were"
 
@@ -404,11 +402,9 @@ class MLP:
 
     def _predict_again(self, X: Any) -> Array | None:
         """Predict as many rows as in the last prediction; None if there is none like this, or if it has gone wrong."""
-        if not self._free:
-            return None
         try:
             workspace = self._free.pop()
-        except IndexError:  # another thread was faster
+        except IndexError:  # the first prediction, or others are at work
             return None
         output, (vector, shape) = None, workspace.predicted_again
         if vector is self._vector and checks.is_such(X, self._dtype, shape) and calls.are_packed():
@@ -417,7 +413,7 @@ class MLP:
                 pace, start = self._pace(shape[0], "predict"), time.perf_counter()
                 n_threads = pace.n_threads
                 workspace.divide(n_threads)
-                call.set_rows(_ROWS_TO_PREDICT, X, output)
+                call.set_rows(X, output)
                 call.run(n_threads)
                 self._tell(pace, start, shape[0])
             if any(workspace.report[:n_threads, network.X_CHECK].tolist()):
@@ -427,16 +423,14 @@ class MLP:
 
     def _predict_one(self, X: Any) -> Array | None:
         """Predict a single sample as the last one was; None if there is no such call, or if it has gone wrong."""
-        if not self._free:
-            return None
         try:
             workspace = self._free.pop()
-        except IndexError:  # another thread was faster
+        except IndexError:  # the first prediction, or others are at work
             return None
         call, output = workspace.predict_call, None
         if call is not None and workspace.predicted == 1 and workspace.panels_of_version == self._version:
             output = np.empty(self._shape_of_output, self._dtype)
-            calls.run_with(call.entry, call.table, _DATA_TO_PREDICT, X, output)
+            calls.run_with(call.table, X, output)
             if workspace.first_check[0] != 0:
                 output = None
         self._free.append(workspace)
@@ -458,7 +452,7 @@ class MLP:
                         workspace.report, self._vector, self._vector, 0, samples,
                     )  # fmt: skip
                 call.table[_PREDICTED] = workspace.predicted = samples
-                calls.run_with(call.entry, call.table, _DATA_TO_PREDICT, X, output)
+                calls.run_with(call.table, X, output)
                 finite = workspace.first_check[0] == 0
             else:
                 status = network.predict_alone(
@@ -1090,7 +1084,7 @@ class MLP:
             self._parameters_changed()
             try:
                 if prepared.is_by_one_thread:
-                    calls.run_with(call.entry, call.table, _DATA, X, Y)
+                    calls.run_with(call.table, X, Y)
                 else:
                     self._run_prepared(prepared, X, Y)
             finally:  # Ctrl-C may come between the step and its count
@@ -1110,9 +1104,9 @@ class MLP:
             n_threads = pace.n_threads if calls.are_packed() else 1  # not in a child of a process that had threads
             workspace.divide(n_threads)
             if n_threads == 1:
-                calls.run_with(call.entry, call.table, _DATA, X, Y)
+                calls.run_with(call.table, X, Y)
             else:
-                call.set_rows(_DATA, X, Y)
+                call.set_rows(X, Y)
                 call.run(n_threads)
             if len(pace.candidates) > 1:
                 pace.tell(time.perf_counter() - start, 1)

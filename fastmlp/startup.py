@@ -39,7 +39,7 @@ def warm_up(dtype: DTypeLike = np.float64, *, derivatives: bool = False) -> None
         mlp = MLP([1, 1], dtype=dtype, rng=0, n_threads=n_threads)
         X = np.zeros((network.SAMPLES_ALONE + 1, 1), mlp.config["dtype"])
         mlp.fit(X, X, epochs=1, validation=(X, X), progress=False)
-        for samples in (1, len(X)):
+        for samples in (1, len(X), len(X)):  # the third one is packed
             mlp.predict(X[:samples])
         for _ in range(3):  # the third one is packed
             mlp.train_step(X, X, optimizer=step)

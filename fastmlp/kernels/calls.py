@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any
 
 import numba
@@ -33,6 +34,10 @@ ALONE, OPENING, CLOSING = -1, -2, -3
 
 SLOTS = 3
 """Integers in the table for each argument: an array's address and its two lengths, or a number's bits."""
+
+_BEHIND = 2
+"""Integers in the table behind the arguments: where the rows stand, and the entry. A call with other rows then hands
+over nothing else, as Numba looks at each argument."""
 
 _INTEGER = ir.IntType(64)
 ENTRY = ir.FunctionType(ir.VoidType(), [_INTEGER, _INTEGER.as_pointer()])
@@ -56,6 +61,11 @@ class CrewKernel:
             return self.serial(ALONE, *arguments)
         Call(self, *arguments).run(n_threads)
         return self.serial(CLOSING, *arguments)
+
+    @cached_property
+    def rows_slot(self) -> int:
+        """Where the data stand in the table of a packed call, with what belongs to each row behind them."""
+        return self.slot("data") if "data" in self.argument_names() else 0
 
     def argument_names(self) -> list[str]:
         """Its arguments but for the member's number."""
@@ -96,9 +106,10 @@ class Call:
 
     def __init__(self, kernel: CrewKernel, *arguments: Any) -> None:
         self._arrays: list[Any] = [None] * len(arguments)
-        self.table = np.zeros(SLOTS * len(arguments), np.int64)
+        self.table = np.zeros(SLOTS * len(arguments) + _BEHIND, np.int64)
         self._floats = self.table.view(np.float64)
         self.entry = kernel.entry(arguments)
+        self.table[-_BEHIND:] = kernel.rows_slot, self.entry
         self.set(*arguments)
 
     def set(self, *arguments: Any) -> None:
@@ -115,9 +126,9 @@ class Call:
             else:
                 self.table[SLOTS * k] = argument
 
-    def set_rows(self, slot: int, X: Any, Y: Any) -> None:
-        """Change two arguments from ``slot`` on, for one call: arrays of rows. They are not kept alive."""
-        _put_rows(self.table, slot, X, Y)
+    def set_rows(self, X: Any, Y: Any) -> None:
+        """Change the data, and what stands behind them: arrays of rows, for one call. They are not kept alive."""
+        _put_rows(self.table, X, Y)
 
     def let_go(self, positions: Iterable[int]) -> None:
         """Do not keep these arrays alive; they must be set before the next call."""
@@ -217,17 +228,18 @@ def run_alone(entry, table):
 
 
 @plain_function
-def _put_rows(table, slot, X, Y):
-    """Put two arrays of rows in the place of the two arguments from ``slot`` on, which in Python takes 3 us."""
+def _put_rows(table, X, Y):
+    """Put two arrays of rows in the place of the data and of what stands behind them, which in Python takes 3 us."""
+    slot = table[table.size - 2]
     table[slot], table[slot + 1] = X.ctypes.data, X.size
     table[slot + SLOTS], table[slot + SLOTS + 1] = Y.ctypes.data, Y.size
 
 
 @plain_function
-def run_with(entry, table, slot, X, Y):
-    """Call an entry with two arrays of rows in the place of the two arguments from ``slot`` on."""
-    _put_rows(table, slot, X, Y)
-    _call_entry(entry, ALONE, table)
+def run_with(table, X, Y):
+    """Call the entry of a table with other rows."""
+    _put_rows(table, X, Y)
+    _call_entry(table[table.size - 1], ALONE, table)
 
 
 @parallel_function
