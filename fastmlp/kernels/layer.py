@@ -51,38 +51,29 @@ def for_every_height(make: Callable[[int], Any]) -> Any:
 
 
 def _choice(strips: list[Any]) -> Any:
-    """Make a choice of strips: one of the last four, or one of those before.
+    """Make a choice of strips, an even number of them: one of the last two, or one of those before.
 
-    A function for each of them instead took longer to compile: half a second where tiles have 16 rows.
+    A function for each of them instead took longer to compile.
     """
-    height = len(strips)
-    first, second, third, fourth = (strips[max(height - k, 1) - 1] for k in range(4))
-    if height <= 4:
+    height, last, last_but_one = len(strips), strips[-1], strips[-2]
+    if height == 2:
 
         @inlined_function
         def strip(rows, *arguments):
             if rows == height:
-                first(*arguments)
-            elif rows == height - 1:
-                second(*arguments)
-            elif rows == height - 2:
-                third(*arguments)
+                last(*arguments)
             else:
-                fourth(*arguments)
+                last_but_one(*arguments)
 
     else:
-        lower = _choice(strips[:-4])
+        lower = _choice(strips[:-2])
 
         @inlined_function
         def strip(rows, *arguments):
             if rows == height:
-                first(*arguments)
+                last(*arguments)
             elif rows == height - 1:
-                second(*arguments)
-            elif rows == height - 2:
-                third(*arguments)
-            elif rows == height - 3:
-                fourth(*arguments)
+                last_but_one(*arguments)
             else:
                 lower(rows, *arguments)
 
