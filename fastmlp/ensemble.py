@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastmlp import arguments, checks, fitting, rows, settings, threads, training
 from fastmlp.kernels import calls, jit, network
 from fastmlp.mlp import MLP
+from fastmlp.orders import Order
 from fastmlp.trainee import Trainee
 
 Array = NDArray[Any]
@@ -275,7 +276,7 @@ class _Run:
         return self._next is not None
 
     @property
-    def order(self) -> training.Order:
+    def order(self) -> Order:
         """The rows of the present epochs; of none that is over."""
         return _NO_ORDER if self._next is None else self._next.order
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastmlp import checks, rows
+from fastmlp.orders import shuffled
 
 Array = NDArray[Any]
 
@@ -193,7 +194,7 @@ class Pieces:
     def _large(self, block: Block, number: int, rng: np.random.Generator | None) -> Iterator[Piece]:
         """Complete the minibatch that was begun; then the block itself, but for the rows that are left over."""
         pool, size, n = self._pools[0], self._batch_size, len(block[0])
-        order = np.arange(n) if rng is None else rng.permutation(n)
+        order = np.arange(n) if rng is None else shuffled(np.arange(n), rng)
         begun = -pool.n_rows % size
         if pool.n_rows:
             pool.put(block, number, order[:begun])
@@ -218,7 +219,7 @@ class Pieces:
     def _full(self, rng: np.random.Generator | None) -> Piece:
         """The pool as a piece; the other one comes in its place."""
         pool = self._pools[0]
-        piece = pool.piece(_IN_ORDER if rng is None else rng.permutation(pool.n_rows))
+        piece = pool.piece(_IN_ORDER if rng is None else shuffled(np.arange(pool.n_rows), rng))
         self._pools.reverse()
         self._pools[0].empty()
         return piece

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fastmlp import threads
 from fastmlp.diagnosis import Diagnosis, Measured, Watched, diagnose
+from fastmlp.orders import Order, shuffled
 from fastmlp.settings import Checkpoint, EarlyStopping, ReduceOnPlateau
 
 _ORDERS_AHEAD = 1 << 20
@@ -177,20 +178,17 @@ class Plan:
         """Whether the rows of an epoch are not taken as they stand."""
         return self.rows is not None or (self.shuffle and self.batch_size < self.n_samples)
 
-    def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """The rows of an epoch, one after the other; empty where they are taken as they stand.
+    def order(self, rng: np.random.Generator, n_epochs: int = 1) -> Order:
+        """The rows of some epochs, one after the other; empty where they are taken as they stand.
 
         In a batch of all samples their order says nothing, and none is drawn.
         """
         if self.shuffle and self.batch_size < self.n_samples:
-            return rng.permutation(self.n_samples) if self.rows is None else rng.permutation(self.rows)
-        return _IN_ORDER if self.rows is None else self.rows
+            return shuffled(np.arange(self.n_samples) if self.rows is None else self.rows, rng, n_epochs)
+        return _IN_ORDER if self.rows is None else np.tile(self.rows, n_epochs)
 
 
 _IN_ORDER = np.empty(0, np.int64)
-
-
-Order = NDArray[np.int64]
 
 
 class Stretch(NamedTuple):
@@ -255,8 +253,7 @@ def epochs(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: Hist
     while history.n_epochs < plan.epochs and not stopping.is_over:
         start, count = time.perf_counter(), min(ahead, plan.epochs - history.n_epochs)
         state = rng.bit_generator.state if count > 1 else None
-        orders = [plan.order(rng) for _ in range(count)]
-        all_ended = yield Stretch(orders[0] if count == 1 else np.concatenate(orders), count)
+        all_ended = yield Stretch(plan.order(rng, count), count)
         why = ""
         for ended in all_ended:
             if ended.why:
@@ -271,8 +268,7 @@ def epochs(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: Hist
         if why:
             if state is not None and len(all_ended) < count:  # those that have not been begun have drawn nothing
                 rng.bit_generator.state = state
-                for _ in all_ended:
-                    plan.order(rng)
+                plan.order(rng, len(all_ended))
             break
         if trainee.may_go_ahead:
             wanted = int(min(_SECONDS_PER_CALL / max(history.seconds[-1], 1e-6), _ORDERS_AHEAD / plan.n_samples))

@@ -16,7 +16,7 @@ from fastmlp.kernels import activations, layout, losses, optimizers, simd
 from fastmlp.kernels.jit import Kernel
 from fastmlp.oracle.activations import ACTIVATIONS, OUTPUT_ACTIVATIONS
 
-FILES = ["activations", "derivatives", "dropout", "layer", "losses", "network", "optimizers"]
+FILES = ["activations", "derivatives", "dropout", "layer", "losses", "network", "optimizers", "order"]
 
 # the machinery around the formulas: not a formula of its own, so it has no twin
 MACHINERY = {
@@ -78,7 +78,7 @@ def pairs():
         kernels = importlib.import_module(f"fastmlp.kernels.{file}")
         oracle = importlib.import_module(f"fastmlp.oracle.{file}")
         for name, kernel in public(kernels).items():
-            if name not in MACHINERY[file]:
+            if name not in MACHINERY.get(file, ()):
                 found.append((file, name, kernel, getattr(oracle, name, None)))
     return found
 
