@@ -29,11 +29,13 @@ from numba.core.imputils import builtin_registry
 
 from conftest import CHECKED, INTERPRETED, compiled
 from fastmlp.kernels import activations, elementary, simd
+from fastmlp.kernels.jit import tile_function
 from fastmlp.kernels.simd import (
     ROWS,
     VECTOR_BYTES,
     add_to_counter,
     block,
+    choice_of,
     column,
     exponent,
     fill,
@@ -1070,10 +1072,13 @@ def test_every_public_function_has_a_case():
 
 
 def test_every_public_function_has_a_machine_form():
-    """``polynomial`` makes functions, which have theirs."""
+    """``polynomial`` and ``choice_of`` make functions, which have theirs."""
     with_machine_form = {function for function, _ in machine_forms()}
-    assert {name for name, function in PUBLIC.items() if function not in with_machine_form} == {"polynomial"}
-    assert three in with_machine_form
+    assert {name for name, function in PUBLIC.items() if function not in with_machine_form} == {
+        "polynomial",
+        "choice_of",
+    }
+    assert {three, CHOICE} <= with_machine_form
 
 
 def test_every_operator_on_vectors_has_a_case():
@@ -1087,6 +1092,37 @@ def test_every_operator_on_vectors_has_a_case():
     tested = {case for expression in [*EXACT, *MOVING] for case in operators_in(expression)}
     assert len(expected) == 19  # + - * / < > in three forms, and the minus sign
     assert tested == expected
+
+
+def _noting(k):
+    """Make a function that notes its number, and what it is given."""
+
+    @tile_function
+    def note(A, a, value):
+        A[a] = 10 * k + value
+
+    return note
+
+
+CHOICE = choice_of([_noting(k) for k in range(1, 6)])
+CHOICE_OF_ONE = choice_of([_noting(7)])
+
+
+@covers("choice_of")
+def test_choice_of_calls_the_function_of_its_number():
+    """And no other; also where the number is known when it is compiled."""
+
+    def program(number, A):
+        CHOICE(number, A, number, 1)
+        CHOICE(3, A, 6, number)
+        CHOICE_OF_ONE(1, A, 7, 2)
+
+    run = compiled(program)
+    for number in range(1, 6):
+        A, expected = np.zeros(8), np.zeros(8)
+        expected[[number, 6, 7]] = 10 * number + 1, 30 + number, 72
+        run(number, A)
+        np.testing.assert_array_equal(A, expected)
 
 
 def test_every_operation_that_addresses_memory_has_bounds_to_test():
@@ -1133,6 +1169,7 @@ REFUSED = {
     "a stored part of a vector of another precision": (lambda A, B: store_first(B, 0, load(A, 0), 1), DOUBLE, SINGLE),
     "a tile whose rows are not known": (lambda A, B: store_tile(zeros(A, int(A[0])), A, 0, 1), DOUBLE, DOUBLE),
     "a counter that is not a whole number": (lambda A, B: add_to_counter(A, 0, 1), DOUBLE, DOUBLE),
+    "a choice by a number with a fraction": (lambda A, B: CHOICE(A[0], A, 0, 1), DOUBLE, DOUBLE),
     "storing into a read-only array": (lambda A, B: store(B, 0, load(A, 0)), DOUBLE, READ_ONLY),
 }
 

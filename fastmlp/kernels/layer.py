@@ -23,6 +23,7 @@ from fastmlp.kernels.simd import (
     ROWS,
     VECTOR_BYTES,
     block,
+    choice_of,
     column,
     fill,
     fma,
@@ -46,38 +47,7 @@ FEW_INPUTS = 4
 
 def for_every_height(make: Callable[[int], Any]) -> Any:
     """Compile a strip for each number of rows that a tile may have; called, it takes that number first."""
-    strips = [make(rows) for rows in range(1, ROWS + 1)]
-    return _choice(strips)
-
-
-def _choice(strips: list[Any]) -> Any:
-    """Make a choice of strips, an even number of them: one of the last two, or one of those before.
-
-    A function for each of them instead took longer to compile.
-    """
-    height, last, last_but_one = len(strips), strips[-1], strips[-2]
-    if height == 2:
-
-        @inlined_function
-        def strip(rows, *arguments):
-            if rows == height:
-                last(*arguments)
-            else:
-                last_but_one(*arguments)
-
-    else:
-        lower = _choice(strips[:-2])
-
-        @inlined_function
-        def strip(rows, *arguments):
-            if rows == height:
-                last(*arguments)
-            elif rows == height - 1:
-                last_but_one(*arguments)
-            else:
-                lower(rows, *arguments)
-
-    return strip
+    return choice_of([make(rows) for rows in range(1, ROWS + 1)])
 
 
 @inlined_function

@@ -19,13 +19,14 @@ import operator
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, config, types
+from numba.core import cgutils, config, types, typing
+from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import lower_builtin, models, register_model, type_callable
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -995,6 +996,52 @@ def _(m: _Machine) -> Any:
     # 24 bits are a number of float32 without rounding; signed numbers are converted by an instruction
     vectors = [b.sitofp(b.lshr(c, constant(word, 8)), _llvm_vector(m.result.dtype)) for c in (c0, c1, c2, c3)]
     return m.context.make_tuple(b, m.result, vectors)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# a choice of functions
+
+
+def choice_of(functions: Sequence[Callable[..., None]]) -> Callable[..., None]:
+    """Make a function that calls one of ``functions``, which return nothing; its number, from 1 on, comes first.
+
+    In compiled code it is a jump by a table. Comparisons, in functions of their own, took longer to compile.
+    """
+
+    def chosen(number: int, *arguments: Any) -> None:
+        functions[number - 1](*arguments)
+
+    def signatures(context: Any, arguments: tuple[Any, ...]) -> list[tuple[Any, Any]]:
+        kinds = [context.resolve_value_type(function) for function in functions]
+        return [(kind, context.resolve_function_type(kind, arguments, {})) for kind in kinds]
+
+    class Chosen(AbstractTemplate):  # of any number of arguments
+        key = chosen
+
+        def generic(self, arguments: tuple[Any, ...], _: Any) -> Any:
+            is_known = isinstance(arguments[0], types.Integer) and all(
+                signature is not None for _, signature in signatures(self.context, arguments[1:])
+            )
+            return typing.signature(types.void, *arguments) if is_known else None
+
+    infer_global(chosen, types.Function(Chosen))
+
+    @lower_builtin(chosen, types.VarArg(types.Any))
+    def lowering(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        m = _Machine(context, builder, signature, arguments)
+        number, end = m.index(0), builder.append_basic_block("chosen")
+        blocks = [builder.append_basic_block(f"choice_{k + 1}") for k in range(len(functions))]
+        jump = builder.switch(number, blocks[-1])
+        found = signatures(context.typing_context, signature.args[1:])
+        for k, (block, (kind, its_signature)) in enumerate(zip(blocks, found, strict=True)):
+            jump.add_case(ir.Constant(number.type, k + 1), block)
+            builder.position_at_end(block)
+            context.get_function(kind, its_signature)(builder, arguments[1:])
+            builder.branch(end)
+        builder.position_at_end(end)
+        return m.nothing()
+
+    return chosen
 
 
 # ------------------------------------------------------------------------------------------------------------------
