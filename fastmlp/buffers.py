@@ -32,7 +32,7 @@ with the data set.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -124,6 +124,8 @@ class Workspace:
     """The last call of a kernel in this workspace."""
     predict_call: calls.Call | None
     """The last prediction of a few samples."""
+    run_with: Callable[[Any, Any, Any], None]
+    """Which calls it again, once there is one."""
     predicted_again: tuple[NDArray[np.floating] | None, tuple[int, ...]]
     """Parameters, and the shape of the data, of the last prediction of many rows, if its call can be made again."""
     block: int

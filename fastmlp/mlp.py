@@ -68,6 +68,8 @@ class _Prepared(NamedTuple):
     """Shapes of the data."""
     workspace: Workspace
     call: calls.Call
+    run: Callable[[Any, Any, Any], None]
+    """Which calls it, by one thread."""
     is_by_one_thread: bool
     """Whether more are never tried."""
 
@@ -430,7 +432,7 @@ class MLP:
         call, output = workspace.predict_call, None
         if call is not None and workspace.predicted == 1 and workspace.panels_of_version == self._version:
             output = np.empty(self._shape_of_output, self._dtype)
-            calls.run_with(call.table, X, output)
+            workspace.run_with(call.table, X, output)
             if workspace.first_check[0] != 0:
                 output = None
         self._free.append(workspace)
@@ -447,12 +449,13 @@ class MLP:
             if calls.are_packed() and X.flags.writeable:
                 call = workspace.predict_call
                 if call is None:
+                    workspace.run_with = calls.run_with(self._dtype)
                     call = workspace.predict_call = calls.Call(
                         network.predict_alone, workspace.plan, self._vector, workspace.panels, workspace.arena,
                         workspace.report, self._vector, self._vector, 0, samples,
                     )  # fmt: skip
                 call.table[_PREDICTED] = workspace.predicted = samples
-                calls.run_with(call.table, X, output)
+                workspace.run_with(call.table, X, output)
                 finite = workspace.first_check[0] == 0
             else:
                 status = network.predict_alone(
@@ -1072,7 +1075,8 @@ class MLP:
             self._gradient, self._memory, self._vector, self._vector, checks.NO_LABELS, checks.NO_WEIGHTS, _NO_ORDER,
             count, count, 0, 1, optimizer.code, optimizer.array, self._steps, 0.0, network.ONE_EPOCH,
         )  # fmt: skip
-        self._prepared = _Prepared(*given, X.shape, values.shape, workspace, call, of_all == (1,))
+        run = calls.run_with(self._dtype)
+        self._prepared = _Prepared(*given, X.shape, values.shape, workspace, call, run, of_all == (1,))
 
     def _prepared_step(self, prepared: _Prepared, X: Any, Y: Any) -> float | None:
         """Take the step that has been prepared, over new data of the same shape; None if it is prepared no more."""
@@ -1084,7 +1088,7 @@ class MLP:
             self._parameters_changed()
             try:
                 if prepared.is_by_one_thread:
-                    calls.run_with(call.table, X, Y)
+                    prepared.run(call.table, X, Y)
                 else:
                     self._run_prepared(prepared, X, Y)
             finally:  # Ctrl-C may come between the step and its count
@@ -1104,7 +1108,7 @@ class MLP:
             n_threads = pace.n_threads if calls.are_packed() else 1  # not in a child of a process that had threads
             workspace.divide(n_threads)
             if n_threads == 1:
-                calls.run_with(call.table, X, Y)
+                prepared.run(call.table, X, Y)
             else:
                 call.set_rows(X, Y)
                 call.run(n_threads)

@@ -213,10 +213,13 @@ def test_what_interrupts_a_step_leaves_it_counted(way, dtype, rng, monkeypatch):
         return run
 
     with monkeypatch.context() as patch:
-        patch.setattr(calls, "run_with", interrupted(calls.run_with))
+        if mlp._prepared is not None:
+            mlp._prepared = mlp._prepared._replace(run=interrupted(mlp._prepared.run))
         patch.setattr(Workspace, "train", interrupted(Workspace.train))
         with pytest.raises(KeyboardInterrupt):
             mlp.train_step(X, Y, optimizer=optimizer if way == "prepared" else fastmlp.SGD(0.1))
+    if mlp._prepared is not None:
+        mlp._prepared = mlp._prepared._replace(run=calls.run_with(mlp._dtype))
     assert mlp._steps == 5
     np.testing.assert_array_equal(mlp.predict(X[:1]), mlp.predict(X)[:1])
     mlp.train_step(X, Y, optimizer=optimizer)

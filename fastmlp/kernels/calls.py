@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numba
@@ -236,10 +236,22 @@ def _put_rows(table, X, Y):
 
 
 @plain_function
-def run_with(table, X, Y):
-    """Call the entry of a table with other rows."""
+def _run_with(table, X, Y):
     _put_rows(table, X, Y)
     _call_entry(table[table.size - 1], ALONE, table)
+
+
+@cache
+def run_with(dtype: np.dtype) -> Callable[[Any, Any, Any], None]:
+    """Make what calls the entry of a table with other rows, two matrices: ``run_with(dtype)(table, X, Y)``.
+
+    It does not look at what it is given, as Numba would for a sixth of a microsecond: the arrays must be of this dtype,
+    in one piece, in the order of C, and writable.
+    """
+    rows = types.Array(numba.from_dtype(dtype), 2, "C")
+    signature = types.int64[::1], rows, rows
+    _run_with.compile(signature)
+    return _run_with.overloads[signature].entry_point
 
 
 @parallel_function
