@@ -44,9 +44,13 @@ class Case(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """Of one step, or of one prediction: two for each weight and sample, three times; the rest is not counted."""
-        weights = sum(i * j for i, j in zip(self.layer_sizes[:-1], self.layer_sizes[1:], strict=True))
-        return (2 if self.kind == "predict" else 6) * weights * self.batch_size
+        """Of the products of a step or a prediction: two in each for each weight and sample. The rest is not counted.
+
+        A step has three products for each layer, but for the first, whose input needs no gradient.
+        """
+        first, *others = (i * j for i, j in zip(self.layer_sizes[:-1], self.layer_sizes[1:], strict=True))
+        products = (1, 1) if self.kind == "predict" else (2, 3)
+        return 2 * (products[0] * first + products[1] * sum(others)) * self.batch_size
 
     def samples(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows of ``X`` and ``Y``."""

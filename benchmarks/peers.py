@@ -30,6 +30,7 @@ import numpy as np
 from fastmlp.oracle import network as oracle
 
 from .contestants import CONTESTANTS, NEEDS, TAKE_PART, Case, Contestant, environment
+from .control import handover_seconds
 
 LADDER = [
     "3-4-4-2@5", "2-16-16-1@64", "10-32-32-1@32", "4-32-16-4@512", "4-120-84-2@32", "10-45-45-10@128",
@@ -357,6 +358,7 @@ def main() -> None:
             best, words = compete(entries, case, given.rounds, given.seconds)
             rows.append(row_of(label, case, best))
             print("\n".join(words_for(rows[-1], 1e3 if kind == "fit" else 1e6)), flush=True)
+            print(f"    from one thread to another: {handover_seconds() * 1e9:.0f} ns", flush=True)
             for name, said in words.items():
                 if said:
                     print(f"    {name}: {said}", flush=True)

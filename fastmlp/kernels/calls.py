@@ -245,8 +245,8 @@ def _run_with(table, X, Y):
 def run_with(dtype: np.dtype) -> Callable[[Any, Any, Any], None]:
     """Make what calls the entry of a table with other rows, two matrices: ``run_with(dtype)(table, X, Y)``.
 
-    It does not look at what it is given, as Numba would for a sixth of a microsecond: the arrays must be of this dtype,
-    in one piece, in the order of C, and writable.
+    It does not look at what it is given, as Numba would for a sixth of a microsecond: the arrays must be of this
+    dtype, in one piece, in the order of C, and writable.
     """
     rows = types.Array(numba.from_dtype(dtype), 2, "C")
     signature = types.int64[::1], rows, rows
