@@ -1,13 +1,16 @@
-"""Many networks of one shape, trained at once: in one compiled call, as many at a time as there are threads.
+"""Many networks of one shape, trained at once: each thread trains some of them, all of these in one compiled call.
 
-Every member is an :class:`fastmlp.MLP`, and takes the very steps that it would take alone: the same bits.
+Every member is an :class:`fastmlp.MLP`, and takes the very steps that it would take alone: the same bits. While one
+thread is in compiled code, which releases the interpreter, another notes what came of its members' epochs and draws
+their next orders.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from threading import Event
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -15,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import arguments, checks, fitting, rows, settings, threads, training
-from fastmlp.kernels import calls, jit, network
+from fastmlp.kernels import calls, network
 from fastmlp.mlp import MLP
 from fastmlp.orders import Order
 from fastmlp.trainee import Trainee
@@ -170,21 +173,33 @@ class Ensemble:
         X = rows.converted(X, slice(None), first._dtype)
         targets = targets.of_rows(slice(None), None if first._loss == "own" else first._dtype)
         Y = targets.labels if targets.labels.size else targets.values
-        with ExitStack() as stack:
-            for mlp in self.members:
-                stack.enter_context(mlp._lock)
-            runs = [
-                _Run(mlp, fitting.trainee_for(
+        with _all_locked(self.members):
+            trainees = [
+                fitting.trainee_for(
                     mlp, X, Y, epochs=epochs, batch_size=batch_size, optimizer=optimizers[k], learning_rate=rates[k],
                     shuffle=shuffle, sample_weight=sample_weight, validation=validation, early_stopping=stoppings[k],
                     metrics=metrics, drawn=_drawn_by(mlp) if bootstrap else None,
-                ))
+                )
                 for k, mlp in enumerate(self.members)
             ]  # fmt: skip
-            with training.interruptible() as interrupted, threads.at_work:
-                _train(runs, self._n_threads, interrupted)
-        self._histories = [run.trainee.history for run in runs]
+        with training.interruptible() as interrupted:
+            self._side_by_side(lambda some: _train(self.members[some], trainees[some], interrupted))
+        self._histories = [trainee.history for trainee in trainees]
         return self._histories
+
+    def _side_by_side(self, work: Callable[[slice], None]) -> None:
+        """Do some work for all members: by each thread, for an equal part of them."""
+        n_threads = min(self._n_threads or threads.share(), len(self))
+        parts = [slice(k * len(self) // n_threads, (k + 1) * len(self) // n_threads) for k in range(n_threads)]
+        if n_threads == 1:
+            work(parts[0])
+        else:
+            with ThreadPoolExecutor(n_threads) as pool:
+                at_work = [pool.submit(work, part) for part in parts]
+                while wait(at_work, _SECONDS_PER_CALL).not_done:
+                    pass  # without an end to the waiting, Windows would not tell of Ctrl-C
+                for done in at_work:
+                    done.result()
 
     def predict(self, X: ArrayLike) -> Prediction:
         """Mean, spread and members' outputs for each sample.
@@ -200,20 +215,14 @@ class Ensemble:
         first = self.members[0]
         X = checks.samples("X", X, first._sizes[0], first._dtype)
         each = np.empty((len(self), len(X), first._sizes[-1]), first._dtype)
-        n_threads = min(self._n_threads or threads.share(), len(self))
 
-        def predict_some(part: int) -> None:
+        def predict_some(some: slice) -> None:
             """Predict with some of the members, in a workspace of the first one of them."""
-            start, stop = part * len(self) // n_threads, (part + 1) * len(self) // n_threads
-            with self.members[start]._to_predict(1) as workspace:
-                for k in range(start, stop):
-                    self.members[k]._predict_rows(X, each[k], workspace)
+            with self.members[some.start]._to_predict(1) as workspace:
+                for mlp, output in zip(self.members[some], each[some], strict=True):
+                    mlp._predict_rows(X, output, workspace)
 
-        if n_threads == 1:
-            predict_some(0)
-        else:
-            with ThreadPoolExecutor(n_threads) as pool:
-                [*pool.map(predict_some, range(n_threads))]
+        self._side_by_side(predict_some)
         return Prediction(each.mean(axis=0), each.std(axis=0), each)
 
     @property
@@ -229,6 +238,15 @@ class Ensemble:
         if not np.isfinite(losses).any():
             raise RuntimeError("there is no best member: fit(..., validation=...) compares them")
         return self.members[int(np.argmin(losses))]
+
+
+@contextmanager
+def _all_locked(members: Sequence[MLP]) -> Iterator[None]:
+    """Let nobody else change these members."""
+    with ExitStack() as stack:
+        for mlp in members:
+            stack.enter_context(mlp._lock)
+        yield
 
 
 def _for_each(name: str, value: Any, count: int) -> list[Any]:
@@ -360,34 +378,45 @@ class _Run:
             self.mlp._free.append(self.workspace)
 
 
-def _train(runs: list[_Run], n_threads: int | None, interrupted: Any) -> None:
+def _train(members: Sequence[MLP], trainees: list[Trainee], interrupted: Event) -> None:
+    """Train some of the members, in one thread."""
+    runs: list[_Run] = []
+    with _all_locked(members), threads.at_work:
+        try:
+            for mlp, trainee in zip(members, trainees, strict=True):
+                runs.append(_Run(mlp, trainee))
+            _take_turns(runs, interrupted)
+        except BaseException:
+            interrupted.set()  # the other threads are to end too
+            raise
+        finally:
+            for run in runs:
+                run.let_go()
+
+
+def _take_turns(runs: list[_Run], interrupted: Event) -> None:
     """Take steps of all that are still training, until none is."""
     packed = [run for run in runs if run.call is not None]
     packed_calls = [run.call for run in runs if run.call is not None]
     tables = np.array([call.table for call in packed_calls], np.int64)
     at_once = 1
-    try:
-        while any(run.is_training for run in runs):
-            if interrupted.is_set():
-                for run in runs:
-                    if run.is_training:
-                        run.end_epoch(training.INTERRUPTED)
-                return
-            start = perf_counter()
-            active = [k for k, run in enumerate(packed) if run.is_training]
-            wanted = {k: packed[k].wanted(at_once) for k in active}
-            for k in active:
-                packed[k].make_ready(tables[k], wanted[k])
-            if active:
-                most_threads = n_threads or threads.share()
-                jit.launch(calls.run_each, min(most_threads, len(active)), packed_calls[0].entry, tables[active])
-            seconds = perf_counter() - start
-            for k in active:
-                packed[k].take_result(wanted[k])
+    while any(run.is_training for run in runs):
+        if interrupted.is_set():
             for run in runs:
-                if run.call is None and run.is_training:
-                    run.take_by_itself(run.wanted(at_once))
-            at_once = max(1, int(at_once * min(8.0, _SECONDS_PER_CALL / max(seconds, 1e-6))))
-    finally:
+                if run.is_training:
+                    run.end_epoch(training.INTERRUPTED)
+            return
+        start = perf_counter()
+        active = [k for k, run in enumerate(packed) if run.is_training]
+        wanted = {k: packed[k].wanted(at_once) for k in active}
+        for k in active:
+            packed[k].make_ready(tables[k], wanted[k])
+        if active:
+            calls.run_each(packed_calls[0].entry, tables[active])
+        seconds = perf_counter() - start
+        for k in active:
+            packed[k].take_result(wanted[k])
         for run in runs:
-            run.let_go()
+            if run.call is None and run.is_training:
+                run.take_by_itself(run.wanted(at_once))
+        at_once = max(1, int(at_once * min(8.0, _SECONDS_PER_CALL / max(seconds, 1e-6))))

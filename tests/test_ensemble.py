@@ -1,6 +1,9 @@
 """Many networks at once: each member is the network that it would be alone, to the bit."""
 
+import os
 import pickle
+import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -168,24 +171,43 @@ def test_data_of_other_kinds_are_converted_once(data):
         np.testing.assert_array_equal(one.parameter_vector, two.parameter_vector)
 
 
-def test_interrupting_ends_all_between_two_steps(data, monkeypatch):
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_interrupting_ends_all_between_two_steps(n_threads, data, monkeypatch):
     if not calls.are_packed():
         pytest.skip("there are no packed calls")
-    ensemble = fastmlp.Ensemble(3, SIZES, rng=0)
-    launch, seen = fastmlp.ensemble.jit.launch, []
+    ensemble = fastmlp.Ensemble(3, SIZES, rng=0, n_threads=n_threads)
+    run_each, seen = calls.run_each, []
 
     def interrupting(*arguments):
         seen.append(1)
         if len(seen) == 3:
-            import signal  # noqa: PLC0415
+            os.kill(os.getpid(), signal.SIGINT)
+        run_each(*arguments)
 
-            signal.raise_signal(signal.SIGINT)
-        return launch(*arguments)
-
-    monkeypatch.setattr(fastmlp.ensemble.jit, "launch", interrupting)
-    histories = ensemble.fit(*data, epochs=1000, batch_size=1)
+    monkeypatch.setattr(calls, "run_each", interrupting)
+    histories = ensemble.fit(*data, epochs=1_000_000, batch_size=1)
     assert all("interrupted" in history.stopped for history in histories)
-    assert len(seen) == 3
+    assert n_threads > 1 or len(seen) <= 4
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_an_error_ends_all(n_threads, data):
+    """And lets go of the members."""
+    ensemble, seen = fastmlp.Ensemble(4, SIZES, rng=0, n_threads=n_threads), []
+
+    def metric(predictions, targets):
+        seen.append(1)
+        if len(seen) == 5:
+            raise ZeroDivisionError("of the user's")
+        return 0.0
+
+    with pytest.raises(ZeroDivisionError, match="of the user's"):
+        ensemble.fit(*data, epochs=3 if INTERPRETED else 5000, metrics=metric)
+    assert len(seen) < 10_000
+    with ThreadPoolExecutor(1) as pool:
+        for mlp in ensemble:
+            pool.submit(mlp.train_step, *data, optimizer="sgd").result(timeout=60)
+    assert len(ensemble.fit(*data, epochs=1)) == 4
 
 
 def test_it_can_be_pickled(data):

@@ -13,7 +13,7 @@ import pytest
 
 import fastmlp
 from conftest import INTERPRETED, compiled
-from fastmlp import threads
+from fastmlp import ensemble, threads
 from fastmlp.buffers import Workspace
 from fastmlp.kernels import calls, crew, jit
 from fastmlp.kernels.simd import add_to_counter
@@ -190,21 +190,20 @@ def test_a_prediction_has_room_for_its_threads_when_others_end(monkeypatch, rng)
     assert seen == {1, 2}
 
 
-@pytest.mark.skipif(not calls.are_packed(), reason="members are trained one after the other")
-@pytest.mark.parametrize(("asked", "expected"), [(None, 4), (3, 3)])
+@pytest.mark.parametrize(("asked", "expected"), [(None, [1, 1, 1, 2]), (3, [1, 2, 2]), (7, [1] * 5)])
 @pytest.mark.usefixtures("eight_threads")
 def test_an_ensemble_takes_its_share_or_what_is_asked_for(asked, expected, monkeypatch, rng):
-    launch, seen = jit.launch, set()
+    train, seen = ensemble._train, []
 
-    def note(parallel, n_threads, *arguments):
-        seen.add(n_threads)
-        launch(parallel, n_threads, *arguments)
+    def note(members, *others):
+        seen.append(len(members))
+        train(members, *others)
 
-    monkeypatch.setattr(jit, "launch", note)
+    monkeypatch.setattr(ensemble, "_train", note)
     X, Y = rng.standard_normal((2, 20, 2))
     with others_at_work(1):
         fastmlp.Ensemble(5, [2, 2], rng=0, n_threads=asked).fit(X, Y, epochs=2)
-    assert seen == {expected}
+    assert sorted(seen) == expected
 
 
 def watch_threads(monkeypatch):

@@ -254,10 +254,10 @@ def run_with(dtype: np.dtype) -> Callable[[Any, Any, Any], None]:
     return _run_with.overloads[signature].entry_point
 
 
-@parallel_function
+@plain_function
 def run_each(entry, tables):
     """Call an entry with each of many tables, by itself."""
-    for k in prange(len(tables)):
+    for k in range(len(tables)):
         _call_entry(entry, ALONE, tables[k])
 
 
