@@ -237,7 +237,6 @@ class MLP:
         self._block = simd.VECTORS * (simd.VECTOR_BYTES // self._dtype.itemsize)
         self._lock = threading.RLock()
         self._most_threads: int | None = None  # where other processes of the same training share the machine
-        self._pace_lock = threading.Lock()  # for those who run side by side
         # by the kind of work, about how many samples, and how many threads there may be
         self._paces: dict[tuple[str, int, int], threads.Pace] = {}
         self._free: list[Workspace] = []  # list.append and list.pop are atomic
@@ -1693,8 +1692,7 @@ class MLP:
     def _tell(self, pace: threads.Pace, start: float, count: int) -> None:
         """Note how long work on so many samples has taken since ``start``, where it counts."""
         if len(pace.candidates) > 1:
-            with self._pace_lock:  # others may be here at the same time
-                pace.tell(time.perf_counter() - start, count / _class_of(count))
+            pace.tell(time.perf_counter() - start, count / _class_of(count))
 
     def _pace(self, count: int, kind: str = "step") -> threads.Pace:
         """What is known of the speed of a step on so many samples, or of other work on about so many."""
@@ -1711,7 +1709,8 @@ class MLP:
             operations, first = self._operations(size, kind), self._threads(size, kind, most)
             measure = self.config["n_threads"] is None and (_MEASURE_FROM < operations < _MEASURE_TO)
             numbers = threads.candidates(first, most) if measure else (first,)
-            pace = self._paces[kind, size, most] = threads.Pace(numbers)
+            work = kind, size, tuple(self._sizes), tuple(self._activations), self._dtype.str
+            pace = self._paces[kind, size, most] = threads.pace_of(work, numbers)
         return pace
 
     def _raise_for(self, status: int, **arrays: Array) -> None:

@@ -80,6 +80,31 @@ def test_what_is_compiled_at_first_does_not_count():
     assert work_for(pace, 5, unit)[2] > 0.9
 
 
+def test_what_is_told_while_somebody_else_tells_does_not_count():
+    pace = Pace((2, 1))
+    with pace._telling:
+        for _ in range(5):
+            pace.tell(10.0, 1)
+    assert pace == Pace((2, 1), _telling=pace._telling)
+
+
+def test_networks_of_one_shape_know_the_same_speed(rng, monkeypatch):
+    monkeypatch.setattr(jit, "max_threads", lambda: 2)
+    X, Y = rng.standard_normal((2, 1000, 20))
+    networks = {
+        name: fastmlp.MLP([20, 300, 20], rng=0, **settings)
+        for name, settings in {
+            "one": {}, "alike": {"loss": "huber"}, "other": {"hidden_activation": "tanh"}, "fixed": {"n_threads": 2},
+        }.items()
+    }  # fmt: skip
+    for mlp in networks.values():
+        mlp.train_step(X, Y, optimizer="sgd")
+    of_steps = {name: mlp._pace(1000) for name, mlp in networks.items()}
+    assert of_steps["one"] is of_steps["alike"]
+    assert len({id(pace) for pace in of_steps.values()}) == 3
+    assert of_steps["one"] is not networks["one"]._pace(500)
+
+
 @pytest.mark.parametrize(
     ("first", "most", "expected"),
     [(1, 1, (1,)), (1, 2, (1, 2)), (2, 2, (2, 1)), (4, 6, (4, 1, 2, 6)), (8, 8, (8, 1, 2, 4))],
