@@ -13,8 +13,9 @@ _DRAWS_AT_ONCE = 1 << 20
 """Most random numbers that are drawn at once, which take as much memory as an order of as many rows."""
 
 
-def shuffled(rows: Order, rng: np.random.Generator, n_orders: int = 1) -> Order:
-    """Orders of rows, one after the other; drawn together they are what they would be one by one."""
+def shuffled(rows: Order | int, rng: np.random.Generator, n_orders: int = 1) -> Order:
+    """Orders of rows, or of so many, one after the other; drawn together they are what they would be one by one."""
+    rows = np.arange(rows, dtype=np.int64) if isinstance(rows, int) else rows
     n = len(rows)
     orders = np.empty((n_orders, n), np.int64)
     if orders.size <= _DRAWS_AT_ONCE:

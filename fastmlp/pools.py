@@ -194,7 +194,7 @@ class Pieces:
     def _large(self, block: Block, number: int, rng: np.random.Generator | None) -> Iterator[Piece]:
         """Complete the minibatch that was begun; then the block itself, but for the rows that are left over."""
         pool, size, n = self._pools[0], self._batch_size, len(block[0])
-        order = np.arange(n) if rng is None else shuffled(np.arange(n), rng)
+        order = np.arange(n) if rng is None else shuffled(n, rng)
         begun = -pool.n_rows % size
         if pool.n_rows:
             pool.put(block, number, order[:begun])
@@ -219,7 +219,7 @@ class Pieces:
     def _full(self, rng: np.random.Generator | None) -> Piece:
         """The pool as a piece; the other one comes in its place."""
         pool = self._pools[0]
-        piece = pool.piece(_IN_ORDER if rng is None else shuffled(np.arange(pool.n_rows), rng))
+        piece = pool.piece(_IN_ORDER if rng is None else shuffled(pool.n_rows, rng))
         self._pools.reverse()
         self._pools[0].empty()
         return piece

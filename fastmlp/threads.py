@@ -91,7 +91,7 @@ class Pace:
     _last: float = 0.0
     _trials: float = 0.0
     _is_first: bool = True
-    _telling: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _telling: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def n_threads(self) -> int:

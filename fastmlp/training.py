@@ -184,7 +184,7 @@ class Plan:
         In a batch of all samples their order says nothing, and none is drawn.
         """
         if self.shuffle and self.batch_size < self.n_samples:
-            return shuffled(np.arange(self.n_samples) if self.rows is None else self.rows, rng, n_epochs)
+            return shuffled(self.n_samples if self.rows is None else self.rows, rng, n_epochs)
         return _IN_ORDER if self.rows is None else np.tile(self.rows, n_epochs)
 
 
