@@ -3,7 +3,8 @@
 Its own are an equal part of all: where several threads of a process train at the same time, as in a search, none takes
 those of another. How many of them pay depends on the size of the work, and on what else the machine is doing: beside
 other busy processes two threads can be slower than one. So every number of threads is tried for some milliseconds,
-the best one is kept for half a second or more, and so on. The results of the work are the same bits with any number.
+the best one is kept for half a second or more, and so on; for less, when it has become much slower than it was. The
+results of the work are the same bits with any number.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ _KEEP_SECONDS = 0.5
 
 _KEEP_PER_TRIAL = 50
 """How long it is kept, at least, for each second that trials took: they cost two hundredths of the time at most."""
+
+
+_SLOWER, _WINDOW_SECONDS, _KEEP_SLOW_PER_TRIAL = 1.5, 0.03, 5
+"""The best one is given up sooner when work takes so many times as long as it did, over so many seconds; but not
+before it has been kept for so many seconds for each second that trials took."""
 
 
 class _AtWork:
@@ -88,6 +94,8 @@ class Pace:
     """What each candidate took when it ran last."""
     _seconds: float = 0.0
     _units: float = 0.0
+    _window: tuple[float, float] = (0.0, 0.0)
+    """Seconds and units, of late."""
     _last: float = 0.0
     _trials: float = 0.0
     _is_first: bool = True
@@ -127,18 +135,34 @@ class Pace:
             return
         self._seconds += seconds
         self._units += units
-        kept = self._is_kept()
-        if self._seconds_left() > 0 or (not kept and self._units < _TRIAL_UNITS):
+        kept, slow = self._is_kept(), self._slow(seconds, units)
+        if slow is None and (self._seconds_left() > 0 or (not kept and self._units < _TRIAL_UNITS)):
             return
         self._trials = 0.0 if kept else self._trials + self._seconds
-        self.seconds_per_unit[self.n_threads] = self._seconds / self._units
+        self.seconds_per_unit[self.n_threads] = self._seconds / self._units if slow is None else slow
         self._seconds = self._units = 0.0
+        self._window = 0.0, 0.0
         if kept:  # measure the others again
             self.seconds_per_unit = {self.n_threads: self.seconds_per_unit[self.n_threads]}
         untried = [k for k, n in enumerate(self.candidates) if n not in self.seconds_per_unit]
         fastest = min(range(len(self.candidates)), key=lambda k: self.seconds_per_unit.get(self.candidates[k], 0.0))
         before, self.present = self.present, untried[0] if untried else fastest
         self._is_first = self.present != before
+
+    def _slow(self, seconds: float, units: float) -> float | None:
+        """Seconds of a unit, of late, if what is kept has become much slower; else None.
+
+        If that is the lowest number of threads, more would hardly be quicker: somebody else is busy.
+        """
+        if not self._is_kept() or self.n_threads == min(self.candidates):
+            return None
+        of_late = self._window[0] + seconds, self._window[1] + units
+        is_long = of_late[0] >= _WINDOW_SECONDS
+        self._window = (0.0, 0.0) if is_long else of_late
+        has_been_kept = self._seconds >= _KEEP_SLOW_PER_TRIAL * self._trials
+        lasted = of_late[0] / of_late[1]
+        is_slow = is_long and has_been_kept and lasted > _SLOWER * self.seconds_per_unit[self.n_threads]
+        return lasted if is_slow else None
 
     def _is_kept(self) -> bool:
         return len(self.seconds_per_unit) == len(self.candidates)

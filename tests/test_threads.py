@@ -54,6 +54,28 @@ def test_a_machine_that_becomes_busy_is_noticed_within_a_second():
         assert work_for(pace, 8, unit)[best] > 0.9
 
 
+def test_what_has_become_much_slower_is_given_up_at_once():
+    """Two threads were twice as fast as one, and suddenly take three times as long: other processes have come."""
+    pace, passed, by_two = Pace((2, 1)), 0.0, 0
+    work_for(pace, 1, lambda n, _: 1e-4 / n)
+    while len(pace.seconds_per_unit) < 2:  # another trial
+        pace.tell(1e-4 / pace.n_threads, 1)
+    assert pace.n_threads == 2
+    while passed < 0.1:
+        lasted = 3e-4 if pace.n_threads == 2 else 1e-4
+        passed, by_two = passed + lasted, by_two + (pace.n_threads == 2)
+        pace.tell(lasted, 1)
+    assert pace.n_threads == 1
+    assert by_two * 3e-4 == pytest.approx(0.03, rel=0.1)
+
+
+def test_a_noisy_machine_is_not_measured_all_the_time(rng):
+    """One unit in a hundred takes a hundred times as long."""
+    pace = Pace((2, 1))
+    shares = work_for(pace, 60, lambda n, _: (1e-4 if rng.random() > 0.01 else 1e-2) * (1 if n == 2 else 1.6))
+    assert shares[2] > 0.6
+
+
 def test_one_candidate_is_never_left():
     pace = Pace((1,))
     assert work_for(pace, 3, lambda n, _: 1e-3) == {1: 1.0}
