@@ -59,7 +59,8 @@ class Ensemble:
     rng : None, int, numpy.random.Generator or sequence of int
         Where the members' seeds come from; or the seeds themselves, one for each.
     n_threads : int, optional
-        At most so many threads, each of which trains one member at a time.
+        At most so many threads, each of which trains a part of the members. How many there are is settled when
+        training begins: an equal share for each thread of the process that trains or predicts then.
     **settings
         The members' other settings, as in :class:`fastmlp.MLP`.
 
@@ -144,6 +145,9 @@ class Ensemble:
     ) -> list[training.History]:
         """Train all members, each on minibatches in an order of its own.
 
+        Functions of yours, such as metrics and schedules, are called by several threads at once. They must not train
+        or change members.
+
         Parameters
         ----------
         X, Y, epochs, batch_size, shuffle, sample_weight, metrics
@@ -183,21 +187,28 @@ class Ensemble:
                 for k, mlp in enumerate(self.members)
             ]  # fmt: skip
         with training.interruptible() as interrupted:
-            self._side_by_side(lambda some: _train(self.members[some], trainees[some], interrupted))
+            self._side_by_side(lambda some: _train(self.members[some], trainees[some], interrupted), interrupted.set)
         self._histories = [trainee.history for trainee in trainees]
         return self._histories
 
-    def _side_by_side(self, work: Callable[[slice], None]) -> None:
-        """Do some work for all members: by each thread, for an equal part of them."""
+    def _side_by_side(self, work: Callable[[slice], None], stop: Callable[[], None] = lambda: None) -> None:
+        """Do some work for all members: by each thread, for an equal part of them.
+
+        ``stop`` makes the threads end soon, when an error ends the waiting for them.
+        """
         n_threads = min(self._n_threads or threads.share(), len(self))
         parts = [slice(k * len(self) // n_threads, (k + 1) * len(self) // n_threads) for k in range(n_threads)]
         if n_threads == 1:
             work(parts[0])
         else:
             with ThreadPoolExecutor(n_threads) as pool:
-                at_work = [pool.submit(work, part) for part in parts]
-                while wait(at_work, _SECONDS_PER_CALL).not_done:
-                    pass  # without an end to the waiting, Windows would not tell of Ctrl-C
+                try:
+                    at_work = [pool.submit(work, part) for part in parts]
+                    while wait(at_work, _SECONDS_PER_CALL).not_done:
+                        pass  # without an end to the waiting, Windows would not tell of Ctrl-C
+                except BaseException:  # an alarm, or a second Ctrl-C: the pool's end waits for the threads
+                    stop()
+                    raise
                 for done in at_work:
                     done.result()
 

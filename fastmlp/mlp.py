@@ -416,7 +416,7 @@ class MLP:
                 workspace.divide(n_threads)
                 call.set_rows(X, output)
                 call.run(n_threads)
-                self._tell(pace, start, shape[0])
+                self._tell(pace, start, shape[0], n_threads)
             if any(workspace.report[:n_threads, network.X_CHECK].tolist()):
                 output = None
         self._free.append(workspace)
@@ -1112,7 +1112,7 @@ class MLP:
                 call.set_rows(X, Y)
                 call.run(n_threads)
             if len(pace.candidates) > 1:
-                pace.tell(time.perf_counter() - start, 1)
+                pace.tell(time.perf_counter() - start, 1, n_threads)
 
     def _unprepare(self) -> None:
         """What steps were prepared for has changed."""
@@ -1215,7 +1215,7 @@ class MLP:
                 workspace.results[_TAKEN] = 0
                 self._penalties += float(workspace.report[network.PENALTY, network.PENALTIES])
                 if is_measured:
-                    pace.tell(time.perf_counter() - start, wanted)
+                    pace.tell(time.perf_counter() - start, wanted, n_threads)
             if optimizer.max_gradient_norm is not None:
                 self._limited = float(workspace.report[network.BATCH, network.FACTOR])
         finally:  # Ctrl-C may come between steps and their count
@@ -1686,13 +1686,14 @@ class MLP:
         """How many threads work of this kind on so many samples gets, whose time is taken."""
         with threads.at_work:
             pace, start = self._pace(count, kind), time.perf_counter()
-            yield pace.n_threads
-        self._tell(pace, start, count)
+            n_threads = pace.n_threads
+            yield n_threads
+        self._tell(pace, start, count, n_threads)
 
-    def _tell(self, pace: threads.Pace, start: float, count: int) -> None:
-        """Note how long work on so many samples has taken since ``start``, where it counts."""
+    def _tell(self, pace: threads.Pace, start: float, count: int, n_threads: int) -> None:
+        """Note how long work on so many samples has taken so many threads since ``start``, where it counts."""
         if len(pace.candidates) > 1:
-            pace.tell(time.perf_counter() - start, count / _class_of(count))
+            pace.tell(time.perf_counter() - start, count / _class_of(count), n_threads)
 
     def _pace(self, count: int, kind: str = "step") -> threads.Pace:
         """What is known of the speed of a step on so many samples, or of other work on about so many."""
@@ -1709,7 +1710,8 @@ class MLP:
             operations, first = self._operations(size, kind), self._threads(size, kind, most)
             measure = self.config["n_threads"] is None and (_MEASURE_FROM < operations < _MEASURE_TO)
             numbers = threads.candidates(first, most) if measure else (first,)
-            work = kind, size, tuple(self._sizes), tuple(self._activations), self._dtype.str
+            drops = any(self._objective.dropout)
+            work = kind, size, tuple(self._sizes), tuple(self._activations), drops, self._dtype.str
             pace = self._paces[kind, size, most] = threads.pace_of(work, numbers)
         return pace
 

@@ -28,7 +28,8 @@ _KEEP_SECONDS = 0.5
 """How long the best one is kept, at least."""
 
 _KEEP_PER_TRIAL = 50
-"""How long it is kept, at least, for each second that trials took: they cost two hundredths of the time at most."""
+"""How long it is kept, at least, for each second that trials took: they cost two hundredths of the time at most, but
+for those that come sooner:"""
 
 
 _SLOWER, _WINDOW_SECONDS, _KEEP_SLOW_PER_TRIAL = 1.5, 0.03, 5
@@ -116,15 +117,17 @@ class Pace:
             return _TRIAL_SECONDS - self._seconds
         return max(_KEEP_SECONDS, _KEEP_PER_TRIAL * self._trials) - self._seconds
 
-    def tell(self, seconds: float, units: float) -> None:
-        """Note how long some units of work took with :attr:`n_threads`, and choose for the next ones.
+    def tell(self, seconds: float, units: float, n_threads: int) -> None:
+        """Note how long some units of work took with so many threads, and choose for the next ones.
 
         The first ones after a change do not count: code may have been compiled, and caches are cold. Nor does what is
-        told while somebody else is telling.
+        told while somebody else is telling, or of another number of threads than the one that is running: others have
+        gone on meanwhile.
         """
         if self._telling.acquire(blocking=False):
             try:
-                self._note(seconds, units)
+                if n_threads == self.n_threads:
+                    self._note(seconds, units)
             finally:
                 self._telling.release()
 
@@ -135,13 +138,17 @@ class Pace:
             return
         self._seconds += seconds
         self._units += units
-        kept, slow = self._is_kept(), self._slow(seconds, units)
-        if slow is None and (self._seconds_left() > 0 or (not kept and self._units < _TRIAL_UNITS)):
+        kept, is_slow = self._is_kept(), self._has_slowed(seconds, units)
+        if not is_slow and (self._seconds_left() > 0 or (not kept and self._units < _TRIAL_UNITS)):
             return
         self._trials = 0.0 if kept else self._trials + self._seconds
-        self.seconds_per_unit[self.n_threads] = self._seconds / self._units if slow is None else slow
+        self.seconds_per_unit[self.n_threads] = self._seconds / self._units
         self._seconds = self._units = 0.0
         self._window = 0.0, 0.0
+        if is_slow:  # it may have been a moment's disturbance: try it again, after the others
+            self.seconds_per_unit = {}
+            self.present, self._is_first = (self.present + 1) % len(self.candidates), True
+            return
         if kept:  # measure the others again
             self.seconds_per_unit = {self.n_threads: self.seconds_per_unit[self.n_threads]}
         untried = [k for k, n in enumerate(self.candidates) if n not in self.seconds_per_unit]
@@ -149,20 +156,18 @@ class Pace:
         before, self.present = self.present, untried[0] if untried else fastest
         self._is_first = self.present != before
 
-    def _slow(self, seconds: float, units: float) -> float | None:
-        """Seconds of a unit, of late, if what is kept has become much slower; else None.
+    def _has_slowed(self, seconds: float, units: float) -> bool:
+        """Whether what is kept has become much slower of late.
 
-        If that is the lowest number of threads, more would hardly be quicker: somebody else is busy.
+        Where that is the lowest number of threads, more would hardly be quicker: somebody else is busy.
         """
         if not self._is_kept() or self.n_threads == min(self.candidates):
-            return None
+            return False
         of_late = self._window[0] + seconds, self._window[1] + units
         is_long = of_late[0] >= _WINDOW_SECONDS
         self._window = (0.0, 0.0) if is_long else of_late
         has_been_kept = self._seconds >= _KEEP_SLOW_PER_TRIAL * self._trials
-        lasted = of_late[0] / of_late[1]
-        is_slow = is_long and has_been_kept and lasted > _SLOWER * self.seconds_per_unit[self.n_threads]
-        return lasted if is_slow else None
+        return is_long and has_been_kept and of_late[0] > _SLOWER * of_late[1] * self.seconds_per_unit[self.n_threads]
 
     def _is_kept(self) -> bool:
         return len(self.seconds_per_unit) == len(self.candidates)

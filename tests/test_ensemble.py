@@ -1,6 +1,6 @@
 """Many networks at once: each member is the network that it would be alone, to the bit."""
 
-import os
+import itertools
 import pickle
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -181,7 +181,7 @@ def test_interrupting_ends_all_between_two_steps(n_threads, data, monkeypatch):
     def interrupting(*arguments):
         seen.append(1)
         if len(seen) == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         run_each(*arguments)
 
     monkeypatch.setattr(calls, "run_each", interrupting)
@@ -192,18 +192,41 @@ def test_interrupting_ends_all_between_two_steps(n_threads, data, monkeypatch):
 
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_an_error_ends_all(n_threads, data):
-    """And lets go of the members."""
-    ensemble, seen = fastmlp.Ensemble(4, SIZES, rng=0, n_threads=n_threads), []
+    """In the thread where it comes from and in the others; and the members are let go."""
+    ensemble, numbers = fastmlp.Ensemble(4, SIZES, rng=0, n_threads=n_threads), itertools.count(1)
 
     def metric(predictions, targets):
-        seen.append(1)
-        if len(seen) == 5:
+        if next(numbers) == 5:
             raise ZeroDivisionError("of the user's")
         return 0.0
 
     with pytest.raises(ZeroDivisionError, match="of the user's"):
-        ensemble.fit(*data, epochs=3 if INTERPRETED else 5000, metrics=metric)
-    assert len(seen) < 10_000
+        ensemble.fit(*data, epochs=4 if INTERPRETED else 5000, metrics=metric)
+    assert next(numbers) < 10_000  # of 20,000
+    assert_free(ensemble, data)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no alarms")
+def test_an_alarm_ends_all(data):
+    """An error in the thread that waits for the others."""
+    ensemble = fastmlp.Ensemble(4, SIZES, rng=0, n_threads=2)
+
+    def ring(*_):
+        raise TimeoutError("the alarm")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(TimeoutError, match="the alarm"):
+            ensemble.fit(*data, epochs=10_000_000)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert_free(ensemble, data)
+
+
+def assert_free(ensemble, data):
+    """Any thread may train the members."""
     with ThreadPoolExecutor(1) as pool:
         for mlp in ensemble:
             pool.submit(mlp.train_step, *data, optimizer="sgd").result(timeout=60)

@@ -32,10 +32,10 @@ def test_largest_and_smallest_draws_stay_inside(rng):
     np.testing.assert_array_equal(found[0], np.roll(rows, 1))
 
 
-def test_every_order_is_as_probable_as_the_others(rng):
-    """Pearson's test: of 23 degrees of freedom, above 49.7 once in a thousand times."""
+def test_every_order_is_as_probable_as_the_others():
+    """Pearson's test: of 23 degrees of freedom, above 49.7 once in a thousand times. Always with the same numbers."""
     n_orders = 2400 if INTERPRETED else 48_000
-    found = orders.shuffled(4, rng, n_orders).reshape(-1, 4)
+    found = orders.shuffled(4, np.random.default_rng(1), n_orders).reshape(-1, 4)
     kinds = {kind: k for k, kind in enumerate(itertools.permutations(range(4)))}
     counts = np.bincount([kinds[tuple(each)] for each in found.tolist()], minlength=24)
     expected = n_orders / 24

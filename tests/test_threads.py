@@ -27,7 +27,7 @@ def work_for(pace, seconds, seconds_per_unit):
     while passed < seconds:
         n_threads, wanted = pace.n_threads, pace.units_left
         lasted = wanted * seconds_per_unit(n_threads, passed)
-        pace.tell(lasted, wanted)
+        pace.tell(lasted, wanted, n_threads)
         units[n_threads] = units.get(n_threads, 0) + wanted
         passed += lasted
     return {n_threads: count / sum(units.values()) for n_threads, count in units.items()}
@@ -59,14 +59,39 @@ def test_what_has_become_much_slower_is_given_up_at_once():
     pace, passed, by_two = Pace((2, 1)), 0.0, 0
     work_for(pace, 1, lambda n, _: 1e-4 / n)
     while len(pace.seconds_per_unit) < 2:  # another trial
-        pace.tell(1e-4 / pace.n_threads, 1)
+        pace.tell(1e-4 / pace.n_threads, 1, pace.n_threads)
     assert pace.n_threads == 2
     while passed < 0.1:
         lasted = 3e-4 if pace.n_threads == 2 else 1e-4
         passed, by_two = passed + lasted, by_two + (pace.n_threads == 2)
-        pace.tell(lasted, 1)
+        pace.tell(lasted, 1, pace.n_threads)
     assert pace.n_threads == 1
-    assert by_two * 3e-4 == pytest.approx(0.03, rel=0.1)
+    assert by_two * 3e-4 == pytest.approx(0.03 + 0.004, rel=0.1)  # and a trial more
+    work_for(pace, 0.3, lambda n, _: 1e-4 if n == 1 else 3e-4)
+    assert pace.n_threads == 1
+
+
+def test_a_moments_disturbance_changes_nothing():
+    """Two threads take three times as long for 33 ms, a trial of one, and all is as before."""
+    pace, passed, by_two = Pace((2, 1)), 0.0, 0.0
+    work_for(pace, 1, lambda n, _: 1e-4 / n)
+    while len(pace.seconds_per_unit) < 2:
+        pace.tell(1e-4 / pace.n_threads, 1, pace.n_threads)
+    while passed < 0.4:
+        n_threads = pace.n_threads
+        lasted = 3e-4 if n_threads == 2 and passed < 0.033 else 1e-4 / n_threads
+        passed, by_two = passed + lasted, by_two + lasted * (n_threads == 2)
+        pace.tell(lasted, 1, n_threads)
+    assert pace.n_threads == 2
+    assert by_two > 0.38
+
+
+def test_what_others_have_gone_on_from_does_not_count():
+    """Another network's thread has changed the number of threads while this one's work was running."""
+    pace = Pace((2, 1))
+    for _ in range(5):
+        pace.tell(1.0, 1, 1)
+    assert pace == Pace((2, 1))
 
 
 def test_a_noisy_machine_is_not_measured_all_the_time(rng):
@@ -106,7 +131,7 @@ def test_what_is_told_while_somebody_else_tells_does_not_count():
     pace = Pace((2, 1))
     with pace._telling:
         for _ in range(5):
-            pace.tell(10.0, 1)
+            pace.tell(10.0, 1, 2)
     assert pace == Pace((2, 1))
 
 
