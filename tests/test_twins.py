@@ -11,7 +11,7 @@ import inspect
 import numpy as np
 import pytest
 
-from conftest import compiled
+from conftest import INTERPRETED, compiled
 from fastmlp.kernels import activations, layout, losses, optimizers, simd
 from fastmlp.kernels.jit import Kernel
 from fastmlp.oracle.activations import ACTIVATIONS, OUTPUT_ACTIVATIONS
@@ -204,6 +204,19 @@ def test_a_kernel_that_does_nothing_would_be_seen(rng):
     oracle = importlib.import_module("fastmlp.oracle.layer").affine
     results = run_pair("affine", Idle(), oracle, SIZES[0], rng.standard_normal, np.dtype(np.float64))
     assert np.isnan(results[0][1]).all()
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="compiled code has wide vectors or has none, as suits the processor")
+@pytest.mark.parametrize("at_once", [1, 4])
+@pytest.mark.parametrize("vectors", [1, 3, 4, 9])
+def test_activations_reach_the_last_vector(vectors, at_once, dtype, rng, monkeypatch):
+    """Of whole wide vectors, and of what is left behind them."""
+    monkeypatch.setattr(simd, "AT_ONCE", at_once)
+    z = rng.standard_normal((vectors + 1) * simd.lanes(np.empty(0, dtype))).astype(dtype)
+    a, count = np.full_like(z, np.nan), vectors * simd.lanes(z)
+    activations.activate_strip(activations.SIGMOID, z, 0, a, 0, count)
+    np.testing.assert_array_equal(a[:count], activations.sigmoid(z[:count]))
+    assert np.isnan(a[count:]).all()
 
 
 # ------------------------------------------------------------------------------------------------------------------
