@@ -203,13 +203,13 @@ class Ensemble:
         else:
             with ThreadPoolExecutor(n_threads) as pool:
                 try:
-                    at_work = [pool.submit(work, part) for part in parts]
-                    while wait(at_work, _SECONDS_PER_CALL).not_done:
+                    promised = [pool.submit(work, part) for part in parts]
+                    while wait(promised, _SECONDS_PER_CALL).not_done:
                         pass  # without an end to the waiting, Windows would not tell of Ctrl-C
                 except BaseException:  # an alarm, or a second Ctrl-C: the pool's end waits for the threads
                     stop()
                     raise
-                for done in at_work:
+                for done in promised:
                     done.result()
 
     def predict(self, X: ArrayLike) -> Prediction:

@@ -29,8 +29,7 @@ _KEEP_SECONDS = 0.5
 
 _KEEP_PER_TRIAL = 50
 """How long it is kept, at least, for each second that trials took: they cost two hundredths of the time at most, but
-for those that come sooner:"""
-
+for those that come sooner."""
 
 _SLOWER, _WINDOW_SECONDS, _KEEP_SLOW_PER_TRIAL = 1.5, 0.03, 5
 """The best one is given up sooner when work takes so many times as long as it did, over so many seconds; but not
@@ -141,16 +140,15 @@ class Pace:
         kept, is_slow = self._is_kept(), self._has_slowed(seconds, units)
         if not is_slow and (self._seconds_left() > 0 or (not kept and self._units < _TRIAL_UNITS)):
             return
-        self._trials = 0.0 if kept else self._trials + self._seconds
-        self.seconds_per_unit[self.n_threads] = self._seconds / self._units
-        self._seconds = self._units = 0.0
-        self._window = 0.0, 0.0
+        lasted, self._trials = self._seconds / self._units, 0.0 if kept else self._trials + self._seconds
+        self._seconds, self._units, self._window = 0.0, 0.0, (0.0, 0.0)
         if is_slow:  # it may have been a moment's disturbance: try it again, after the others
             self.seconds_per_unit = {}
             self.present, self._is_first = (self.present + 1) % len(self.candidates), True
             return
         if kept:  # measure the others again
-            self.seconds_per_unit = {self.n_threads: self.seconds_per_unit[self.n_threads]}
+            self.seconds_per_unit = {}
+        self.seconds_per_unit[self.n_threads] = lasted
         untried = [k for k, n in enumerate(self.candidates) if n not in self.seconds_per_unit]
         fastest = min(range(len(self.candidates)), key=lambda k: self.seconds_per_unit.get(self.candidates[k], 0.0))
         before, self.present = self.present, untried[0] if untried else fastest
