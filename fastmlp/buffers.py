@@ -22,8 +22,9 @@ what                elements             layout              note
 ``X_LEFT``          0, or inputs × N,    sample-blocked      what is left of the activations that enter the layer where
                     each layer                               some are dropped
 ``PLACES``          0, or N              by sample           its number in the minibatch, of which this batch is a part
-``PARTIALS``        0, or parameters     by group of         each group's own gradient, where they stay in the cache;
-                    × groups             samples             at least 4,096 bytes lie between two of them
+``PARTIALS``        0, or parameters     by group of         each group's own gradient, where there are several and
+                    × groups             samples             they stay in the cache; at least 4,096 bytes lie between
+                                                             two of them
 ==================  ===================  ==================  =====================================================
 
 So the arena takes about ``N × (2 × inputs + 3 × hidden units + 3 or 4 × outputs)`` elements, and nothing in it grows
@@ -207,7 +208,8 @@ class Workspace:
         row[network.PARTIALS_IN_CACHE], row[network.LEAST_SAMPLES] = partials.in_cache, partials.least_samples
         row[network.PARTIALS], row[network.PARTIAL_SIZE] = self._used, partials.size
         row[network.APART] = partials.samples_apart // self.block
-        self._used += partials.groups * partials.size
+        if partials.groups > 1:  # a single one is summed where the batch's gradient belongs
+            self._used += partials.groups * partials.size
 
     def _take(self, features: int) -> int:
         """Take room for ``features`` of every sample; return where it begins."""

@@ -94,7 +94,7 @@ EQUIVALENT: dict[tuple[str, str, str, str], str] = {
         "slope_strip(plan[below, ACTIVATION], arena, a, arena, z, arena, arena, x, rows * size)",
     ): "the Z of a hidden layer lies on its A",
     ("kernels/network.py", "module", "PLAN_COLUMNS = 10", "PLAN_COLUMNS = 11"): _UNUSED,
-    ("kernels/network.py", "module", "TILE_BLOCKS = 4", "TILE_BLOCKS = 5"): _TUNING,
+    ("kernels/network.py", "module", "TILE_BLOCKS = 8", "TILE_BLOCKS = 9"): _TUNING,
     ("kernels/network.py", "module", "STRIP_GROUPS = 16", "STRIP_GROUPS = 17"): _TUNING,
     ("kernels/optimizers.py", "module", "N_SETTINGS = 4", "N_SETTINGS = 5"): _UNUSED,
 }  # fmt: skip

@@ -60,6 +60,7 @@ from fastmlp.kernels.simd import (
     store_first,
     store_tile,
     sum_lanes,
+    sum_lanes_of_four,
     times_power_of_two,
     transpose,
     where,
@@ -385,6 +386,28 @@ def test_sum_of_lanes_is_taken_in_halves(dtype, rng):
         assert (expected != in_order).mean() > 0.2  # the test of the test
     for run in both(sums_of_lanes):
         found = np.full(500, np.nan, dtype)
+        run(X, found)
+        same_bits(found, expected)
+
+
+@compiled
+def sums_of_four_vectors(X, out):
+    """The sums of every four vectors of X."""
+    step = lanes(X)
+    for k in range(0, X.size // step, 4):
+        sums = sum_lanes_of_four(
+            load(X, k * step), load(X, (k + 1) * step), load(X, (k + 2) * step), load(X, (k + 3) * step)
+        )
+        out[k], out[k + 1], out[k + 2], out[k + 3] = sums
+
+
+@covers("sum_lanes_of_four")
+def test_four_vectors_sums_are_those_of_each(dtype, rng):
+    size = n_lanes(dtype)
+    X = (rng.standard_normal(400 * size) * 10.0 ** rng.integers(-6, 7, 400 * size)).astype(dtype)
+    expected = np.array([in_halves(list(vector)) for vector in X.reshape(-1, size)])
+    for run in both(sums_of_four_vectors):
+        found = np.full(400, np.nan, dtype)
         run(X, found)
         same_bits(found, expected)
 

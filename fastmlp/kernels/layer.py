@@ -35,7 +35,7 @@ from fastmlp.kernels.simd import (
     store,
     store_columns,
     store_tile,
-    sum_lanes,
+    sum_lanes_of_four,
 )
 
 _WAYS = 8
@@ -188,42 +188,46 @@ def few_inputs_gradient_strip(rows, dZ, d, outputs, first, last, add, X, x, inpu
                 x2, x3 = load(X, here + i2 * whole_block), load(X, here + i3 * whole_block)
                 s0, s1, s2, s3 = fma(s, x0, s0), fma(s, x1, s1), fma(s, x2, s2), fma(s, x3, s3)
                 t0, t1, t2, t3 = fma(t, x0, t0), fma(t, x1, t1), fma(t, x2, t2), fma(t, x3, t3)
-        _note_few(s0, s1, s2, s3, add, inputs, gradient, w + r * inputs)
+        _note_sums(s0, s1, s2, s3, add, inputs, gradient, w + r * inputs)
         if r1 > r:
-            _note_few(t0, t1, t2, t3, add, inputs, gradient, w + r1 * inputs)
+            _note_sums(t0, t1, t2, t3, add, inputs, gradient, w + r1 * inputs)
 
 
 @inlined_function
-def _note_few(s0, s1, s2, s3, add, inputs, gradient, w):
-    """Note the sums of the lanes of the first ``inputs`` vectors, side by side; ``add`` them to what stands there."""
-    _note_sum(s0, add, gradient, w)
-    if inputs > 1:
-        _note_sum(s1, add, gradient, w + 1)
-    if inputs > 2:
-        _note_sum(s2, add, gradient, w + 2)
-    if inputs > 3:
-        _note_sum(s3, add, gradient, w + 3)
+def _note_sums(s0, s1, s2, s3, add, count, gradient, place):
+    """Note the sums of the lanes of the first ``count`` vectors, side by side; ``add`` them to what stands there."""
+    t0, t1, t2, t3 = sum_lanes_of_four(s0, s1, s2, s3)
+    _note_sum(t0, add, gradient, place)
+    if count > 1:
+        _note_sum(t1, add, gradient, place + 1)
+    if count > 2:
+        _note_sum(t2, add, gradient, place + 2)
+    if count > 3:
+        _note_sum(t3, add, gradient, place + 3)
 
 
 @inlined_function
 def _note_sum(total, add, gradient, place):
     if add:
-        gradient[place] += sum_lanes(total)
+        gradient[place] += total
     else:
-        gradient[place] = sum_lanes(total)
+        gradient[place] = total
 
 
 @inlined_function
 def bias_gradient_strip(rows, dZ, d, outputs, first, last, add, gradient, b):
     """Gradient of the biases, for ``rows`` outputs ``j``, over blocks of samples as above; ``b`` is its place."""
     # db[j] = Σ_n dZ[j,n]
-    whole_block = block(dZ)
-    for r in range(rows):
-        total = fill(dZ, 0.0)
+    whole_block, nothing = block(dZ), fill(dZ, 0.0)
+    for r in range(0, rows, 4):  # four rows take turns, some of them twice the same
+        r1, r2, r3 = min(r + 1, rows - 1), min(r + 2, rows - 1), min(r + 3, rows - 1)
+        s0, s1, s2, s3 = nothing, nothing, nothing, nothing
         for p in range(first, last):
             for k in range(0, whole_block, lanes(dZ)):
-                total = total + load(dZ, d + (p * outputs + r) * whole_block + k)
-        _note_sum(total, add, gradient, b + r)
+                here = d + p * outputs * whole_block + k
+                s0, s1 = s0 + load(dZ, here + r * whole_block), s1 + load(dZ, here + r1 * whole_block)
+                s2, s3 = s2 + load(dZ, here + r2 * whole_block), s3 + load(dZ, here + r3 * whole_block)
+        _note_sums(s0, s1, s2, s3, add, rows - r, gradient, b + r)
 
 
 # ------------------------------------------------------------------------------------------------------------------

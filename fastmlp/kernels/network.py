@@ -19,6 +19,7 @@ The formulas are in :mod:`fastmlp.kernels.layer`.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -79,8 +80,9 @@ NOTHING_DROPPED = -1
 NOTHING, WEIGHTS_ALONE, EVERYTHING = range(3)
 """What is penalized."""
 
-TILE_BLOCKS = 4
-"""Most blocks of samples in a tile: a tile's activations stay in the first- or second-level cache in all layers."""
+TILE_BLOCKS = 8
+"""Most blocks of samples in a tile: a tile's activations stay in the first- or second-level cache in all layers. With
+8 instead of 4, steps of 4-32-16-4 take a tenth less time, others the same."""
 
 GROUP_SAMPLES, MOST_GROUPS, GROUP_OPERATIONS = 64, 16, 300_000
 """Where gradients are summed group by group: about how many samples a group has, how many groups there are at most,
@@ -290,7 +292,7 @@ def forward_tile(plan, parameters, arena, p0, p1, before_backward, dropped, apar
             softmax_block(plan[last, OUTPUTS], arena, plan[last, Z] + here, arena, plan[last, A] + here)
 
 
-@tile_function
+@inlined_function
 def _loss_tile(plan, arena, report, p0, p1, apart):
     """Loss of each block of a tile, each sample's times its share; and the gradient ``dZ`` of the last layer."""
     # loss = Σ_n s[n] L[n]
@@ -451,24 +453,24 @@ def _weight_tiles(start, stop, plan, arena, report, blocks, parameters, gradient
 
 
 @tile_function
-def _partial_gradient(group, add, plan, arena, p0, p1):
+def _partial_gradient(add, plan, arena, p0, p1, partial, to):
     """All gradients, summed over one tile of samples only, which is in the cache; ``add`` them to the group's."""
     for layer in range(plan.shape[0] - 1):
         for i in range(0, plan[layer, INPUTS], block(arena)):
             for strip in range(n_strips(plan[layer, OUTPUTS])):
-                to = plan[-1, PARTIALS] + group * plan[-1, PARTIAL_SIZE]
-                _weight_tile(layer, strip, i, p0, p1, add, plan, arena, arena, to)
+                _weight_tile(layer, strip, i, p0, p1, add, plan, arena, partial, to)
 
 
 @tile_function
 def _add_partials(start, stop, groups, plan, arena, report, parameters, gradient, optimizer, rates, memory):
     """Gradients of the parameters from ``start`` to ``stop``, from the groups' partial ones, and their update."""
-    step = lanes(arena)
-    for k in range(start, stop, step):
-        total = load_first(arena, plan[-1, PARTIALS] + k, stop - k)
-        for group in range(1, groups):
-            total = total + load_first(arena, plan[-1, PARTIALS] + group * plan[-1, PARTIAL_SIZE] + k, stop - k)
-        store_first(gradient, k, total, stop - k)
+    if groups > 1:
+        for k in range(start, stop, lanes(arena)):
+            here = plan[-1, PARTIALS] + k
+            total = load_first(arena, here, stop - k)
+            for group in range(1, groups):
+                total = total + load_first(arena, here + group * plan[-1, PARTIAL_SIZE], stop - k)
+            store_first(gradient, k, total, stop - k)
     if plan[-1, PENALIZES] != NOTHING:
         for layer in range(plan.shape[0] - 1):
             first, last = _meant(start, stop, layer, plan[-1, PENALIZES] == EVERYTHING, plan)
@@ -478,11 +480,11 @@ def _add_partials(start, stop, groups, plan, arena, report, parameters, gradient
 
 
 @tile_function
-def _n_parts(plan, arena, samples, n_parameters):
+def _n_parts(division, plan, arena, n_parameters):
     """Parts of the weights: one for one thread; for more, several each."""
     threads = plan[-1, THREADS]
-    if _n_groups(plan, samples) > 0:
-        return min(threads, 1 + n_parameters * _n_sample_parts(plan, arena, samples) // PARTIALS_AT_ONCE)
+    if division.groups > 0:
+        return min(threads, 1 + n_parameters * division.parts // PARTIALS_AT_ONCE)
     return min(PARTS_PER_THREAD * threads, _count_weight_tiles(plan, arena)) if threads > 1 else 1
 
 
@@ -494,16 +496,17 @@ def _whole_lines(part, parts, parameters):
 
 
 @tile_function
-def _weight_part(part, parts, samples, plan, arena, report, parameters, gradient, optimizer, rates, memory):
+def _weight_part(part, parts, division, plan, arena, report, parameters, gradient, optimizer, rates, memory):
     """One of ``parts`` equal parts of all weights."""
-    if _n_groups(plan, samples) > 0:
-        groups = _n_sample_parts(plan, arena, samples)
+    if division.groups > 0:
         start, stop = _whole_lines(part, parts, parameters), _whole_lines(part + 1, parts, parameters)
-        _add_partials(start, stop, groups, plan, arena, report, parameters, gradient, optimizer, rates, memory)
+        _add_partials(start, stop, division.parts, plan, arena, report, parameters, gradient, optimizer, rates, memory)
     else:
-        tiles, blocks = _count_weight_tiles(plan, arena), n_blocks(arena, samples)
+        tiles = _count_weight_tiles(plan, arena)
         start, stop = part * tiles // parts, (part + 1) * tiles // parts
-        _weight_tiles(start, stop, plan, arena, report, blocks, parameters, gradient, optimizer, rates, memory)
+        _weight_tiles(
+            start, stop, plan, arena, report, division.blocks, parameters, gradient, optimizer, rates, memory
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -586,32 +589,33 @@ def _n_groups(plan, samples):
     return groups if groups <= plan[-1, PARTIALS_IN_CACHE] else 0
 
 
+class _Division(NamedTuple):
+    """How a batch is divided. It follows from the plan and the number of samples."""
+
+    blocks: int
+    """Of samples, the last of which may be filled up."""
+    groups: int
+    """0 if there are none: then parts are tiles."""
+    part_blocks: int
+    """Blocks in a part, but for the last one, which may have fewer."""
+    parts: int
+
+
 @tile_function
-def _part_blocks(plan, arena, samples):
-    """Blocks in a part of the batch. A tile is small if there are few blocks, so that every thread gets some."""
+def _divided(plan, arena, samples):
+    """How a batch of so many samples is divided. A tile is small if there are few blocks: every thread gets some."""
     blocks, groups = n_blocks(arena, samples), _n_groups(plan, samples)
     if groups > 0:
-        return (blocks + groups - 1) // groups
-    return max(1, min(TILE_BLOCKS, blocks // (TILES_PER_THREAD * plan[-1, THREADS])), blocks // MOST_TASKS)
+        part_blocks = (blocks + groups - 1) // groups
+    else:
+        part_blocks = max(1, min(TILE_BLOCKS, blocks // (TILES_PER_THREAD * plan[-1, THREADS])), blocks // MOST_TASKS)
+    return _Division(blocks, groups, part_blocks, (blocks + part_blocks - 1) // part_blocks)
 
 
 @tile_function
-def _n_sample_parts(plan, arena, samples):
-    part_blocks = _part_blocks(plan, arena, samples)
-    return (n_blocks(arena, samples) + part_blocks - 1) // part_blocks
-
-
-@tile_function
-def _blocks_of_part(plan, arena, samples, part):
-    """The blocks of a part, from the first to before the last."""
-    part_blocks = _part_blocks(plan, arena, samples)
-    return part * part_blocks, min((part + 1) * part_blocks, n_blocks(arena, samples))
-
-
-@tile_function
-def _n_sample_tasks(plan, arena, samples):
+def _n_sample_tasks(plan, division):
     """Tasks of the phase over samples: its parts; and groups of parameters, if there is a penalty."""
-    return _n_sample_parts(plan, arena, samples) + (UPDATE_GROUPS if plan[-1, PENALIZES] != NOTHING else 0)
+    return division.parts + (UPDATE_GROUPS if plan[-1, PENALIZES] != NOTHING else 0)
 
 
 @tile_function
@@ -734,19 +738,17 @@ def loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, fi
     _loss_tile(plan, arena, report, p0, p1, apart)
 
 
-@tile_function
+@inlined_function
 def _sample_task(
-    task, passes, plan, parameters, arena, report, data, targets, labels, sample_weights, order, first, samples,
-    dropped,
+    task, passes, division, plan, parameters, arena, report, gradient, data, targets, labels, sample_weights, order,
+    first, samples, dropped,
 ):  # fmt: skip
     """A part of the batch, tile by tile: what ``passes`` says of it; or the penalty of a group of parameters."""
-    parts = _n_sample_parts(plan, arena, samples)
-    if task >= parts:
-        _penalty_group(task - parts, plan, parameters, report)
+    if task >= division.parts:
+        _penalty_group(task - division.parts, plan, parameters, report)
         return
-    start, stop = _blocks_of_part(plan, arena, samples, task)
-    groups = _n_groups(plan, samples)
-    apart = _blocks_apart(task, passes, plan, groups)
+    start, stop = task * division.part_blocks, min((task + 1) * division.part_blocks, division.blocks)
+    apart = _blocks_apart(task, passes, plan, division.groups)
     start, stop = start + apart, stop + apart
     # seen from the arena's first block, so many more samples come before those of this part
     first, samples = first - apart * block(arena), samples + apart * block(arena)
@@ -763,8 +765,12 @@ def _sample_task(
             note(report, Y_CHECK, p0 - apart, p1 - apart, 0.0)
         if passes & BACKWARD:
             backward_tile(plan, parameters, arena, p0, p1, dropped, apart)
-            if groups > 0:
-                _partial_gradient(task, p0 > start, plan, arena, p0, p1)
+            if division.groups > 0:
+                # the gradient of a single group is that of the batch
+                partial, to = gradient, 0
+                if division.parts > 1:
+                    partial, to = arena, plan[-1, PARTIALS] + task * plan[-1, PARTIAL_SIZE]
+                _partial_gradient(p0 > start, plan, arena, p0, p1, partial, to)
 
 
 @tile_function
@@ -815,12 +821,12 @@ def _n_phases(optimizer, settings):
 
 
 @tile_function
-def _n_tasks(kind, plan, arena, samples, n_parameters):
+def _n_tasks(kind, division, plan, arena, n_parameters):
     """Tasks of a phase of this kind."""
     if kind == OVER_SAMPLES:
-        return _n_sample_tasks(plan, arena, samples)
+        return _n_sample_tasks(plan, division)
     if kind == OVER_WEIGHTS:
-        return _n_parts(plan, arena, samples, n_parameters)
+        return _n_parts(division, plan, arena, n_parameters)
     return UPDATE_GROUPS
 
 
@@ -892,6 +898,8 @@ def _train_along(
     """What each member does: claim a task of the present phase, until there are no more phases."""
     phases, members, size = _n_phases(optimizer, settings), plan[-1, THREADS], parameters.size
     per_epoch = _steps_of_epoch(n_rows, batch_size, ended)
+    # all batches but an epoch's last are divided alike: to find out each time takes a tenth of a step of 3-4-4-2
+    of_samples, division = batch_size, _divided(plan, arena, batch_size)
     while True:
         phase, task = claim(crew, me, members)
         # divided by a constant each, which is a shift
@@ -902,18 +910,20 @@ def _train_along(
             wait_for_next(crew, me, phase)
             continue
         start, samples = _batch(k, first, batch_size, n_rows, per_epoch, order)
-        tasks = _n_tasks(kind, plan, arena, samples, size)
+        if samples != of_samples:
+            of_samples, division = samples, _divided(plan, arena, samples)
+        tasks = _n_tasks(kind, division, plan, arena, size)
         if kind == OVER_SAMPLES:
             dropped = step + k - 1 if step > 0 and plan[-1, DROPS] else NOTHING_DROPPED
             _sample_task(
-                task, passes, plan, parameters, arena, report, data, targets, labels, sample_weights, order, start,
-                samples, dropped,
+                task, passes, division, plan, parameters, arena, report, gradient, data, targets, labels,
+                sample_weights, order, start, samples, dropped,
             )  # fmt: skip
         else:
             rates = rates_of(optimizer, settings, step + k, k)
             if kind == OVER_WEIGHTS:
                 rule = optimizer if phases == 2 else NO_UPDATE
-                _weight_part(task, tasks, samples, plan, arena, report, parameters, gradient, rule, rates, memory)
+                _weight_part(task, tasks, division, plan, arena, report, parameters, gradient, rule, rates, memory)
             elif kind == OVER_SQUARES:
                 _square_group(task, gradient, report)
             else:
@@ -932,8 +942,10 @@ def _train_along(
                 if k + 1 < n_steps:
                     start, samples = _batch(k + 1, first, batch_size, n_rows, per_epoch, order)
                     weigh(plan, report, sample_weights, order, start, samples)
+                    if samples != of_samples:
+                        of_samples, division = samples, _divided(plan, arena, samples)
             kind = following % phases
-            tasks = _n_tasks(kind, plan, arena, samples, size) if following < phases * n_steps else 0
+            tasks = _n_tasks(kind, division, plan, arena, size) if following < phases * n_steps else 0
             open_phase(crew, members, following, tasks)
 
 
@@ -959,7 +971,8 @@ def train(
         samples = min(batch_size, n_rows - first)
         _begin(report, total)
         weigh(plan, report, sample_weights, order, first, samples)
-        open_phase(crew, plan[-1, THREADS], 0, _n_sample_tasks(plan, arena, samples) if n_steps > 0 else 0)
+        tasks = _n_sample_tasks(plan, _divided(plan, arena, samples)) if n_steps > 0 else 0
+        open_phase(crew, plan[-1, THREADS], 0, tasks)
     if me == ALONE or me >= 0:
         _train_along(
             max(me, 0), crew, passes, plan, parameters, arena, report, gradient, memory, data, targets, labels,

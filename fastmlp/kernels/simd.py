@@ -584,6 +584,43 @@ def _(m: _Machine) -> Any:
     return m.builder.extract_element(v, ir.Constant(ir.IntType(32), 0))
 
 
+def sum_lanes_of_four(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> tuple[Any, Any, Any, Any]:
+    """:func:`sum_lanes` of four vectors, which share registers as soon as half of each is left: the same bits."""
+    return sum_lanes(a), sum_lanes(b), sum_lanes(c), sum_lanes(d)
+
+
+def _four_sums_typing(a: Any, b: Any, c: Any, d: Any) -> Any:
+    return types.UniTuple(a.dtype, 4) if isinstance(a, Vector) and a == b == c == d else None
+
+
+@_machine_form(sum_lanes_of_four, _four_sums_typing)
+def _(m: _Machine) -> Any:
+    registers, lanes = list(m.arguments), m.arguments[0].type.count
+    room = lanes  # of each of the four
+    while room > 1 and len(registers) > 1:
+        pairs = zip(registers[::2], registers[1::2], strict=True)
+        registers = [_halves_added(m.builder, first, second, room) for first, second in pairs]
+        room //= 2
+    width = room
+    while width > 1:
+        width //= 2
+        other = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [k ^ width for k in range(lanes)])
+        registers = [m.builder.fadd(r, m.builder.shuffle_vector(r, r, other)) for r in registers]
+    shared = 4 // len(registers)
+    places = [(registers[k // shared], k % shared * room) for k in range(4)]
+    sums = [m.builder.extract_element(r, ir.Constant(ir.IntType(32), lane)) for r, lane in places]
+    return m.context.make_tuple(m.builder, m.result, sums)
+
+
+def _halves_added(builder: Any, first: Any, second: Any, room: int) -> Any:
+    """The halves of what has so much room in the first register, added; then those of the second."""
+    lanes = first.type.count
+    lower = [k for k in range(2 * lanes) if k % room < room // 2]
+    index = ir.VectorType(ir.IntType(32), lanes)
+    upper = [k + room // 2 for k in lower]
+    return builder.fadd(*(builder.shuffle_vector(first, second, ir.Constant(index, half)) for half in (lower, upper)))
+
+
 # ------------------------------------------------------------------------------------------------------------------
 # what exp and log are made of: constants by precision, polynomials, and the exponent bits of a number
 
