@@ -68,15 +68,19 @@ def check_weight_scale(weight_scale: object) -> None:
         settings.check_number("weight_scale", weight_scale, low=0)
 
 
-def dtype(dtype: DTypeLike) -> np.dtype:
-    """float64 or float32, in the machine's byte order."""
+_DTYPES = {np.dtype(np.float64): "float64", np.dtype(np.float32): "float32"}
+
+
+def dtype_name(dtype: DTypeLike) -> str:
+    """float64 or float32, whatever its byte order: arrays have the machine's."""
     try:
         chosen = np.dtype(dtype)
     except TypeError:
         raise TypeError(f"dtype must be float64 or float32; got {dtype!r}") from None
-    if chosen.newbyteorder("=") not in (np.dtype(np.float64), np.dtype(np.float32)):
+    name = _DTYPES.get(chosen.newbyteorder("="))
+    if name is None:
         raise ValueError(f"dtype must be float64 or float32; got {chosen}")
-    return chosen.newbyteorder("=")
+    return name
 
 
 def flag(name: str, value: object) -> bool:
@@ -114,6 +118,13 @@ def entropy(seed: Any) -> list[int]:
     if isinstance(seed, dict):
         return [zlib.crc32(json.dumps(files.as_json(seed), sort_keys=True).encode())]
     return [int(seed)]
+
+
+def dropout_key(seed: Any) -> tuple[int, int]:
+    """From which it follows which units are dropped."""
+    _, own = np.random.SeedSequence(entropy(seed)).spawn(2)  # the first is for validation data
+    key0, key1 = map(int, own.generate_state(2, np.uint32))
+    return key0, key1
 
 
 def early_stopping(value: object) -> settings.EarlyStopping | None:

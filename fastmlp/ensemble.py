@@ -25,7 +25,7 @@ from fastmlp.trainee import Trainee
 
 Array = NDArray[Any]
 
-_SECONDS_PER_CALL = 0.05
+_SECONDS_PER_CALL = 0.1
 """About how long one compiled call lasts, between which Ctrl-C is seen."""
 
 _NO_ORDER = np.empty(0, np.int64)

@@ -204,7 +204,7 @@ class MLP:
             "penalty": penalty,
             "dropout": arguments.dropout(dropout, len(sizes) - 2),
             "weight_scale": weight_scale,
-            "dtype": arguments.dtype(dtype).name,
+            "dtype": arguments.dtype_name(dtype),
             "rng": seed,
             "n_threads": n_threads,
             "verify": verify,
@@ -249,13 +249,12 @@ class MLP:
         """What training makes small, for the kernels."""
         penalty: settings.Penalty = self.config["penalty"] or settings.Penalty()
         penalties = float(penalty.l1), float(penalty.l2), bool(penalty.biases)
-        _, seed = np.random.SeedSequence(arguments.entropy(self.config["rng"])).spawn(2)  # one is for validation data
-        key0, key1 = map(int, seed.generate_state(2, np.uint32))
         rates = self.config["dropout"]
         dropped = tuple(rates) if isinstance(rates, tuple) else (rates,) * (len(self._sizes) - 2)
+        key = arguments.dropout_key(self.config["rng"]) if any(dropped) else (0, 0)
         own = self._loss == "own"
         name, setting = (None, 0.0) if own else (self._loss, settings.loss_setting(self.config["loss"]))
-        return Objective(name, setting, *penalties, dropped, (key0, key1), bool(penalty.divided_by_samples))
+        return Objective(name, setting, *penalties, dropped, key, bool(penalty.divided_by_samples))
 
     def _masks(self, dropped: int, n_samples: int) -> list[Any] | None:
         """The oracle's masks of hidden layers in a step; None if nothing is dropped."""

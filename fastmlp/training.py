@@ -24,7 +24,7 @@ _ORDERS_AHEAD = 1 << 20
 INTERRUPTED = "interrupted"
 """Why an epoch broke, after Ctrl-C."""
 
-_SECONDS_PER_CALL = 0.05
+_SECONDS_PER_CALL = 0.1
 """How long compiled code may run before it comes up for air: to show progress, and to see Ctrl-C."""
 
 
