@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import rows
+from fastmlp.kernels.losses import CODES
+from fastmlp.kernels.targets import labels_fit, rows_fit
 
 Array = NDArray[np.floating]
 
@@ -176,6 +178,13 @@ def targets(name: str, value: Any, outputs: int, loss: str, n_samples: int, dtyp
     _same_count(name, array.shape[0], n_samples)
     _fits_loss(name, array, loss)
     return Targets(array)
+
+
+def fit(targets: Any, outputs: int, loss: str) -> bool:
+    """Whether targets that can go to compiled code as they are have a meaning for the loss: no words, and quick."""
+    if targets.ndim == 1:
+        return bool(labels_fit(targets, outputs))
+    return bool(rows_fit(CODES[loss], targets, _PROBABILITIES_SUM_WITHIN))
 
 
 def rows_of_anything(name: str, value: object, n_samples: int) -> NDArray[Any]:

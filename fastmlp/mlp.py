@@ -66,6 +66,11 @@ class _Prepared(NamedTuple):
     shape_of_x: tuple[int, ...]
     shape_of_y: tuple[int, ...]
     """Shapes of the data."""
+    dtype_of_y: np.dtype
+    of_one_output: bool
+    """Whether the targets come as a vector, and are rows of one number each."""
+    takes_any: bool
+    """Whether all targets of that shape have a meaning for the loss."""
     workspace: Workspace
     call: calls.Call
     run: Callable[[Any, Any, Any], None]
@@ -613,14 +618,20 @@ class MLP:
     def _backward(
         self, workspace: Workspace, count: int, targets: checks.Targets, dropped: int = network.NOTHING_DROPPED
     ) -> tuple[float, Gradients]:
-        vector = np.full_like(self._vector, np.nan)  # what remains if the loss is not finite
+        vector = np.zeros_like(self._vector)
         with self._measured("backward", count) as n_threads:
             status, loss = network.backward(  # type: ignore[no-untyped-call]
                 *self._of(workspace, n_threads), rows.flat(targets.values), targets.labels, targets.weights,
                 _NO_ORDER, 0, count, dropped, vector, run=workspace.train,
             )  # fmt: skip
         self._raise_for(status, Y=targets.values)
-        return loss, Gradients(self._pairs(vector), vector)
+        return loss, self._gradients(vector, status)
+
+    def _gradients(self, vector: Array, status: int) -> Gradients:
+        """Gradients in one vector, as pairs too: NaN if the loss is not finite."""
+        if status != network.FINITE:
+            vector[:] = np.nan
+        return Gradients(self._pairs(vector), vector)
 
     def loss_and_gradients(
         self, X: ArrayLike, Y: ArrayLike, *, sample_weight: ArrayLike | None = None
@@ -653,7 +664,7 @@ class MLP:
         """Both regions of a training step, without the update."""
         if self._loss == "own":
             return self._own_loss_and_gradients(X, targets, dropped)
-        vector = np.full_like(self._vector, np.nan)  # what remains if the loss is not finite
+        vector = np.zeros_like(self._vector)
         workspace, count = self._borrow(X.shape[0]), X.shape[0]
         with self._measured("gradient", count) as n_threads:
             crew, *others = self._of(workspace, n_threads)
@@ -664,7 +675,7 @@ class MLP:
             )  # fmt: skip
         self._free.append(workspace)
         self._raise_for(status, X=X, Y=targets.values)
-        return total / targets.total_weight(count), Gradients(self._pairs(vector), vector)
+        return total / targets.total_weight(count), self._gradients(vector, status)
 
     def loss(self, X: ArrayLike, Y: ArrayLike, *, sample_weight: ArrayLike | None = None) -> float:
         """Loss: the mean over samples, and the penalty. Arguments as in :meth:`loss_and_gradients`."""
@@ -919,8 +930,7 @@ class MLP:
             self._forward(X, dropped)
             loss, gradient = self._own_gradient(self.activations[-1], targets)
             if not np.isfinite(loss):
-                vector = np.full_like(self._vector, np.nan)
-                return loss, Gradients(self._pairs(vector), vector)
+                return loss, self._gradients(np.zeros_like(self._vector), network.LOSS_NOT_FINITE)
             penalty, gradients = self._backward(*self._last_pass(), gradient, dropped)
             return loss + penalty, gradients
 
@@ -1021,14 +1031,15 @@ class MLP:
         FloatingPointError
             If the loss is infinite or NaN; the parameters are then left as they were.
         """
-        prepared = self._prepared
+        prepared, given = self._prepared, X
         if (
             prepared is not None
             and sample_weight is None
             and learning_rate is prepared.learning_rate
             and optimizer is prepared.optimizer
             and checks.is_such(X, self._dtype, prepared.shape_of_x)
-            and checks.is_such(Y, self._dtype, prepared.shape_of_y)
+            and checks.is_such(Y, prepared.dtype_of_y, prepared.shape_of_y)
+            and (prepared.takes_any or checks.fit(Y, self._sizes[-1], self._loss))
         ):
             loss = self._prepared_step(prepared, X, Y)
             if loss is not None:
@@ -1047,8 +1058,9 @@ class MLP:
                 run = self._run = Run(chosen, count, count)
                 is_new = True
             total, taken = steps(X, targets, _NO_ORDER, 0, 1, run)
-            if taken and not is_new and sample_weight is None and self._can_be_prepared(chosen):
-                self._prepare((optimizer, learning_rate), chosen, X, targets.values)
+            is_plain = X is given and sample_weight is None and self._can_be_prepared(chosen)
+            if taken and not is_new and is_plain and isinstance(Y, np.ndarray):
+                self._prepare((optimizer, learning_rate), chosen, X, Y, targets)
         if not taken:
             raise FloatingPointError(_DIVERGED)
         return total / targets.total_weight(count)
@@ -1056,13 +1068,19 @@ class MLP:
     def _can_be_prepared(self, optimizer: settings.Optimizer) -> bool:
         """Whether the next step like this one needs nothing but its data: no new rates, no checks."""
         return (
-            self._loss in checks.OF_ANY_NUMBERS
+            self._loss != "own"
             and not (optimizer.is_scheduled or optimizer.max_gradient_norm or self.config["verify"])
             and calls.are_packed()
         )
 
-    def _prepare(self, given: tuple[Any, Any], optimizer: settings.Optimizer, X: Array, values: Array) -> None:
+    def _prepare(
+        self, given: tuple[Any, Any], optimizer: settings.Optimizer, X: Array, Y: Array, targets: checks.Targets
+    ) -> None:
         """Pack the call of steps like the one that has been taken, in a workspace that is kept for it."""
+        has_labels, takes_any = targets.labels.size > 0, self._loss in checks.OF_ANY_NUMBERS
+        dtype_of_y = (targets.labels if has_labels else targets.values).dtype
+        if not checks.is_such(Y, dtype_of_y, Y.shape):
+            return  # they would have to be converted each time
         self._unprepare()
         count = X.shape[0]
         workspace = self._borrow(count)
@@ -1073,14 +1091,19 @@ class MLP:
             self._gradient, self._memory, self._vector, self._vector, checks.NO_LABELS, checks.NO_WEIGHTS, _NO_ORDER,
             count, count, 0, 1, optimizer.code, optimizer.array, self._steps, 0.0, network.ONE_EPOCH,
         )  # fmt: skip
-        run = calls.run_with(self._dtype)
-        self._prepared = _Prepared(*given, X.shape, values.shape, workspace, call, run, of_all == (1,))
+        run = calls.run_with(self._dtype, has_labels=has_labels)
+        self._prepared = _Prepared(
+            *given, X.shape, Y.shape, dtype_of_y, Y.ndim == 1 and not has_labels, takes_any, workspace, call, run,
+            of_all == (1,),
+        )  # fmt: skip
 
     def _prepared_step(self, prepared: _Prepared, X: Any, Y: Any) -> float | None:
         """Take the step that has been prepared, over new data of the same shape; None if it is prepared no more."""
         with self._lock:
             if prepared is not self._prepared:
                 return None
+            if prepared.of_one_output:
+                Y = Y.reshape(-1, 1)
             call, results = prepared.call, prepared.workspace.results
             call.table[_STEP], results[_TAKEN] = self._steps + 1, 0
             self._parameters_changed()

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import gc
+import itertools
 import weakref
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import fastmlp
 from conftest import CHECKED, INTERPRETED
+from fastmlp import checks
 from fastmlp.buffers import Workspace
 from fastmlp.kernels import calls, network
 
@@ -57,6 +59,78 @@ def test_steps_like_the_last_one_have_the_same_bits(optimizer, n_threads, dtype,
         assert_same(packed, plain)
     assert (packed._prepared is not None) == (not (INTERPRETED or CHECKED))
     assert plain._prepared is None
+
+
+def targets_of(kind, rng, dtype):
+    """Five samples' targets of a kind, for two outputs; or for one."""
+    classes = rng.integers(0, 2, 5)
+    return {
+        "labels": classes,
+        "one-hot": np.eye(2, dtype=dtype)[classes],
+        "binary": rng.integers(0, 2, (5, 2)).astype(dtype),
+        "counts": rng.poisson(2, (5, 2)).astype(dtype),
+        "numbers of one output": rng.standard_normal(5).astype(dtype),
+        "binary of one output": classes.astype(dtype),
+    }[kind]
+
+
+KINDS = {
+    "labels": ("softmax_cross_entropy", 2), "one-hot": ("softmax_cross_entropy", 2),
+    "binary": ("binary_cross_entropy", -1), "counts": ("poisson", -1),
+    "numbers of one output": ("squared_error", None), "binary of one output": ("binary_cross_entropy", 2),
+}  # fmt: skip
+"""The loss of each kind of targets, and what none of these may be."""
+
+
+@THREADS
+@pytest.mark.parametrize("kind", KINDS)
+def test_targets_of_every_kind_are_prepared_and_looked_at_each_time(kind, n_threads, dtype, rng):
+    """What does not fit is refused as it would be at first, changes nothing, and does not end the preparation."""
+    loss, wrong = KINDS[kind]
+    sizes, optimizer = [3, 4, 1 if "of one output" in kind else 2], fastmlp.Adam(0.01)
+    packed, plain = (fastmlp.MLP(sizes, loss=loss, dtype=dtype, rng=0, n_threads=n_threads) for _ in range(2))
+    for turn in range(6):
+        X, Y = rng.standard_normal((5, 3)).astype(dtype), targets_of(kind, rng, dtype)
+        if wrong is not None and turn > 2:
+            bad = Y.copy()
+            bad.flat[-1] = wrong
+            with pytest.raises(ValueError, match=f"Y must .*; got {wrong}"):
+                packed.train_step(X, bad, optimizer=optimizer)
+        assert packed.train_step(X, Y, optimizer=optimizer) == plain.train_step(X, Y, optimizer=copied(optimizer))
+        assert_same(packed, plain)
+    assert (packed._prepared is not None) == (not (INTERPRETED or CHECKED))
+
+
+def test_what_is_converted_is_not_prepared(rng):
+    """Lists and other dtypes are not the arrays that the next step would find."""
+    mlp, optimizer = network_of(np.float32), fastmlp.Adam(0.01)
+    (X, Y), *_ = batches(np.float32, rng, 1)
+    for given in ((X.tolist(), Y), (X, Y.tolist()), (X.astype(float), Y), (X, Y.astype(float)), (X[::-1], Y)):
+        for _ in range(3):
+            mlp.train_step(*given, optimizer=optimizer)
+        assert mlp._prepared is None
+
+
+LOSSES_OF_SOME = ("poisson", "binary_cross_entropy", "softmax_cross_entropy")
+
+
+@pytest.mark.parametrize("loss", LOSSES_OF_SOME)
+def test_targets_fit_where_the_door_lets_them_in(loss, dtype):
+    special = [-0.1, 0, 0.3, 0.7, 1, 1.2, np.nan]
+    for values in itertools.product(special, repeat=3):
+        Y = np.array([[0, 1, 0], values], dtype)
+        try:
+            checks.targets("Y", Y, 3, loss, 2, np.dtype(dtype))
+        except ValueError:
+            assert not checks.fit(Y, 3, loss)
+        else:
+            # NumPy's smallest number of some with NaN is NaN, so there more come in; they are refused in the step
+            assert checks.fit(Y, 3, loss) or np.isnan(Y).any()
+
+
+@pytest.mark.parametrize(("labels", "fit"), [([0, 2], True), ([0, 3], False), ([-1, 2], False), ([2, 2], True)])
+def test_labels_fit_if_they_are_classes(labels, fit):
+    assert checks.fit(np.array(labels), 3, "softmax_cross_entropy") is fit
 
 
 @THREADS

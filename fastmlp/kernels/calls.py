@@ -127,7 +127,7 @@ class Call:
                 self.table[SLOTS * k] = argument
 
     def set_rows(self, X: Any, Y: Any) -> None:
-        """Change the data, and what stands behind them: arrays of rows, for one call. They are not kept alive."""
+        """Change the data, and what stands behind them: rows, or labels. For one call: they are not kept alive."""
         _put_rows(self.table, X, Y)
 
     def let_go(self, positions: Iterable[int]) -> None:
@@ -229,10 +229,14 @@ def run_alone(entry, table):
 
 @plain_function
 def _put_rows(table, X, Y):
-    """Put two arrays of rows in the place of the data and of what stands behind them, which in Python takes 3 us."""
+    """Put two arrays in the place of the data and of what stands behind them, which in Python takes 3 us.
+
+    Rows stand right behind the data, labels, which are a vector, behind the rows.
+    """
     slot = table[table.size - 2]
+    behind = slot + (SLOTS if Y.ndim == 2 else 2 * SLOTS)
     table[slot], table[slot + 1] = X.ctypes.data, X.size
-    table[slot + SLOTS], table[slot + SLOTS + 1] = Y.ctypes.data, Y.size
+    table[behind], table[behind + 1] = Y.ctypes.data, Y.size
 
 
 @plain_function
@@ -242,14 +246,14 @@ def _run_with(table, X, Y):
 
 
 @cache
-def run_with(dtype: np.dtype) -> Callable[[Any, Any, Any], None]:
+def run_with(dtype: np.dtype, *, has_labels: bool = False) -> Callable[[Any, Any, Any], None]:
     """Make what calls the entry of a table with other rows, two matrices: ``run_with(dtype)(table, X, Y)``.
 
-    It does not look at what it is given, as Numba would for a sixth of a microsecond: the arrays must be of this
-    dtype, in one piece, in the order of C, and writable.
+    Or ``Y`` is a vector of labels. It does not look at what it is given, as Numba would for a sixth of a microsecond:
+    the arrays must be of this dtype (labels int64), in one piece, in the order of C, and writable.
     """
-    rows = types.Array(numba.from_dtype(dtype), 2, "C")
-    signature = types.int64[::1], rows, rows
+    rows, labels = types.Array(numba.from_dtype(dtype), 2, "C"), types.Array(types.int64, 1, "C")
+    signature = types.int64[::1], rows, labels if has_labels else rows
     _run_with.compile(signature)
     return _run_with.overloads[signature].entry_point
 
