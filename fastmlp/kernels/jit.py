@@ -79,6 +79,7 @@ class _TileCompiler(Compiler):
 
 _TILE_FLAGS = {
     "error_model": "numpy",
+    "forceinline": False,  # if it is not said, Numba does to a function what is done to the one that calls it
     "_nrt": False,
     "no_cpython_wrapper": True,
     "no_cfunc_wrapper": True,
@@ -233,7 +234,7 @@ class _TileFunction:
 
     @cached_property
     def dispatcher(self) -> Any:
-        return numba.njit(**_TILE_FLAGS, **self._options)(self.py_func)
+        return numba.njit(**{**_TILE_FLAGS, **self._options})(self.py_func)
 
 
 @typeof_impl.register(_TileFunction)

@@ -186,7 +186,7 @@ def read_samples(plan, arena, data, order, first, samples, p0, p1):
     return check
 
 
-@tile_function
+@inlined_function
 def _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1):
     """Gather a tile's targets; labels, if there are any, as one-hot columns. Returns 0, or NaN if any value is."""
     outputs, to = plan[-2, OUTPUTS], plan[-1, TARGETS]
@@ -412,7 +412,7 @@ def _meant(start, stop, layer, with_biases, plan):
     return max(start, plan[layer, WEIGHTS]), min(stop, after)
 
 
-@tile_function
+@inlined_function
 def _update_flat(start, stop, plan, parameters, gradient, optimizer, rates, memory):
     """Decay and update of the parameters from ``start`` to ``stop``, of whatever layers they are."""
     if decays(rates, True):
@@ -461,7 +461,7 @@ def _partial_gradient(add, plan, arena, p0, p1, partial, to):
                 _weight_tile(layer, strip, i, p0, p1, add, plan, arena, partial, to)
 
 
-@tile_function
+@inlined_function
 def _add_partials(start, stop, groups, plan, arena, report, parameters, gradient, optimizer, rates, memory):
     """Gradients of the parameters from ``start`` to ``stop``, from the groups' partial ones, and their update."""
     if groups > 1:
@@ -495,7 +495,7 @@ def _whole_lines(part, parts, parameters):
     return part * size // parts // LINE * LINE if part < parts else size
 
 
-@tile_function
+@inlined_function
 def _weight_part(part, parts, division, plan, arena, report, parameters, gradient, optimizer, rates, memory):
     """One of ``parts`` equal parts of all weights."""
     if division.groups > 0:
@@ -659,7 +659,7 @@ def _whole_vectors(outputs, A):
     return (outputs + lanes(A) - 1) // lanes(A) * lanes(A)
 
 
-@tile_function
+@inlined_function
 def _predict_sample(plan, parameters, panels, arena, data, row, output):
     """Output of a single row of the data. Returns 0, or NaN if any value of the row is."""
     x, inputs, step, size = plan[0, X], plan[0, INPUTS], lanes(arena), block(arena)
@@ -689,7 +689,7 @@ def _predict_sample(plan, parameters, panels, arena, data, row, output):
     return sum_lanes(check)
 
 
-@tile_function
+@inlined_function
 def _predict_blocks(me, plan, parameters, arena, data, first, samples, output):
     """Output of a member's share of the blocks, all of which it works on in the same place of the arena."""
     size, p0, outputs = block(arena), max(me, 0) * PREDICTED_BLOCKS, plan[-2, OUTPUTS]
@@ -729,7 +729,7 @@ def predict(me, plan, parameters, arena, report, data, output, first, samples):
     return FINITE if report[0, X_CHECK] == 0 else X_NOT_FINITE
 
 
-@tile_function
+@inlined_function
 def loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1, apart):
     """Targets and shares of a tile that has been forward, and its loss."""
     check = _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1)
