@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import rows
+from fastmlp.kernels import calls
+from fastmlp.kernels.door import all_finite, labels_fit, rows_fit
 from fastmlp.kernels.losses import CODES
-from fastmlp.kernels.targets import labels_fit, rows_fit
 
 Array = NDArray[np.floating]
 
@@ -323,7 +324,8 @@ def finite(name: str, array: Array, dtype: np.dtype, rows_at_once: int = 4096) -
     pages = rows.MappedPages(array)
     for start in range(0, array.shape[0], rows_at_once):
         part = rows.converted(array, slice(start, start + rows_at_once), dtype)
-        if not np.isfinite(part).all():
+        # compiled code twice as fast as NumPy; but interpreted, a thousand times slower
+        if not (all_finite(rows.flat(part)) if calls.are_packed() else np.isfinite(part).all()):
             row, *rest = np.argwhere(~np.isfinite(part))[0]
             raise _not_finite_at(name, part[(row, *rest)], (start + row, *rest))
         pages.have_read(part.shape[0], scattered=False)

@@ -13,7 +13,8 @@ import fastmlp
 from conftest import CHECKED, INTERPRETED
 from fastmlp import checks
 from fastmlp.buffers import Workspace
-from fastmlp.kernels import calls, network
+from fastmlp.kernels import calls, network, simd
+from fastmlp.kernels.door import all_finite
 
 
 def network_of(dtype, **settings):
@@ -126,6 +127,17 @@ def test_targets_fit_where_the_door_lets_them_in(loss, dtype):
         else:
             # NumPy's smallest number of some with NaN is NaN, so there more come in; they are refused in the step
             assert checks.fit(Y, 3, loss) or np.isnan(Y).any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_is_found_wherever_it_is(value, dtype):
+    size = 9 * simd.VECTOR_BYTES // np.dtype(dtype).itemsize + 3
+    A = np.full(size, np.finfo(dtype).max, dtype)
+    assert all_finite(A)
+    for k in range(size):
+        A[k] = value
+        assert not all_finite(A), k
+        A[k] = -1
 
 
 @pytest.mark.parametrize(("labels", "fit"), [([0, 2], True), ([0, 3], False), ([-1, 2], False), ([2, 2], True)])
