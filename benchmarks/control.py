@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from time import perf_counter, sleep
@@ -10,7 +11,6 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastmlp.kernels.jit import max_threads
 from fastmlp.kernels.simd import pause, read_counter, set_counter
 
 from .shapes import DTYPES
@@ -18,6 +18,11 @@ from .shapes import DTYPES
 TURNS, REPETITIONS = 5_000, 5
 PAUSE = 0.3
 """Seconds before that: the threads of other programs, which go on waiting busily, are asleep then."""
+
+
+def n_processors() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
@@ -33,13 +38,13 @@ def _taking_turns() -> Any:
 
 
 def handover_seconds() -> float:
-    """How long a cache line takes from one thread to another and into its registers; NaN if there is one thread only.
+    """How long a cache line takes from one thread to another and into its registers; NaN on a single processor.
 
     It tells where two virtual processors are. On a Zen 4 server: 14 ns, both on one core, whose units they share, so
     that a second thread gains nothing; 32, on cores that share a cache; 160, on cores that do not, so that small steps
     on two threads take up to twice as long.
     """
-    if max_threads() < 2:
+    if n_processors() < 2:  # two threads that wait for each other would wait for their turns, a minute in all
         return np.nan
     take_turns, counter, best = _taking_turns(), np.zeros(64, np.int64), np.inf
     sleep(PAUSE)
