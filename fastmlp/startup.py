@@ -43,6 +43,11 @@ def warm_up(dtype: DTypeLike = np.float64, *, derivatives: bool = False) -> None
             mlp.predict(X[:samples])
         for _ in range(3):  # the third one is packed
             mlp.train_step(X, X, optimizer=step)
+        classifier = MLP([1, 2], loss="softmax_cross_entropy", dtype=dtype, rng=0, n_threads=n_threads)
+        labels = np.zeros(len(X), np.int64)
+        for targets in (labels, np.eye(2, dtype=X.dtype)[labels]):
+            for _ in range(3):
+                classifier.train_step(X, targets, optimizer=step)
         mlp.forward(X)
         Ensemble(2, [1, 1], dtype=dtype, rng=0, n_threads=n_threads).fit(X, X, epochs=1)
         mlp.update(mlp.backward(X), "sgd")

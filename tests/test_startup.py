@@ -9,7 +9,7 @@ import pytest
 
 import fastmlp
 from conftest import CHECKED, INTERPRETED
-from fastmlp.kernels import calls, network
+from fastmlp.kernels import calls, door, network
 
 pytestmark = pytest.mark.skipif(INTERPRETED or CHECKED, reason="only ordinary code is compiled before the first user")
 
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(INTERPRETED or CHECKED, reason="only ordinary co
 def compiled_forms():
     """What each kernel of the network has been compiled for."""
     kernels = {k.__name__: k.serial for k in vars(network).values() if isinstance(k, calls.CrewKernel)}
-    kernels |= {name: f for name, f in vars(calls).items() if hasattr(f, "signatures")}
-    assert len(kernels) == 11
+    kernels |= {name: f for room in (calls, door) for name, f in vars(room).items() if hasattr(f, "signatures")}
+    assert len(kernels) == 14
     return {name: set(kernel.signatures) for name, kernel in kernels.items()}
 
 
@@ -31,7 +31,9 @@ def test_after_warm_up_nothing_is_left_to_compile(dtype, rng, tmp_path):
     frozen = X.copy()
     frozen.flags.writeable = False
     for data in (X, frozen, np.load(tmp_path / "X.npy", mmap_mode="r"), X.astype(np.float16), np.asfortranarray(X)):
-        for loss, targets in (("squared_error", Y), ("softmax_cross_entropy", rng.integers(0, 3, 70))):
+        labels = rng.integers(0, 3, 70)
+        classes = ("softmax_cross_entropy", labels), ("softmax_cross_entropy", np.eye(3, dtype=dtype)[labels])
+        for loss, targets in (("squared_error", Y), *classes):
             for n_threads in (1, 2):
                 mlp = fastmlp.MLP([5, 4, 3], loss=loss, dtype=dtype, rng=0, n_threads=n_threads)
                 mlp.fit(data, targets, epochs=2, batch_size=33, validation=(data, targets), progress=False)
