@@ -31,6 +31,10 @@ _KEEP_PER_TRIAL = 50
 """How long it is kept, at least, for each second that trials took: they cost two hundredths of the time at most, but
 for those that come sooner."""
 
+_KEEP_FEWER_PER_TRIAL = 10
+"""The same where it is not all threads that were fastest, but doubled each time that is found again: their trial may
+have met the threads of another program, which go on waiting busily for tenths of a second."""
+
 _SLOWER, _WINDOW_SECONDS, _KEEP_SLOW_PER_TRIAL = 1.5, 0.03, 5
 """The best one is given up sooner when work takes so many times as long as it did, over so many seconds; but not
 before it has been kept for so many seconds for each second that trials took."""
@@ -99,6 +103,8 @@ class Pace:
     _last: float = 0.0
     _trials: float = 0.0
     _is_first: bool = True
+    _kept_before: int = -1
+    _found_again: int = 0
     _telling: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
@@ -114,7 +120,10 @@ class Pace:
     def _seconds_left(self) -> float:
         if not self._is_kept():
             return _TRIAL_SECONDS - self._seconds
-        return max(_KEEP_SECONDS, _KEEP_PER_TRIAL * self._trials) - self._seconds
+        wanted = max(_KEEP_SECONDS, _KEEP_PER_TRIAL * self._trials)
+        if self.n_threads < max(self.candidates):
+            wanted = min(wanted, _KEEP_FEWER_PER_TRIAL * self._trials * 2**self._found_again)
+        return wanted - self._seconds
 
     def tell(self, seconds: float, units: float, n_threads: int) -> None:
         """Note how long some units of work took with so many threads, and choose for the next ones.
@@ -151,8 +160,12 @@ class Pace:
         self.seconds_per_unit[self.n_threads] = lasted
         untried = [k for k, n in enumerate(self.candidates) if n not in self.seconds_per_unit]
         fastest = min(range(len(self.candidates)), key=lambda k: self.seconds_per_unit.get(self.candidates[k], 0.0))
+        if kept:
+            self._kept_before = self.present
         before, self.present = self.present, untried[0] if untried else fastest
         self._is_first = self.present != before
+        if not untried:
+            self._found_again = min(self._found_again + 1, 8) if fastest == self._kept_before else 0
 
     def _has_slowed(self, seconds: float, units: float) -> bool:
         """Whether what is kept has become much slower of late.

@@ -86,6 +86,29 @@ def test_a_moments_disturbance_changes_nothing():
     assert by_two > 0.38
 
 
+def test_a_trial_that_was_disturbed_is_soon_made_again():
+    """Two threads are twice as fast as one, but for their first 20 ms, when another program's threads wait busily."""
+    pace, passed = Pace((2, 1)), 0.0
+    while passed < 0.15:
+        lasted = 3e-4 if pace.n_threads == 2 and passed < 0.02 else 1e-4 / pace.n_threads
+        passed += lasted
+        pace.tell(lasted, 1, pace.n_threads)
+    assert pace.n_threads == 2
+
+
+def test_fewer_threads_are_kept_longer_each_time_they_are_found_best():
+    pace, passed, began = Pace((2, 1)), 0.0, []
+    while passed < 5:
+        pace.tell(1e-4 * pace.n_threads, 1, before := pace.n_threads)
+        passed += 1e-4 * before
+        if before == 1 and pace.n_threads == 2:
+            began.append(passed)
+    between = np.diff(began)
+    assert 0.05 < between[0] < 0.15
+    assert (between[1:3] > 1.7 * between[:2]).all()
+    assert (between[3:] > 0.45).all()
+
+
 def test_what_others_have_gone_on_from_does_not_count():
     """Another network's thread has changed the number of threads while this one's work was running."""
     pace = Pace((2, 1))
