@@ -3,8 +3,8 @@
 Its own are an equal part of all: where several threads of a process train at the same time, as in a search, none takes
 those of another. How many of them pay depends on the size of the work, and on what else the machine is doing: beside
 other busy processes two threads can be slower than one. So every number of threads is tried for some milliseconds,
-the best one is kept for half a second or more, and so on; for less, when it has become much slower than it was. The
-results of the work are the same bits with any number.
+the best one is kept for half a second or more, and so on; for less, when it has become much slower than it was, and
+at first where it is not all threads. The results of the work are the same bits with any number.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TRIAL_UNITS = 3
 """How many units it is tried for, at least: a single long step may meet somebody else's turn."""
 
 _KEEP_SECONDS = 0.5
-"""How long the best one is kept, at least."""
+"""How long the best one is kept, at least, if it is all threads."""
 
 _KEEP_PER_TRIAL = 50
 """How long it is kept, at least, for each second that trials took: they cost two hundredths of the time at most, but
