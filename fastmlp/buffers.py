@@ -115,17 +115,13 @@ class Workspace:
     """The report's last row: status, sum of losses, steps taken."""
     crew: NDArray[np.int64]
     """Counters by which the threads of a training run share out its tasks."""
-    first_check: NDArray[np.float64]
-    """Whether the first block's ``X`` is finite."""
     panels_of_version: int
     """Which version of the parameters the panels were made of."""
-    predicted: int
-    """How many samples the last call of ``predict_alone`` was for."""
     packed: dict[calls.CrewKernel, calls.Call]
     """The last call of a kernel in this workspace."""
     predict_call: calls.Call | None
     """The last prediction of a few samples."""
-    run_with: Callable[[Any, Any, Any], None]
+    run_with: Callable[[Any, int, Any, Any], float]
     """Which calls it again, once there is one."""
     predicted_again: tuple[NDArray[np.floating] | None, tuple[int, ...]]
     """Parameters, and the shape of the data, of the last prediction of many rows, if its call can be made again."""
@@ -158,8 +154,7 @@ class Workspace:
         rows = self.capacity // block + network.REPORT_ROWS
         self.report = aligned(rows * 3, np.dtype(np.float64)).reshape(-1, 3)
         self.report[network.SETTINGS] = objective.setting, objective.l1, objective.l2
-        self.panels_of_version, self.predicted = -1, 0
-        self.first_check = self.report[0, network.X_CHECK : network.X_CHECK + 1]
+        self.panels_of_version = -1
         self.results = self.report[network.RUN]
         self.packed, self.predict_call, self.predicted_again = {}, None, (None, ())
         self.crew = aligned(crew.size(1), np.dtype(np.int64))
@@ -249,10 +244,13 @@ class Workspace:
         """Call the kernel ``predict``, packed if it can be: whether the data were finite."""
         if not calls.are_packed():
             return bool(network.predict(*arguments) == network.FINITE)
+        is_first = network.predict not in self.packed
         call = self.pack(*arguments, kernel=network.predict)
+        if is_first:
+            call.vary("samples", "data", "output")
         call.run(n_threads)
         call.let_go(_TO_PREDICT)
-        return not any(self.report[:n_threads, network.X_CHECK].tolist())
+        return call.status == network.FINITE
 
     def pack(self, *arguments: Any, kernel: calls.CrewKernel = network.train) -> calls.Call:
         """Pack a call of a kernel: anew, or what has changed since the last one."""

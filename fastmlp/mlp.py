@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 Array = NDArray[Any]  # float64 or float32, as the network is
 
 _NO_ORDER = np.empty(0, np.int64)
-_STEP, _PREDICTED = network.train.slot("step"), network.predict_alone.slot("samples")
 _TAKEN = 2  # of the results
 _DIVERGED = "the loss is not finite; the parameters were left as they were"
 
@@ -57,8 +57,12 @@ milliseconds: all threads pay then on a quiet machine, and a trial of fewer woul
 other busy processes, steps as long as these have not been measured.)"""
 
 
-class _Prepared(NamedTuple):
-    """A training step whose call is packed but for its data, for the next one like it."""
+@dataclass(slots=True)
+class _Prepared:
+    """A training step whose call is packed but for its data, for the next one like it.
+
+    A named tuple's fields take twice as long to read.
+    """
 
     optimizer: settings.Optimizer | str | None
     learning_rate: settings.Rate | None
@@ -67,16 +71,14 @@ class _Prepared(NamedTuple):
     shape_of_y: tuple[int, ...]
     """Shapes of the data."""
     dtype_of_y: np.dtype
-    of_one_output: bool
-    """Whether the targets come as a vector, and are rows of one number each."""
     takes_any: bool
     """Whether all targets of that shape have a meaning for the loss."""
-    workspace: Workspace
-    call: calls.Call
-    run: Callable[[Any, Any, Any], None]
-    """Which calls it, by one thread."""
     is_by_one_thread: bool
     """Whether more are never tried."""
+    workspace: Workspace
+    call: calls.Call
+    run: Callable[[Any, int, Any, Any], float]
+    """Which calls it, by one thread."""
 
 
 def _class_of(count: int) -> int:
@@ -418,10 +420,10 @@ class MLP:
                 pace, start = self._pace(shape[0], "predict"), time.perf_counter()
                 n_threads = pace.n_threads
                 workspace.divide(n_threads)
-                call.set_rows(X, output)
+                call.set_rows(shape[0], X, output)
                 call.run(n_threads)
                 self._tell(pace, start, shape[0], n_threads)
-            if any(workspace.report[:n_threads, network.X_CHECK].tolist()):
+            if call.status != network.FINITE:
                 output = None
         self._free.append(workspace)
         return output
@@ -433,10 +435,9 @@ class MLP:
         except IndexError:  # the first prediction, or others are at work
             return None
         call, output = workspace.predict_call, None
-        if call is not None and workspace.predicted == 1 and workspace.panels_of_version == self._version:
+        if call is not None and workspace.panels_of_version == self._version:
             output = np.empty(self._shape_of_output, self._dtype)
-            workspace.run_with(call.table, X, output)
-            if workspace.first_check[0] != 0:
+            if workspace.run_with(call.table, 1, X, output) != 0:  # NaN: it was refused
                 output = None
         self._free.append(workspace)
         return output
@@ -452,23 +453,24 @@ class MLP:
             if calls.are_packed() and X.flags.writeable:
                 call = workspace.predict_call
                 if call is None:
-                    workspace.run_with = calls.run_with(self._dtype)
+                    workspace.run_with = calls.unchecked(calls.run_with(self._dtype, self._dtype, 2))
                     call = workspace.predict_call = calls.Call(
                         network.predict_alone, workspace.plan, self._vector, workspace.panels, workspace.arena,
                         workspace.report, self._vector, self._vector, 0, samples,
                     )  # fmt: skip
-                call.table[_PREDICTED] = workspace.predicted = samples
-                workspace.run_with(call.table, X, output)
-                finite = workspace.first_check[0] == 0
+                    call.vary("samples", "data", "output")
+                    call.expect(self._shape_of_one, self._shape_of_output)
+                call.set_rows(samples, X, output)
+                call.run()
+                status = call.status
             else:
                 status = network.predict_alone(
                     workspace.plan, self._vector, workspace.panels, workspace.arena, workspace.report, rows.flat(X),
                     output.reshape(-1), 0, samples,
                 )  # fmt: skip
-                finite = status == network.FINITE
         finally:
             self._free.append(workspace)
-        if not finite:
+        if status != network.FINITE:
             raise checks.not_finite("X", X)
 
     def compiled(self) -> Callable[[Any, Any], None]:
@@ -1037,9 +1039,6 @@ class MLP:
             and sample_weight is None
             and learning_rate is prepared.learning_rate
             and optimizer is prepared.optimizer
-            and checks.is_such(X, self._dtype, prepared.shape_of_x)
-            and checks.is_such(Y, prepared.dtype_of_y, prepared.shape_of_y)
-            and (prepared.takes_any or checks.fit(Y, self._sizes[-1], self._loss))
         ):
             loss = self._prepared_step(prepared, X, Y)
             if loss is not None:
@@ -1091,50 +1090,70 @@ class MLP:
             self._gradient, self._memory, self._vector, self._vector, checks.NO_LABELS, checks.NO_WEIGHTS, _NO_ORDER,
             count, count, 0, 1, optimizer.code, optimizer.array, self._steps, 0.0, network.ONE_EPOCH,
         )  # fmt: skip
-        run = calls.run_with(self._dtype, has_labels=has_labels)
+        call.vary("step", "data", "labels" if has_labels else "targets")
+        call.expect(X.shape, Y.shape)
+        run = calls.run_with(self._dtype, dtype_of_y, Y.ndim)
         self._prepared = _Prepared(
-            *given, X.shape, Y.shape, dtype_of_y, Y.ndim == 1 and not has_labels, takes_any, workspace, call, run,
-            of_all == (1,),
+            *given, X.shape, Y.shape, dtype_of_y, takes_any, of_all == (1,), workspace, call, run
         )  # fmt: skip
 
     def _prepared_step(self, prepared: _Prepared, X: Any, Y: Any) -> float | None:
-        """Take the step that has been prepared, over new data of the same shape; None if it is prepared no more."""
+        """Take the step that has been prepared, over new data; None if these are others, or it is prepared no more."""
+        is_by_one_thread, call = prepared.is_by_one_thread, prepared.call
+        # one thread looks at dtypes and shapes itself, but not at the targets' meaning
+        if not (is_by_one_thread and prepared.takes_any) and not self._are_as_prepared(prepared, X, Y):
+            return None
         with self._lock:
             if prepared is not self._prepared:
                 return None
-            if prepared.of_one_output:
-                Y = Y.reshape(-1, 1)
-            call, results = prepared.call, prepared.workspace.results
-            call.table[_STEP], results[_TAKEN] = self._steps + 1, 0
-            self._parameters_changed()
+            # what was computed from the parameters before is no longer current; a call takes a twentieth of all this
+            self._pass_is_current = False
+            self._version += 1
             try:
-                if prepared.is_by_one_thread:
-                    prepared.run(call.table, X, Y)
+                if is_by_one_thread:
+                    total = prepared.run(call.table, self._steps + 1, X, Y)
                 else:
-                    self._run_prepared(prepared, X, Y)
-            finally:  # Ctrl-C may come between the step and its count
-                status, total, taken = results.tolist()
-                self._steps += int(taken)
+                    total = self._run_prepared(prepared, X, Y)
+            except TypeError:  # these are no arrays of that dtype and in that order
+                self._unprepare()
+                return None
+            except BaseException:  # Ctrl-C may come between the step and its count
+                self._steps += int(call.table[calls.COUNT])
                 self._version += 1
-            if status == network.FINITE:
+                raise
+            if total == total:  # noqa: PLR0124 (it is not NaN)
+                self._steps += 1
+                self._version += 1
                 return total / prepared.shape_of_x[0]
+            status = call.status
+        if status == calls.OTHER_SHAPES:
+            return None
         self._raise_for(status, X=X, Y=Y)
         raise FloatingPointError(_DIVERGED)
 
-    def _run_prepared(self, prepared: _Prepared, X: Array, Y: Array) -> None:
-        """Take the step that has been prepared with as many threads as are fastest."""
-        call, workspace = prepared.call, prepared.workspace
+    def _are_as_prepared(self, prepared: _Prepared, X: Any, Y: Any) -> bool:
+        return (
+            checks.is_such(X, self._dtype, prepared.shape_of_x)
+            and checks.is_such(Y, prepared.dtype_of_y, prepared.shape_of_y)
+            and (prepared.takes_any or checks.fit(Y, self._sizes[-1], self._loss))
+        )
+
+    def _run_prepared(self, prepared: _Prepared, X: Array, Y: Array) -> float:
+        """Take the step that has been prepared with as many threads as are fastest; NaN if it was refused."""
+        call, workspace, step = prepared.call, prepared.workspace, self._steps + 1
         with threads.at_work:
             pace, start = self._pace(prepared.shape_of_x[0]), time.perf_counter()
             n_threads = pace.n_threads if calls.are_packed() else 1  # not in a child of a process that had threads
             workspace.divide(n_threads)
             if n_threads == 1:
-                prepared.run(call.table, X, Y)
+                total = prepared.run(call.table, step, X, Y)
             else:
-                call.set_rows(X, Y)
+                call.set_rows(step, X, Y)
                 call.run(n_threads)
+                total = call.value
             if len(pace.candidates) > 1:
                 pace.tell(time.perf_counter() - start, 1, n_threads)
+        return total
 
     def _unprepare(self) -> None:
         """What steps were prepared for has changed."""

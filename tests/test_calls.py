@@ -240,6 +240,33 @@ def test_data_that_do_not_fit_the_packed_call_are_converted(changed, dtype, rng)
     assert_same(packed, plain)
 
 
+WRONG_SHAPES = {
+    "X as a vector": lambda X, Y: (X.ravel(), Y),
+    "Y as a vector": lambda X, Y: (X, Y.ravel()),
+    "another X of that size": lambda X, Y: (X.reshape(3, 5), Y),
+    "another Y of that size": lambda X, Y: (X, Y.reshape(2, 5)),
+    "a row of X too few": lambda X, Y: (X[1:], Y),
+    "a row of Y too few": lambda X, Y: (X, Y[1:]),
+    "no arrays": lambda X, Y: ("X", None),
+}
+
+
+@THREADS
+@pytest.mark.parametrize("wrong", WRONG_SHAPES.values(), ids=WRONG_SHAPES)
+def test_other_shapes_are_refused_as_at_first(wrong, n_threads, dtype, rng):
+    packed, plain = both(dtype, n_threads)
+    for X, Y in batches(dtype, rng, 4):
+        for model in (packed, plain):
+            model.train_step(X, Y, optimizer=OPTIMIZERS[2])
+        said = []
+        for model, optimizer in ((packed, OPTIMIZERS[2]), (plain, copied(OPTIMIZERS[2]))):
+            with pytest.raises((TypeError, ValueError)) as refusal:
+                model.train_step(*wrong(X, Y), optimizer=optimizer)
+            said.append(str(refusal.value))
+        assert said[0] == said[1]
+        assert_same(packed, plain)
+
+
 def test_what_is_wrong_is_told_and_changes_nothing(dtype, rng):
     mlp, optimizer = network_of(dtype), OPTIMIZERS[1]
     for X, Y in batches(dtype, rng, 3):
@@ -300,12 +327,10 @@ def test_what_interrupts_a_step_leaves_it_counted(way, dtype, rng, monkeypatch):
 
     with monkeypatch.context() as patch:
         if mlp._prepared is not None:
-            mlp._prepared = mlp._prepared._replace(run=interrupted(mlp._prepared.run))
+            patch.setattr(mlp._prepared, "run", interrupted(mlp._prepared.run))
         patch.setattr(Workspace, "train", interrupted(Workspace.train))
         with pytest.raises(KeyboardInterrupt):
             mlp.train_step(X, Y, optimizer=optimizer if way == "prepared" else fastmlp.SGD(0.1))
-    if mlp._prepared is not None:
-        mlp._prepared = mlp._prepared._replace(run=calls.run_with(mlp._dtype))
     assert mlp._steps == 5
     np.testing.assert_array_equal(mlp.predict(X[:1]), mlp.predict(X)[:1])
     mlp.train_step(X, Y, optimizer=optimizer)

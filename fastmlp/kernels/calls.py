@@ -7,12 +7,13 @@ alternative, is compiled a second time, which took two thirds of all the time of
 Numba takes some 60 ns to look at an argument, and a kernel has twenty. So the arguments of a call are also *packed*
 into a table of integers, each array as its address and its shape, where the next call changes only what is new. An
 *entry* is a few instructions that put the table's arguments back into a call of the kernel, in which they are arrays
-again. In the checked build and in interpreted kernels there are no tables.
+again, and what that returns behind them. In the checked build and in interpreted kernels there are no tables.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from functools import cache, cached_property
 from typing import Any
@@ -35,9 +36,15 @@ ALONE, OPENING, CLOSING = -1, -2, -3
 SLOTS = 3
 """Integers in the table for each argument: an array's address and its two lengths, or a number's bits."""
 
-_BEHIND = 2
-"""Integers in the table behind the arguments: where the rows stand, and the entry. A call with other rows then hands
-over nothing else, as Numba looks at each argument."""
+ENTRY_AT, NUMBER_AT, X_AT, Y_AT, X_ROWS, X_SIZE, Y_ROWS, Y_SIZE, STATUS, VALUE, COUNT = range(-11, 0)
+"""What stands in the table behind the arguments: the entry; for calls with other rows, where a number, the data, and
+what belongs to them have their places (:meth:`Call.vary`), and the shapes of these (:meth:`Call.expect`); and up to
+three numbers that the kernel returned when it was called last, by whoever was ALONE, or CLOSING."""
+
+_BEHIND = 11
+
+OTHER_SHAPES = -1
+"""In the place of a status: the call was not made, as the rows are not of these shapes."""
 
 _INTEGER = ir.IntType(64)
 ENTRY = ir.FunctionType(ir.VoidType(), [_INTEGER, _INTEGER.as_pointer()])
@@ -60,20 +67,16 @@ class CrewKernel:
         if n_threads <= 1 or not are_packed():
             return self.serial(ALONE, *arguments)
         Call(self, *arguments).run(n_threads)
-        return self.serial(CLOSING, *arguments)
+        return self.serial(CLOSING, *arguments)  # once more, for what it returns
 
     @cached_property
-    def rows_slot(self) -> int:
-        """Where the data stand in the table of a packed call, with what belongs to each row behind them."""
-        return self.slot("data") if "data" in self.argument_names() else 0
-
     def argument_names(self) -> list[str]:
         """Its arguments but for the member's number."""
         return list(inspect.signature(self.python).parameters)[1:]
 
     def position(self, name: str) -> int:
         """Which argument has this name."""
-        return self.argument_names().index(name)
+        return self.argument_names.index(name)
 
     def slot(self, name: str) -> int:
         """Where an argument stands in the table of a packed call."""
@@ -105,11 +108,12 @@ class Call:
     """The arguments of a kernel, packed: calling it with them again costs little."""
 
     def __init__(self, kernel: CrewKernel, *arguments: Any) -> None:
+        self._kernel = kernel
         self._arrays: list[Any] = [None] * len(arguments)
         self.table = np.zeros(SLOTS * len(arguments) + _BEHIND, np.int64)
         self._floats = self.table.view(np.float64)
         self.entry = kernel.entry(arguments)
-        self.table[-_BEHIND:] = kernel.rows_slot, self.entry
+        self.table[ENTRY_AT] = self.entry
         self.set(*arguments)
 
     def set(self, *arguments: Any) -> None:
@@ -126,9 +130,27 @@ class Call:
             else:
                 self.table[SLOTS * k] = argument
 
-    def set_rows(self, X: Any, Y: Any) -> None:
-        """Change the data, and what stands behind them: rows, or labels. For one call: they are not kept alive."""
-        _put_rows(self.table, X, Y)
+    def vary(self, number: str, x: str, y: str) -> None:
+        """Get ready for calls in which only these arguments are new: a number, and two arrays."""
+        self.table[[NUMBER_AT, X_AT, Y_AT]] = [self._kernel.slot(name) for name in (number, x, y)]
+
+    def expect(self, of_x: tuple[int, ...], of_y: tuple[int, ...]) -> None:
+        """Get ready for :func:`run_with` arrays of these shapes."""
+        self.table[X_ROWS:STATUS] = of_x[0], math.prod(of_x), of_y[0], math.prod(of_y)
+
+    def set_rows(self, number: int, X: Any, Y: Any) -> None:
+        """Change what varies. For one call: the arrays are not kept alive."""
+        _put_rows(self.table, number, X, Y)
+
+    @property
+    def status(self) -> int:
+        """The first number that the kernel has returned."""
+        return int(self.table[STATUS])
+
+    @property
+    def value(self) -> float:
+        """The second one; NaN if the first is not 0."""
+        return math.nan if self.status else float(self._floats[VALUE])
 
     def let_go(self, positions: Iterable[int]) -> None:
         """Do not keep these arrays alive; they must be set before the next call."""
@@ -136,7 +158,7 @@ class Call:
             self._arrays[k] = None
 
     def run(self, n_threads: int = 1) -> None:
-        """Call the kernel; its results are where it puts them."""
+        """Call the kernel."""
         if n_threads <= 1:
             run_alone(self.entry, self.table)
         else:
@@ -174,7 +196,12 @@ def _make_entry(body: int, signature: tuple[Any, ...], result: Any) -> int:
         )
     kinds = [context.get_value_type(kind) for kind in signature]
     pointer = ir.FunctionType(context.get_value_type(result), kinds).as_pointer()
-    builder.call(builder.inttoptr(_INTEGER(body), pointer), values)
+    returned = builder.call(builder.inttoptr(_INTEGER(body), pointer), values)
+    with builder.if_then(builder.icmp_signed("<", me, _INTEGER(0))):  # members do not write where others read
+        first = SLOTS * len(signature[1:]) + _BEHIND + STATUS
+        for k, value in enumerate(_numbers_of(builder, result, returned)):
+            place = builder.gep(table, [_INTEGER(first + k)])
+            builder.store(value, builder.bitcast(place, value.type.as_pointer()))
     builder.ret_void()
     library.add_ir_module(module)
     library.finalize()
@@ -183,6 +210,13 @@ def _make_entry(body: int, signature: tuple[Any, ...], result: Any) -> int:
 
 
 _entries_alive: list[Any] = []
+
+
+def _numbers_of(builder: Any, kind: Any, value: Any) -> list[Any]:
+    """What a kernel returned, number by number: nothing, one, or several, each int64 or float64."""
+    if isinstance(kind, types.BaseTuple):
+        return [builder.extract_value(value, k) for k in range(len(kind))]
+    return [] if kind is types.none else [value]
 
 
 def _unpacked(context: Any, builder: Any, kind: Any, slots: list[Any]) -> Any:
@@ -228,34 +262,43 @@ def run_alone(entry, table):
 
 
 @plain_function
-def _put_rows(table, X, Y):
-    """Put two arrays in the place of the data and of what stands behind them, which in Python takes 3 us.
-
-    Rows stand right behind the data, labels, which are a vector, behind the rows.
-    """
-    slot = table[table.size - 2]
-    behind = slot + (SLOTS if Y.ndim == 2 else 2 * SLOTS)
-    table[slot], table[slot + 1] = X.ctypes.data, X.size
-    table[behind], table[behind + 1] = Y.ctypes.data, Y.size
+def _put_rows(table, number, X, Y):
+    """Put what varies in its places, which in Python takes 3 us."""
+    table[table[NUMBER_AT]], table[COUNT] = number, 0
+    x, y = table[X_AT], table[Y_AT]
+    table[x], table[x + 1] = X.ctypes.data, X.size
+    table[y], table[y + 1] = Y.ctypes.data, Y.size
 
 
-@plain_function
-def _run_with(table, X, Y):
-    _put_rows(table, X, Y)
-    _call_entry(table[table.size - 1], ALONE, table)
+def _run_with(table, number, X, Y):
+    """Call the entry of a table with other rows. Returns the VALUE that comes back, NaN if the STATUS is not 0."""
+    are_such = X.shape[0] == table[X_ROWS] and X.size == table[X_SIZE]
+    if not (are_such and Y.shape[0] == table[Y_ROWS] and Y.size == table[Y_SIZE]):
+        table[STATUS] = OTHER_SHAPES
+        return np.nan
+    _put_rows(table, number, X, Y)
+    _call_entry(table[ENTRY_AT], ALONE, table)
+    return table.view(np.float64)[VALUE] if table[STATUS] == 0 else np.nan
 
 
 @cache
-def run_with(dtype: np.dtype, *, has_labels: bool = False) -> Callable[[Any, Any, Any], None]:
-    """Make what calls the entry of a table with other rows, two matrices: ``run_with(dtype)(table, X, Y)``.
+def run_with(X: np.dtype, Y: np.dtype, axes_of_y: int) -> Callable[[Any, int, Any, Any], float]:
+    """Make what calls the entry of a table with other rows: ``run_with(…)(table, number, X, Y)``.
 
-    Or ``Y`` is a vector of labels. It does not look at what it is given, as Numba would for a sixth of a microsecond:
-    the arrays must be of this dtype (labels int64), in one piece, in the order of C, and writable.
+    ``X`` is a matrix of the first dtype, ``Y`` a matrix or vector of the second, both in one piece, in the order of C,
+    and writable. Whatever is not, and whatever is no array, raises TypeError, for which Numba takes some 60 us; it
+    looks at an array twice as quickly as Python can.
     """
-    rows, labels = types.Array(numba.from_dtype(dtype), 2, "C"), types.Array(types.int64, 1, "C")
-    signature = types.int64[::1], rows, labels if has_labels else rows
-    _run_with.compile(signature)
-    return _run_with.overloads[signature].entry_point
+    dispatcher = plain_function(_run_with)
+    of_x, of_y = types.Array(numba.from_dtype(X), 2, "C"), types.Array(numba.from_dtype(Y), axes_of_y, "C")
+    dispatcher.compile((types.int64[::1], types.int64, of_x, of_y))
+    dispatcher.disable_compile()
+    return dispatcher
+
+
+def unchecked(run: Any) -> Any:
+    """Make a function of :func:`run_with` that does not look at what it is given: the caller has."""
+    return run.overloads[run.signatures[0]].entry_point
 
 
 @plain_function
@@ -271,3 +314,4 @@ def _run_together(entry, table, members):
     _call_entry(entry, OPENING, table)
     for me in prange(members):
         _call_entry(entry, np.int64(me), table)
+    _call_entry(entry, CLOSING, table)

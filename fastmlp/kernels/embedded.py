@@ -62,7 +62,7 @@ def _pack(kernel: CrewKernel, prediction: Prediction) -> _Packed:
         "plan": prediction.plan, "parameters": prediction.parameters, "panels": prediction.panels, "arena": here,
         "report": np.zeros((1, 3)), "data": here, "output": here, "first": 0, "samples": 0,
     }  # fmt: skip
-    call = Call(kernel, *(given[name] for name in kernel.argument_names()))
+    call = Call(kernel, *(given[name] for name in kernel.argument_names))
     slots = (kernel.slot(name) for name in ("data", "samples", "arena", "report"))
     return _Packed(call.entry, tuple(call.table.tolist()), *slots)
 

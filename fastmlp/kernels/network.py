@@ -890,16 +890,19 @@ def _steps_of_epoch(n_rows, batch_size, ended):
     return (n_rows + batch_size - 1) // batch_size if ended.size > 0 else 0
 
 
-@tile_function
+@inlined_function
 def _train_along(
     me, crew, passes, plan, parameters, arena, report, gradient, memory, data, targets, labels, sample_weights, order,
-    n_rows, batch_size, first, n_steps, optimizer, settings, step, ended,
+    n_rows, batch_size, first, n_steps, optimizer, settings, step, ended, division,
 ):  # fmt: skip
-    """What each member does: claim a task of the present phase, until there are no more phases."""
+    """What each member does: claim a task of the present phase, until there are no more phases.
+
+    ``division`` is that of the first batch.
+    """
     phases, members, size = _n_phases(optimizer, settings), plan[-1, THREADS], parameters.size
     per_epoch = _steps_of_epoch(n_rows, batch_size, ended)
     # all batches but an epoch's last are divided alike: to find out each time takes a tenth of a step of 3-4-4-2
-    of_samples, division = batch_size, _divided(plan, arena, batch_size)
+    of_samples = min(batch_size, n_rows - first)
     while True:
         phase, task = claim(crew, me, members)
         # divided by a constant each, which is a shift
@@ -949,6 +952,26 @@ def _train_along(
             open_phase(crew, members, following, tasks)
 
 
+@inlined_function
+def _train(
+    me, crew, passes, plan, parameters, arena, report, gradient, memory, data, targets, labels, sample_weights, order,
+    n_rows, batch_size, first, n_steps, optimizer, settings, step, total, ended,
+):  # fmt: skip
+    """The body of :func:`train`, by itself: there Numba would count references to each array, a tenth of a µs."""
+    samples = min(batch_size, n_rows - first)
+    division = _divided(plan, arena, samples)
+    if me in (ALONE, OPENING):
+        _begin(report, total)
+        weigh(plan, report, sample_weights, order, first, samples)
+        open_phase(crew, plan[-1, THREADS], 0, _n_sample_tasks(plan, division) if n_steps > 0 else 0)
+    if me == ALONE or me >= 0:
+        _train_along(
+            max(me, 0), crew, passes, plan, parameters, arena, report, gradient, memory, data, targets, labels,
+            sample_weights, order, n_rows, batch_size, first, n_steps, optimizer, settings, step, ended, division,
+        )  # fmt: skip
+    return int(report[RUN, 0]), report[RUN, 1], int(report[RUN, 2])
+
+
 @crew_kernel
 def train(
     me, crew, passes, plan, parameters, arena, report, gradient, memory, data, targets, labels, sample_weights, order,
@@ -967,18 +990,10 @@ def train(
     does not matter in how many calls the steps are taken), and the number of steps taken. A step whose data or loss
     is not finite changes nothing and is the last one; its loss is what comes back.
     """
-    if me in (ALONE, OPENING):
-        samples = min(batch_size, n_rows - first)
-        _begin(report, total)
-        weigh(plan, report, sample_weights, order, first, samples)
-        tasks = _n_sample_tasks(plan, _divided(plan, arena, samples)) if n_steps > 0 else 0
-        open_phase(crew, plan[-1, THREADS], 0, tasks)
-    if me == ALONE or me >= 0:
-        _train_along(
-            max(me, 0), crew, passes, plan, parameters, arena, report, gradient, memory, data, targets, labels,
-            sample_weights, order, n_rows, batch_size, first, n_steps, optimizer, settings, step, ended,
-        )  # fmt: skip
-    return int(report[RUN, 0]), report[RUN, 1], int(report[RUN, 2])
+    return _train(
+        me, crew, passes, plan, parameters, arena, report, gradient, memory, data, targets, labels, sample_weights,
+        order, n_rows, batch_size, first, n_steps, optimizer, settings, step, total, ended,
+    )  # fmt: skip
 
 
 def forward(
