@@ -32,7 +32,8 @@ from fastmlp import checks, files, rows, training
 from fastmlp.buffers import Workspace, aligned
 from fastmlp.kernels import network, optimizers
 from fastmlp.metrics import Metric
-from fastmlp.trainee import Run, Trainee
+from fastmlp.stepping import Run
+from fastmlp.trainee import Trainee
 
 Array = NDArray[Any]
 
@@ -326,7 +327,7 @@ class ShardTrainee(Trainee):
         workspace = self._workspace
         assert workspace is not None  # noqa: S101 (for the type checker)
         workspace.set_places(self._places[first:last])
-        with mlp._measured("shard", count) as n_threads:
+        with mlp._pace.measured(count, "shard") as n_threads:
             crew, *others = mlp._of(workspace, n_threads)
             status, total, _ = workspace.train(
                 crew, network.ALL_PASSES, *others, gradient, gradient, rows.flat(data), rows.flat(targets.values),

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp import arguments, checks, fitting, rows, settings, threads, training
+from fastmlp import arguments, checks, fitting, predicting, rows, settings, stepping, threads, training
 from fastmlp.kernels import calls, network
 from fastmlp.mlp import MLP
 from fastmlp.orders import Order
@@ -28,7 +28,6 @@ Array = NDArray[Any]
 _SECONDS_PER_CALL = 0.1
 """About how long one compiled call lasts, between which Ctrl-C is seen."""
 
-_NO_ORDER = np.empty(0, np.int64)
 
 _SLOTS = {
     name: network.train.slot(name) for name in ("order", "first", "n_steps", "settings", "step", "total", "ended")
@@ -229,9 +228,9 @@ class Ensemble:
 
         def predict_some(some: slice) -> None:
             """Predict with some of the members, in a workspace of the first one of them."""
-            with self.members[some.start]._to_predict(1) as workspace:
+            with predicting.room_for(self.members[some.start], 1) as workspace:
                 for mlp, output in zip(self.members[some], each[some], strict=True):
-                    mlp._predict_rows(X, output, workspace)
+                    predicting.many(mlp, workspace, X, output)
 
         self._side_by_side(predict_some)
         return Prediction(each.mean(axis=0), each.std(axis=0), each)
@@ -307,7 +306,7 @@ class _Run:
     @property
     def order(self) -> Order:
         """The rows of the present epochs; of none that is over."""
-        return _NO_ORDER if self._next is None else self._next.order
+        return stepping.NO_ORDER if self._next is None else self._next.order
 
     @property
     def n_epochs(self) -> int:

@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from fastmlp import arguments, blocks, checks, distributed, rows, settings, training
 from fastmlp.kernels import jit
 from fastmlp.metrics import as_metrics
+from fastmlp.stepping import Run
 from fastmlp.streaming import MappedTrainee, StreamTrainee
-from fastmlp.trainee import Run, Trainee
+from fastmlp.trainee import Trainee
 
 Array = NDArray[Any]
 
@@ -245,11 +246,11 @@ def fit_together(mlp: Any, ranks: distributed.Ranks, X: Any, Y: Any, given: dict
 @contextmanager
 def _sharing_processors(mlp: Any, ranks: distributed.Ranks) -> Iterator[None]:
     """No more threads on this machine than it has processors for all of its ranks."""
-    mlp._most_threads = max(1, jit.max_threads() // ranks.of_this_machine())
+    mlp._pace.most_threads = max(1, jit.max_threads() // ranks.of_this_machine())
     try:
         yield
     finally:
-        mlp._most_threads = None
+        mlp._pace.most_threads = None
 
 
 def _check_beside_ranks(mlp: Any, Y: Any, monitor: Any) -> None:

@@ -8,82 +8,47 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastmlp import arguments, checks, distributed, files, fitting, rows, settings, threads, training
+from fastmlp import (
+    arguments,
+    checks,
+    distributed,
+    files,
+    fitting,
+    predicting,
+    rows,
+    settings,
+    stepping,
+    threads,
+    training,
+)  # fmt: skip
 from fastmlp import curvature as curvatures
 from fastmlp import verify as proof
 from fastmlp.buffers import Objective, Workspace, aligned
-from fastmlp.kernels import calls, derivatives, embedded, jit, layout, network, optimizers, simd
+from fastmlp.kernels import calls, derivatives, embedded, layout, network, optimizers, simd
 from fastmlp.moved import MovedPass
 from fastmlp.oracle import derivatives as oracle_derivatives
 from fastmlp.oracle import dropout as oracle_dropout
 from fastmlp.oracle import network as oracle
 from fastmlp.oracle.losses import LOSSES
 from fastmlp.oracle.network import Parameters, initialize
-from fastmlp.trainee import Run, Trainee
+from fastmlp.pacing import Paces
+from fastmlp.stepping import DIVERGED, NO_ORDER, Run
+from fastmlp.trainee import Trainee
 
 if TYPE_CHECKING:
     from fastmlp.explain import Explanation
 
 Array = NDArray[Any]  # float64 or float32, as the network is
 
-_NO_ORDER = np.empty(0, np.int64)
-_TAKEN = 2  # of the results
-_DIVERGED = "the loss is not finite; the parameters were left as they were"
-
 _ROWS_AT_ONCE = 1024
 """Samples of one call of compiled code in ``loss``: its memory does not grow with the data."""
-
-_PREDICTED_AT_ONCE = 16_384
-"""Samples of one call in ``predict``, between which Ctrl-C is seen. Its memory does not depend on them."""
-
-_PARALLEL_FROM = 2_000_000
-"""Operations (float32; half as many in float64) from which a second thread pays for its launch, as measured."""
-
-_FORWARD_ALONE, _OPERATIONS_OF_A_UNIT = ("predict", "loss", "forward"), 40
-"""Work that goes forward alone, in which the activation of a unit takes as long as so many operations."""
-
-_MEASURE_FROM, _MEASURE_TO = 1_000_000, 500_000_000
-"""Operations of a training step between which the best number of threads is found by measuring. A longer one takes
-milliseconds: all threads pay then on a quiet machine, and a trial of fewer would cost tenths of a second. (Beside
-other busy processes, steps as long as these have not been measured.)"""
-
-
-@dataclass(slots=True)
-class _Prepared:
-    """A training step whose call is packed but for its data, for the next one like it.
-
-    A named tuple's fields take twice as long to read.
-    """
-
-    optimizer: settings.Optimizer | str | None
-    learning_rate: settings.Rate | None
-    """Both as they were given."""
-    shape_of_x: tuple[int, ...]
-    shape_of_y: tuple[int, ...]
-    """Shapes of the data."""
-    dtype_of_y: np.dtype
-    takes_any: bool
-    """Whether all targets of that shape have a meaning for the loss."""
-    is_by_one_thread: bool
-    """Whether more are never tried."""
-    workspace: Workspace
-    call: calls.Call
-    run: Callable[[Any, int, Any, Any], float]
-    """Which calls it, by one thread."""
-
-
-def _class_of(count: int) -> int:
-    """The next power of two: work on so many samples or somewhat fewer is measured together."""
-    return 1 << (count - 1).bit_length()
 
 
 class Gradients(list[Parameters]):
@@ -230,7 +195,6 @@ class MLP:
         self._dtype = np.dtype(self.config["dtype"])
         layers = list(zip(self._sizes[:-1], self._sizes[1:], strict=True))
         n_parameters = sum((inputs + 1) * outputs for inputs, outputs in layers)
-        self._multiplications = sum(inputs * outputs for inputs, outputs in layers)
         self._shape_of_one, self._shape_of_output = (1, self._sizes[0]), (1, self._sizes[-1])
         self._vector = aligned(n_parameters, self._dtype)
         self._gradient = aligned(n_parameters, self._dtype)
@@ -243,11 +207,10 @@ class MLP:
         self._penalties = 0.0  # what part of the losses of training steps, times their weights, was the penalty's
         self._block = simd.VECTORS * (simd.VECTOR_BYTES // self._dtype.itemsize)
         self._lock = threading.RLock()
-        self._most_threads: int | None = None  # where other processes of the same training share the machine
-        # by the kind of work, about how many samples, and how many threads there may be
-        self._paces: dict[tuple[str, int, int], threads.Pace] = {}
+        of_network = tuple(self._activations), any(self._objective.dropout)
+        self._pace = Paces(self._sizes, self._dtype, self.config["n_threads"], of_network)
         self._free: list[Workspace] = []  # list.append and list.pop are atomic
-        self._prepared: _Prepared | None = None
+        self._prepared: stepping.Prepared | None = None
         self._version = 0  # of the parameters: how often they have changed
         self._pass: tuple[Workspace, int] | None = None  # the last forward pass and its number of samples
         self._parameters_changed()
@@ -365,113 +328,8 @@ class MLP:
         ndarray of shape (n_samples, n_outputs)
             Probabilities after a sigmoid or softmax output.
         """
-        is_one = checks.is_such(X, self._dtype, self._shape_of_one)
-        output = self._predict_one(X) if is_one else self._predict_again(X)
-        if output is not None:
-            return output
-        X = checks.samples("X", X, self._sizes[0], self._dtype)
-        samples = X.shape[0]
-        output = np.empty((samples, self._sizes[-1]), self._dtype)
-        if samples <= network.SAMPLES_ALONE:
-            self._predict_a_few(X, samples, output)
-            return output
-        size = _class_of(min(samples, _PREDICTED_AT_ONCE))
-        most_threads = max(self._pace_of("predict", size, jit.max_threads()).candidates)
-        with self._to_predict(most_threads) as workspace:
-            self._predict_rows(X, output, workspace)
-            if samples <= _PREDICTED_AT_ONCE and calls.are_packed():
-                workspace.predicted_again = self._vector, X.shape
-        return output
-
-    @contextmanager
-    def _to_predict(self, most_threads: int) -> Iterator[Workspace]:
-        """A workspace for predictions of many rows."""
-        workspace = self._borrow(most_threads * network.PREDICTED_BLOCKS * self._block)
-        try:
-            yield workspace
-        finally:
-            self._free.append(workspace)
-
-    def _predict_rows(self, X: Array, output: Array, workspace: Workspace) -> None:
-        """Predict in a workspace that may be another one's, of a network of the same shape."""
-        flat, flat_output = rows.flat(X), output.reshape(-1)
-        workspace.predicted_again = None, ()
-        for first in range(0, len(X), _PREDICTED_AT_ONCE):
-            count = min(_PREDICTED_AT_ONCE, len(X) - first)
-            with self._measured("predict", count) as n_threads:
-                workspace.divide(n_threads)
-                finite = workspace.predict(
-                    n_threads, workspace.plan, self._vector, workspace.arena, workspace.report, flat, flat_output,
-                    first, count,
-                )  # fmt: skip
-            if not finite:
-                raise checks.not_finite("X", X)
-
-    def _predict_again(self, X: Any) -> Array | None:
-        """Predict as many rows as in the last prediction; None if there is none like this, or if it has gone wrong."""
-        try:
-            workspace = self._free.pop()
-        except IndexError:  # the first prediction, or others are at work
-            return None
-        output, (vector, shape) = None, workspace.predicted_again
-        if vector is self._vector and checks.is_such(X, self._dtype, shape) and calls.are_packed():
-            output, call = np.empty((shape[0], self._sizes[-1]), self._dtype), workspace.packed[network.predict]
-            with threads.at_work:
-                pace, start = self._pace(shape[0], "predict"), time.perf_counter()
-                n_threads = pace.n_threads
-                workspace.divide(n_threads)
-                call.set_rows(shape[0], X, output)
-                call.run(n_threads)
-                self._tell(pace, start, shape[0], n_threads)
-            if call.status != network.FINITE:
-                output = None
-        self._free.append(workspace)
-        return output
-
-    def _predict_one(self, X: Any) -> Array | None:
-        """Predict a single sample as the last one was; None if there is no such call, or if it has gone wrong."""
-        try:
-            workspace = self._free.pop()
-        except IndexError:  # the first prediction, or others are at work
-            return None
-        call, output = workspace.predict_call, None
-        if call is not None and workspace.panels_of_version == self._version:
-            output = np.empty(self._shape_of_output, self._dtype)
-            if workspace.run_with(call.table, 1, X, output) != 0:  # NaN: it was refused
-                output = None
-        self._free.append(workspace)
-        return output
-
-    def _predict_a_few(self, X: Array, samples: int, output: Array) -> None:
-        """Predict without threads, by a packed call where there is one: it takes a microsecond."""
-        workspace = self._borrow(samples)
-        try:
-            if workspace.panels_of_version != self._version:
-                version = self._version
-                network.pack(workspace.plan, self._vector, workspace.panels)
-                workspace.panels_of_version = version
-            if calls.are_packed() and X.flags.writeable:
-                call = workspace.predict_call
-                if call is None:
-                    workspace.run_with = calls.unchecked(calls.run_with(self._dtype, self._dtype, 2))
-                    call = workspace.predict_call = calls.Call(
-                        network.predict_alone, workspace.plan, self._vector, workspace.panels, workspace.arena,
-                        workspace.report, self._vector, self._vector, 0, samples,
-                    )  # fmt: skip
-                    call.vary("samples", "data", "output")
-                    call.expect(self._shape_of_one, self._shape_of_output)
-                call.set_rows(samples, X, output)
-                call.run()
-                status = call.status
-            else:
-                status = network.predict_alone(
-                    workspace.plan, self._vector, workspace.panels, workspace.arena, workspace.report, rows.flat(X),
-                    output.reshape(-1), 0, samples,
-                )  # fmt: skip
-        finally:
-            self._free.append(workspace)
-        if status != network.FINITE:
-            raise checks.not_finite("X", X)
+        output = predicting.again(self, X)
+        return predicting.anew(self, X) if output is None else output
 
     def compiled(self) -> Callable[[Any, Any], None]:
         """Make a function that compiled code of your own can call: a prediction without Python and without memory.
@@ -545,9 +403,9 @@ class MLP:
     def _forward(self, X: Array, dropped: int = network.NOTHING_DROPPED) -> None:
         count = X.shape[0]
         workspace = self._borrow(count)
-        with self._measured("forward", count) as n_threads:
+        with self._pace.measured(count, "forward") as n_threads:
             status = network.forward(  # type: ignore[no-untyped-call]
-                *self._of(workspace, n_threads), rows.flat(X), _NO_ORDER, 0, count, dropped, run=workspace.train
+                *self._of(workspace, n_threads), rows.flat(X), NO_ORDER, 0, count, dropped, run=workspace.train
             )
         if status == network.X_NOT_FINITE:  # a loss, or a penalty, is none of this pass
             self._free.append(workspace)
@@ -621,10 +479,10 @@ class MLP:
         self, workspace: Workspace, count: int, targets: checks.Targets, dropped: int = network.NOTHING_DROPPED
     ) -> tuple[float, Gradients]:
         vector = np.zeros_like(self._vector)
-        with self._measured("backward", count) as n_threads:
+        with self._pace.measured(count, "backward") as n_threads:
             status, loss = network.backward(  # type: ignore[no-untyped-call]
                 *self._of(workspace, n_threads), rows.flat(targets.values), targets.labels, targets.weights,
-                _NO_ORDER, 0, count, dropped, vector, run=workspace.train,
+                NO_ORDER, 0, count, dropped, vector, run=workspace.train,
             )  # fmt: skip
         self._raise_for(status, Y=targets.values)
         return loss, self._gradients(vector, status)
@@ -668,11 +526,11 @@ class MLP:
             return self._own_loss_and_gradients(X, targets, dropped)
         vector = np.zeros_like(self._vector)
         workspace, count = self._borrow(X.shape[0]), X.shape[0]
-        with self._measured("gradient", count) as n_threads:
+        with self._pace.measured(count, "gradient") as n_threads:
             crew, *others = self._of(workspace, n_threads)
             status, total, _ = workspace.train(
                 crew, network.ALL_PASSES, *others, vector, vector, rows.flat(X), rows.flat(targets.values),
-                targets.labels, targets.weights, _NO_ORDER, count, count, 0, 1, optimizers.NO_UPDATE,
+                targets.labels, targets.weights, NO_ORDER, count, count, 0, 1, optimizers.NO_UPDATE,
                 network.NO_SETTINGS, dropped + 1, 0.0, network.ONE_EPOCH,
             )  # fmt: skip
         self._free.append(workspace)
@@ -692,10 +550,10 @@ class MLP:
         try:
             for first in range(0, X.shape[0], _ROWS_AT_ONCE):
                 count = min(_ROWS_AT_ONCE, X.shape[0] - first)
-                with self._measured("loss", count) as n_threads:
+                with self._pace.measured(count, "loss") as n_threads:
                     status, loss = network.loss_value(  # type: ignore[no-untyped-call]
                         *self._of(workspace, n_threads), rows.flat(X), rows.flat(targets.values), targets.labels,
-                        targets.weights, _NO_ORDER, first, count, run=workspace.train,
+                        targets.weights, NO_ORDER, first, count, run=workspace.train,
                     )  # fmt: skip
                 self._raise_for(status, X=X, Y=targets.values)
                 weight = workspace.report[network.BATCH, network.TOTAL_WEIGHT]
@@ -832,9 +690,9 @@ class MLP:
         count = X.shape[0]
         workspace = self._borrow(count)
         given = [] if targets is None else [rows.flat(targets.values), targets.labels, targets.weights]
-        with self._measured(kernel.__name__, count) as n_threads:
+        with self._pace.measured(count, kernel.__name__) as n_threads:
             _, *buffers = self._of(workspace, n_threads)
-            status = kernel(*buffers, rows.flat(X), *given, _NO_ORDER, count, output.reshape(-1), n_threads=n_threads)
+            status = kernel(*buffers, rows.flat(X), *given, NO_ORDER, count, output.reshape(-1), n_threads=n_threads)
         self._free.append(workspace)
         self._raise_for(status, X=X, Y=X if targets is None else targets.values)
 
@@ -895,7 +753,7 @@ class MLP:
             self._forward(X)
             workspace, count = self._last_pass()
             self._backward(workspace, count, targets)
-            with self._measured("moved", count) as n_threads:
+            with self._pace.measured(count, "moved") as n_threads:
                 moved_pass = MovedPass(workspace, self._pairs(self._vector), self._pairs(vector), count, n_threads)
                 last = oracle.ForwardPass(*([part] for part in moved_pass.output()))
                 RdZ = oracle_derivatives.output_gradient_moved(
@@ -935,28 +793,6 @@ class MLP:
                 return loss, self._gradients(np.zeros_like(self._vector), network.LOSS_NOT_FINITE)
             penalty, gradients = self._backward(*self._last_pass(), gradient, dropped)
             return loss + penalty, gradients
-
-    def _run_own_steps(
-        self,
-        X: Array,
-        targets: checks.Targets,
-        order: NDArray[np.int64],
-        first: int,
-        n_steps: int,
-        run: Run,
-        total: float = 0.0,
-    ) -> tuple[float, int]:
-        """Take steps as :meth:`_run_steps` does, with the user's own loss: each is a call of it."""
-        for done in range(n_steps):
-            chosen = run.rows(order, first + done * run.batch_size)
-            some_X, some = rows.converted(X, chosen, self._dtype), targets.of_rows(chosen, None)
-            loss, gradients = self._loss_and_gradients(some_X, some, self._memory_for(run.optimizer)[1])
-            if not np.isfinite(loss):
-                return loss, done
-            self._gradient[:] = gradients.vector
-            self._apply(run.optimizer)
-            total += loss * len(some_X)
-        return total, n_steps
 
     # -- changing the parameters -----------------------------------------------------------------------------------
 
@@ -1040,7 +876,7 @@ class MLP:
             and learning_rate is prepared.learning_rate
             and optimizer is prepared.optimizer
         ):
-            loss = self._prepared_step(prepared, X, Y)
+            loss = stepping.take_prepared(self, prepared, X, Y)
             if loss is not None:
                 return loss
         if learning_rate is None and optimizer is None:
@@ -1051,115 +887,18 @@ class MLP:
         with self._lock, threads.at_work:
             if self.config["verify"]:
                 self._checked_step(X, targets, chosen)
-            steps = self._run_own_steps if self._loss == "own" else self._run_steps
+            take = stepping.take_own if self._loss == "own" else stepping.take
             run, is_new = self._run, False
             if run is None or run.optimizer is not chosen or run.n_rows != count:
                 run = self._run = Run(chosen, count, count)
                 is_new = True
-            total, taken = steps(X, targets, _NO_ORDER, 0, 1, run)
-            is_plain = X is given and sample_weight is None and self._can_be_prepared(chosen)
+            total, taken = take(self, X, targets, NO_ORDER, 0, 1, run)
+            is_plain = X is given and sample_weight is None and stepping.can_be_prepared(self, chosen)
             if taken and not is_new and is_plain and isinstance(Y, np.ndarray):
-                self._prepare((optimizer, learning_rate), chosen, X, Y, targets)
+                stepping.prepare(self, (optimizer, learning_rate), chosen, X, Y, targets)
         if not taken:
-            raise FloatingPointError(_DIVERGED)
+            raise FloatingPointError(DIVERGED)
         return total / targets.total_weight(count)
-
-    def _can_be_prepared(self, optimizer: settings.Optimizer) -> bool:
-        """Whether the next step like this one needs nothing but its data: no new rates, no checks."""
-        return (
-            self._loss != "own"
-            and not (optimizer.is_scheduled or optimizer.max_gradient_norm or self.config["verify"])
-            and calls.are_packed()
-        )
-
-    def _prepare(
-        self, given: tuple[Any, Any], optimizer: settings.Optimizer, X: Array, Y: Array, targets: checks.Targets
-    ) -> None:
-        """Pack the call of steps like the one that has been taken, in a workspace that is kept for it."""
-        has_labels, takes_any = targets.labels.size > 0, self._loss in checks.OF_ANY_NUMBERS
-        dtype_of_y = (targets.labels if has_labels else targets.values).dtype
-        if not checks.is_such(Y, dtype_of_y, Y.shape):
-            return  # they would have to be converted each time
-        self._unprepare()
-        count = X.shape[0]
-        workspace = self._borrow(count)
-        of_all = self._pace_of("step", count, jit.max_threads()).candidates
-        workspace.divide(max(of_all))  # so there is room for the counters of fewer, too
-        call = workspace.pack(
-            workspace.crew, network.ALL_PASSES, workspace.plan, self._vector, workspace.arena, workspace.report,
-            self._gradient, self._memory, self._vector, self._vector, checks.NO_LABELS, checks.NO_WEIGHTS, _NO_ORDER,
-            count, count, 0, 1, optimizer.code, optimizer.array, self._steps, 0.0, network.ONE_EPOCH,
-        )  # fmt: skip
-        call.vary("step", "data", "labels" if has_labels else "targets")
-        call.expect(X.shape, Y.shape)
-        run = calls.run_with(self._dtype, dtype_of_y, Y.ndim)
-        self._prepared = _Prepared(
-            *given, X.shape, Y.shape, dtype_of_y, takes_any, of_all == (1,), workspace, call, run
-        )  # fmt: skip
-
-    def _prepared_step(self, prepared: _Prepared, X: Any, Y: Any) -> float | None:
-        """Take the step that has been prepared, over new data; None if these are others, or it is prepared no more."""
-        is_by_one_thread, call = prepared.is_by_one_thread, prepared.call
-        # one thread looks at dtypes and shapes itself, but not at the targets' meaning
-        if not (is_by_one_thread and prepared.takes_any) and not self._are_as_prepared(prepared, X, Y):
-            return None
-        with self._lock:
-            if prepared is not self._prepared:
-                return None
-            # what was computed from the parameters before is no longer current; a call takes a twentieth of all this
-            self._pass_is_current = False
-            self._version += 1
-            try:
-                if is_by_one_thread:
-                    total = prepared.run(call.table, self._steps + 1, X, Y)
-                else:
-                    total = self._run_prepared(prepared, X, Y)
-            except TypeError:  # these are no arrays of that dtype and in that order
-                self._unprepare()
-                return None
-            except BaseException:  # Ctrl-C may come between the step and its count
-                self._steps += int(call.table[calls.COUNT])
-                self._version += 1
-                raise
-            if total == total:  # noqa: PLR0124 (it is not NaN)
-                self._steps += 1
-                self._version += 1
-                return total / prepared.shape_of_x[0]
-            status = call.status
-        if status == calls.OTHER_SHAPES:
-            return None
-        self._raise_for(status, X=X, Y=Y)
-        raise FloatingPointError(_DIVERGED)
-
-    def _are_as_prepared(self, prepared: _Prepared, X: Any, Y: Any) -> bool:
-        return (
-            checks.is_such(X, self._dtype, prepared.shape_of_x)
-            and checks.is_such(Y, prepared.dtype_of_y, prepared.shape_of_y)
-            and (prepared.takes_any or checks.fit(Y, self._sizes[-1], self._loss))
-        )
-
-    def _run_prepared(self, prepared: _Prepared, X: Array, Y: Array) -> float:
-        """Take the step that has been prepared with as many threads as are fastest; NaN if it was refused."""
-        call, workspace, step = prepared.call, prepared.workspace, self._steps + 1
-        with threads.at_work:
-            pace, start = self._pace(prepared.shape_of_x[0]), time.perf_counter()
-            n_threads = pace.n_threads if calls.are_packed() else 1  # not in a child of a process that had threads
-            workspace.divide(n_threads)
-            if n_threads == 1:
-                total = prepared.run(call.table, step, X, Y)
-            else:
-                call.set_rows(step, X, Y)
-                call.run(n_threads)
-                total = call.value
-            if len(pace.candidates) > 1:
-                pace.tell(time.perf_counter() - start, 1, n_threads)
-        return total
-
-    def _unprepare(self) -> None:
-        """What steps were prepared for has changed."""
-        if self._prepared is not None:
-            self._free.append(self._prepared.workspace)
-            self._prepared = None
 
     def partial_fit(
         self,
@@ -1208,93 +947,6 @@ class MLP:
         _, gradients = self._loss_and_gradients(X, targets, dropped)
         self._verify(X, targets, gradients, thorough=False, dropped=dropped).raise_if_failed()
 
-    def _run_steps(
-        self,
-        X: Array,
-        targets: checks.Targets,
-        order: NDArray[np.int64],
-        first: int,
-        n_steps: int,
-        run: Run,
-        total: float = 0.0,
-        ended: NDArray[np.float64] = network.ONE_EPOCH,
-    ) -> tuple[float, int]:
-        """Take steps over minibatches: ``total`` plus their losses times their weights, and how many were taken.
-
-        With room for what is known of each epoch in ``ended``, the steps of several epochs.
-        """
-        optimizer, batch_size, n_rows = run
-        # in one go are taken some steps of an epoch, or those of some epochs
-        unit = -(-n_rows // batch_size) if ended.size else 1
-        memory, steps = self._memory_for(optimizer)
-        flat, values = rows.flat(X), rows.flat(targets.values)
-        done, status = 0, network.FINITE
-        workspace, pace = self._borrow(batch_size), self._pace(batch_size)
-        workspace.results[_TAKEN] = 0
-        is_measured, array = len(pace.candidates) > 1, optimizer.array
-        self._parameters_changed()
-        try:
-            while done < n_steps and status == network.FINITE:
-                n_threads, wanted = pace.n_threads, n_steps - done
-                if is_measured:
-                    wanted, start = min(wanted, max(1, pace.units_left // unit) * unit), time.perf_counter()
-                if optimizer.is_scheduled:
-                    array = optimizer.with_rates(steps + done, wanted, self._rate_factor)
-                begin = first + done * batch_size
-                if ended.size:
-                    begin, total, epoch = 0, 0.0, done // unit
-                    left, known = order[epoch * n_rows :], ended[network.OF_EPOCH * epoch :]
-                else:
-                    left, known = order, ended
-                workspace.divide(n_threads)
-                status, total, taken = workspace.train(
-                    workspace.crew, network.ALL_PASSES, workspace.plan, self._vector, workspace.arena,
-                    workspace.report, self._gradient, memory, flat, values, targets.labels, targets.weights, left,
-                    n_rows, batch_size, begin, wanted, optimizer.code, array, steps + done + 1, total, known,
-                )  # fmt: skip
-                done += taken
-                workspace.results[_TAKEN] = 0
-                self._penalties += float(workspace.report[network.PENALTY, network.PENALTIES])
-                if is_measured:
-                    pace.tell(time.perf_counter() - start, wanted, n_threads)
-            if optimizer.max_gradient_norm is not None:
-                self._limited = float(workspace.report[network.BATCH, network.FACTOR])
-        finally:  # Ctrl-C may come between steps and their count
-            done += int(workspace.results[_TAKEN])
-            self._free.append(workspace)
-            if done:
-                self._keep(optimizer, memory, steps + done)
-        if status != network.FINITE:
-            self._raise_for(status, X=X, Y=targets.values)
-        return total, done
-
-    def _run_converted(
-        self,
-        X: Array,
-        targets: checks.Targets,
-        order: NDArray[np.int64],
-        first: int,
-        n_steps: int,
-        run: Run,
-        total: float = 0.0,
-    ) -> tuple[float, int]:
-        """Take steps as :meth:`_run_steps` does, over data of another dtype or layout; or verified, one by one."""
-        is_verified, batch_size = self.config["verify"], run.batch_size
-        at_once = 1 if is_verified else max(1, rows.count_at_once(X, self._dtype) // batch_size)
-        done = 0
-        while done < n_steps:
-            wanted = min(at_once, n_steps - done)
-            chosen = run.rows(order, first + done * batch_size, wanted)
-            some_X, some = rows.converted(X, chosen, self._dtype), targets.of_rows(chosen, self._dtype)
-            if is_verified:
-                self._checked_step(some_X, some, run.optimizer)
-            of_these = run._replace(n_rows=len(some_X))
-            total, taken = self._run_steps(some_X, some, _NO_ORDER, 0, wanted, of_these, total)
-            done += taken
-            if taken < wanted:
-                break
-        return total, done
-
     def _memory_for(self, optimizer: settings.Optimizer) -> tuple[Array, int]:
         """Memory of an optimizer and its number of steps: the model's, as long as the optimizer's kind is the same."""
         if optimizer.code == self._optimizer_code:
@@ -1304,7 +956,7 @@ class MLP:
     def _keep(self, optimizer: settings.Optimizer, memory: Array, steps: int) -> None:
         """Steps have been taken: keep what the optimizer remembers. A refused step keeps nothing."""
         if memory is not self._memory:
-            self._unprepare()
+            stepping.forget(self)
         self._memory, self._steps, self._optimizer_code = memory, steps, optimizer.code
         self._parameters_changed()
 
@@ -1709,53 +1361,6 @@ class MLP:
                 return workspace
         return Workspace(self._sizes, self._activations, self._objective, self._dtype, n_samples)
 
-    def _threads(self, n_samples: int, kind: str, most: int) -> int:
-        """Threads for a batch, from the size of the work: few operations are done sooner by one."""
-        if self.config["n_threads"] is not None:
-            return min(self.config["n_threads"], jit.max_threads())
-        return most if self._operations(n_samples, kind) > _PARALLEL_FROM else 1
-
-    def _operations(self, n_samples: int, kind: str = "step") -> int:
-        """Operations of work on so many samples, counted as if they were float32, and as a training step has them."""
-        of_a_sample = 6 * self._multiplications
-        if kind in _FORWARD_ALONE:  # activations count too, and a launch pays a little later
-            of_a_sample = (4 * self._multiplications + 2 * _OPERATIONS_OF_A_UNIT * sum(self._sizes[1:])) // 3
-        return of_a_sample * n_samples * self._dtype.itemsize // 4
-
-    @contextmanager
-    def _measured(self, kind: str, count: int) -> Iterator[int]:
-        """How many threads work of this kind on so many samples gets, whose time is taken."""
-        with threads.at_work:
-            pace, start = self._pace(count, kind), time.perf_counter()
-            n_threads = pace.n_threads
-            yield n_threads
-        self._tell(pace, start, count, n_threads)
-
-    def _tell(self, pace: threads.Pace, start: float, count: int, n_threads: int) -> None:
-        """Note how long work on so many samples has taken so many threads since ``start``, where it counts."""
-        if len(pace.candidates) > 1:
-            pace.tell(time.perf_counter() - start, count / _class_of(count), n_threads)
-
-    def _pace(self, count: int, kind: str = "step") -> threads.Pace:
-        """What is known of the speed of a step on so many samples, or of other work on about so many."""
-        size = count if kind == "step" else _class_of(count)
-        pace = self._pace_of(kind, size, jit.max_threads())
-        if pace.candidates == (1,):
-            return pace
-        return self._pace_of(kind, size, min(threads.share(), self._most_threads or jit.max_threads()))
-
-    def _pace_of(self, kind: str, size: int, most: int) -> threads.Pace:
-        """The same, if there are at most so many threads."""
-        pace = self._paces.get((kind, size, most))
-        if pace is None:
-            operations, first = self._operations(size, kind), self._threads(size, kind, most)
-            measure = self.config["n_threads"] is None and (_MEASURE_FROM < operations < _MEASURE_TO)
-            numbers = threads.candidates(first, most) if measure else (first,)
-            drops = any(self._objective.dropout)
-            work = kind, size, tuple(self._sizes), tuple(self._activations), drops, self._dtype.str
-            pace = self._paces[kind, size, most] = threads.pace_of(work, numbers)
-        return pace
-
     def _raise_for(self, status: int, **arrays: Array) -> None:
         """Tell what a kernel found in the data, in the words of the door. A loss that is infinite is no such thing."""
         if status == network.X_NOT_FINITE:
@@ -1790,7 +1395,7 @@ class MLP:
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Take over parameters, what the optimizer remembers, and the random state."""
-        self._unprepare()
+        stepping.forget(self)
         self._vector[:], self._memory[:] = state["vector"], state["memory"]
         self._steps, self._optimizer_code = state["steps"], state["optimizer_code"]
         self._rate_factor = state["rate_factor"]

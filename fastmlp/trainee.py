@@ -5,33 +5,18 @@ from __future__ import annotations
 import math
 import os
 import threading
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import checks, files, rows, settings, training
+from fastmlp import checks, files, rows, settings, stepping, training
 from fastmlp.kernels import network, optimizers
 from fastmlp.metrics import Metric
 from fastmlp.monitor import Monitor, Step
+from fastmlp.stepping import Run
 
 Array = NDArray[Any]
-
-_IN_ORDER = np.empty(0, np.int64)
-
-
-class Run(NamedTuple):
-    """How training steps are taken."""
-
-    optimizer: settings.Optimizer
-    batch_size: int
-    n_rows: int
-    """Rows of an epoch."""
-
-    def rows(self, order: NDArray[np.int64], first: int, n_steps: int = 1) -> NDArray[np.int64] | slice:
-        """Rows of the data that some steps take, from row ``first`` of the epoch on."""
-        part = slice(first, min(first + n_steps * self.batch_size, self.n_rows))
-        return order[part] if order.size else part
 
 
 class Trainee:
@@ -99,15 +84,15 @@ class Trainee:
         """Take steps, a part at a time where the data are a large mapped file."""
         mlp, size = self._mlp, self._run.batch_size
         if mlp._loss == "own":
-            return mlp._run_own_steps(self._X, self._targets, order, first, n_steps, self._run, total)
+            return stepping.take_own(mlp, self._X, self._targets, order, first, n_steps, self._run, total)
         if order.size and self._pages.rows_at_once(scattered=True) < size:
             return self._take_scattered_steps(order, first, n_steps, total)
-        run = mlp._run_steps if self._is_ready and not mlp.config["verify"] else mlp._run_converted
+        take = stepping.take if self._is_ready and not mlp.config["verify"] else stepping.take_converted
         scattered, done = order.size > 0, 0
         at_once = max(1, self._pages.rows_at_once(scattered=scattered) // size)
         while done < n_steps:
             wanted, start = min(at_once, n_steps - done), first + done * size
-            total, taken = run(self._X, self._targets, order, start, wanted, self._run, total)
+            total, taken = take(mlp, self._X, self._targets, order, start, wanted, self._run, total)
             self._pages.have_read(wanted * size, scattered=scattered)
             done += taken
             if taken < wanted:
@@ -124,9 +109,10 @@ class Trainee:
             assert isinstance(chosen, np.ndarray)  # noqa: S101 (for the type checker: scattered rows have an order)
             X = np.empty((len(chosen), self._X.shape[1]), mlp._dtype)
             self._pages.gather(self._X, chosen, X)
-            run = mlp._run_converted if mlp.config["verify"] else mlp._run_steps
+            take = stepping.take_converted if mlp.config["verify"] else stepping.take
             targets = self._targets.of_rows(chosen, mlp._dtype)
-            total, taken = run(X, targets, _IN_ORDER, 0, 1, self._run._replace(n_rows=len(X)), total)
+            one = self._run._replace(n_rows=len(X))
+            total, taken = take(mlp, X, targets, stepping.NO_ORDER, 0, 1, one, total)
             if not taken:
                 return total, done
         return total, n_steps
@@ -145,9 +131,10 @@ class Trainee:
         """Train for several, in compiled code: those that were begun."""
         known = np.empty(network.OF_EPOCH * stretch.n_epochs)
         before = self._mlp._memory_for(self._run.optimizer)[1]
-        total, taken = self._mlp._run_steps(
-            self._X, self._targets, stretch.order, 0, stretch.n_epochs * self.plan.n_steps, self._run, ended=known
-        )
+        n_steps = stretch.n_epochs * self.plan.n_steps
+        total, taken = stepping.take(
+            self._mlp, self._X, self._targets, stretch.order, 0, n_steps, self._run, ended=known
+        )  # fmt: skip
         return self.ended_epochs(stretch, known, before, total, taken)
 
     def ended_epochs(

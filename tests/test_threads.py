@@ -255,8 +255,8 @@ def test_work_takes_its_share_or_what_is_asked_for():
 def test_a_step_that_is_prepared_takes_more_threads_when_others_end(monkeypatch, rng):
     """It is prepared for any number."""
     monkeypatch.setattr(jit, "max_threads", lambda: 2)
-    monkeypatch.setattr("fastmlp.mlp._PARALLEL_FROM", 1000)  # operations
-    monkeypatch.setattr("fastmlp.mlp._MEASURE_FROM", 1000)
+    monkeypatch.setattr("fastmlp.pacing._PARALLEL_FROM", 1000)  # operations
+    monkeypatch.setattr("fastmlp.pacing._MEASURE_FROM", 1000)
     mlp, optimizer = fastmlp.MLP([2, 9, 2], rng=0), fastmlp.SGD(0.1)
     X, Y = rng.standard_normal((2, 10, 2))
     with others_at_work(1):
@@ -275,8 +275,8 @@ def test_a_prediction_has_room_for_its_threads_when_others_end(monkeypatch, rng)
     X = rng.standard_normal((100, 2))
     expected = mlp.predict(X)
     shares = iter([1])
-    monkeypatch.setattr("fastmlp.mlp._PARALLEL_FROM", 1)
-    monkeypatch.setattr("fastmlp.mlp._PREDICTED_AT_ONCE", 50)
+    monkeypatch.setattr("fastmlp.pacing._PARALLEL_FROM", 1)
+    monkeypatch.setattr("fastmlp.predicting._AT_ONCE", 50)
     monkeypatch.setattr(threads, "share", lambda: next(shares, 2))
     monkeypatch.setattr(jit, "max_threads", lambda: 2)
     mlp = fastmlp.MLP([2, 2], rng=0)

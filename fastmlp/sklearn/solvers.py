@@ -24,7 +24,8 @@ from fastmlp.mlp import MLP
 from fastmlp.oracle.network import penalty_value
 from fastmlp.settings import SGD, Adam, AdamW, RMSprop
 from fastmlp.sklearn.sparse import SparseNetwork, SparseRows, SparseTrainee, reads_values
-from fastmlp.trainee import Run, Trainee
+from fastmlp.stepping import Run
+from fastmlp.trainee import Trainee
 
 Array = NDArray[Any]
 

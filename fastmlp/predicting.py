@@ -1,0 +1,134 @@
+"""How rows are predicted: one at a time without threads, many by threads; and again, as the last ones were.
+
+What was predicted last has left a packed call (:mod:`fastmlp.kernels.calls`) in its workspace.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmlp import checks, rows, threads
+from fastmlp.buffers import Workspace
+from fastmlp.kernels import calls, jit, network
+from fastmlp.pacing import class_of, tell
+
+Array = NDArray[Any]
+
+_AT_ONCE = 16_384
+"""Samples of one call of compiled code, between which Ctrl-C is seen. Its memory does not depend on them."""
+
+
+def again(mlp: Any, X: Any) -> Array | None:
+    """Predict as the last prediction was made; None if there was none like this, or if it has gone wrong."""
+    predict = _one_again if checks.is_such(X, mlp._dtype, mlp._shape_of_one) else _many_again
+    try:
+        workspace = mlp._free.pop()
+    except IndexError:  # the first prediction, or others are at work
+        return None
+    output = predict(mlp, workspace, X)
+    mlp._free.append(workspace)
+    return output
+
+
+def _one_again(mlp: Any, workspace: Workspace, X: Array) -> Array | None:
+    call = workspace.predict_call
+    if call is None or workspace.panels_of_version != mlp._version:
+        return None
+    output = np.empty(mlp._shape_of_output, mlp._dtype)
+    is_refused = workspace.run_with(call.table, 1, X, output) != 0  # NaN
+    return None if is_refused else output
+
+
+def _many_again(mlp: Any, workspace: Workspace, X: Any) -> Array | None:
+    vector, shape = workspace.predicted_again
+    if vector is not mlp._vector or not checks.is_such(X, mlp._dtype, shape) or not calls.are_packed():
+        return None
+    output, call = np.empty((shape[0], mlp._sizes[-1]), mlp._dtype), workspace.packed[network.predict]
+    with threads.at_work:
+        pace, start = mlp._pace(shape[0], "predict"), time.perf_counter()
+        n_threads = pace.n_threads
+        workspace.divide(n_threads)
+        call.set_rows(shape[0], X, output)
+        call.run(n_threads)
+        tell(pace, start, shape[0], n_threads)
+    return output if call.status == network.FINITE else None
+
+
+def anew(mlp: Any, X: ArrayLike) -> Array:
+    """Predict any rows, which are looked at first."""
+    X = checks.samples("X", X, mlp._sizes[0], mlp._dtype)
+    samples = X.shape[0]
+    output = np.empty((samples, mlp._sizes[-1]), mlp._dtype)
+    if samples <= network.SAMPLES_ALONE:
+        _a_few(mlp, X, samples, output)
+        return output
+    pace = mlp._pace.of_at_most(jit.max_threads(), class_of(min(samples, _AT_ONCE)), "predict")
+    with room_for(mlp, max(pace.candidates)) as workspace:
+        many(mlp, workspace, X, output)
+        if samples <= _AT_ONCE and calls.are_packed():
+            workspace.predicted_again = mlp._vector, X.shape
+    return output
+
+
+def _a_few(mlp: Any, X: Array, samples: int, output: Array) -> None:
+    """Predict without threads, by a packed call where there is one: it takes a microsecond."""
+    workspace = mlp._borrow(samples)
+    try:
+        if workspace.panels_of_version != mlp._version:
+            version = mlp._version
+            network.pack(workspace.plan, mlp._vector, workspace.panels)
+            workspace.panels_of_version = version
+        if calls.are_packed() and X.flags.writeable:
+            call = workspace.predict_call
+            if call is None:
+                workspace.run_with = calls.unchecked(calls.run_with(mlp._dtype, mlp._dtype, 2))
+                call = workspace.predict_call = calls.Call(
+                    network.predict_alone, workspace.plan, mlp._vector, workspace.panels, workspace.arena,
+                    workspace.report, mlp._vector, mlp._vector, 0, samples,
+                )  # fmt: skip
+                call.vary("samples", "data", "output")
+                call.expect(mlp._shape_of_one, mlp._shape_of_output)
+            call.set_rows(samples, X, output)
+            call.run()
+            status = call.status
+        else:
+            status = network.predict_alone(
+                workspace.plan, mlp._vector, workspace.panels, workspace.arena, workspace.report, rows.flat(X),
+                output.reshape(-1), 0, samples,
+            )  # fmt: skip
+    finally:
+        mlp._free.append(workspace)
+    if status != network.FINITE:
+        raise checks.not_finite("X", X)
+
+
+@contextmanager
+def room_for(mlp: Any, most_threads: int) -> Iterator[Workspace]:
+    """A workspace in which so many threads can predict many rows."""
+    workspace = mlp._borrow(most_threads * network.PREDICTED_BLOCKS * mlp._block)
+    try:
+        yield workspace
+    finally:
+        mlp._free.append(workspace)
+
+
+def many(mlp: Any, workspace: Workspace, X: Array, output: Array) -> None:
+    """Predict in a workspace that may be another one's, of a network of the same shape."""
+    flat, flat_output = rows.flat(X), output.reshape(-1)
+    workspace.predicted_again = None, ()
+    for first in range(0, len(X), _AT_ONCE):
+        count = min(_AT_ONCE, len(X) - first)
+        with mlp._pace.measured(count, "predict") as n_threads:
+            workspace.divide(n_threads)
+            finite = workspace.predict(
+                n_threads, workspace.plan, mlp._vector, workspace.arena, workspace.report, flat, flat_output, first,
+                count,
+            )  # fmt: skip
+        if not finite:
+            raise checks.not_finite("X", X)

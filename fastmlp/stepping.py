@@ -1,0 +1,289 @@
+"""How training steps are taken: many in a row over minibatches, or one like the last one.
+
+The same step again, over other data, has its call packed (:mod:`fastmlp.kernels.calls`) but for these: it is
+*prepared*.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import checks, rows, settings, threads
+from fastmlp.buffers import Workspace
+from fastmlp.kernels import calls, jit, network
+
+Array = NDArray[Any]
+
+DIVERGED = "the loss is not finite; the parameters were left as they were"
+
+NO_ORDER = np.empty(0, np.int64)
+"""The rows as they stand."""
+
+_TAKEN = 2  # of the results
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# many
+
+
+class Run(NamedTuple):
+    """How training steps are taken."""
+
+    optimizer: settings.Optimizer
+    batch_size: int
+    n_rows: int
+    """Rows of an epoch."""
+
+    def rows(self, order: NDArray[np.int64], first: int, n_steps: int = 1) -> NDArray[np.int64] | slice:
+        """Rows of the data that some steps take, from row ``first`` of the epoch on."""
+        part = slice(first, min(first + n_steps * self.batch_size, self.n_rows))
+        return order[part] if order.size else part
+
+
+def take(
+    mlp: Any,
+    X: Array,
+    targets: checks.Targets,
+    order: NDArray[np.int64],
+    first: int,
+    n_steps: int,
+    run: Run,
+    total: float = 0.0,
+    ended: NDArray[np.float64] = network.ONE_EPOCH,
+) -> tuple[float, int]:
+    """Take steps over minibatches: ``total`` plus their losses times their weights, and how many were taken.
+
+    With room for what is known of each epoch in ``ended``, the steps of several epochs.
+    """
+    optimizer, batch_size, n_rows = run
+    # in one go are taken some steps of an epoch, or those of some epochs
+    unit = -(-n_rows // batch_size) if ended.size else 1
+    memory, steps = mlp._memory_for(optimizer)
+    flat, values = rows.flat(X), rows.flat(targets.values)
+    done, status = 0, network.FINITE
+    workspace, pace = mlp._borrow(batch_size), mlp._pace(batch_size)
+    workspace.results[_TAKEN] = 0
+    is_measured, array = len(pace.candidates) > 1, optimizer.array
+    mlp._parameters_changed()
+    try:
+        while done < n_steps and status == network.FINITE:
+            n_threads, wanted = pace.n_threads, n_steps - done
+            if is_measured:
+                wanted, start = min(wanted, max(1, pace.units_left // unit) * unit), time.perf_counter()
+            if optimizer.is_scheduled:
+                array = optimizer.with_rates(steps + done, wanted, mlp._rate_factor)
+            begin = first + done * batch_size
+            if ended.size:
+                begin, total, epoch = 0, 0.0, done // unit
+                left, known = order[epoch * n_rows :], ended[network.OF_EPOCH * epoch :]
+            else:
+                left, known = order, ended
+            workspace.divide(n_threads)
+            status, total, taken = workspace.train(
+                workspace.crew, network.ALL_PASSES, workspace.plan, mlp._vector, workspace.arena,
+                workspace.report, mlp._gradient, memory, flat, values, targets.labels, targets.weights, left,
+                n_rows, batch_size, begin, wanted, optimizer.code, array, steps + done + 1, total, known,
+            )  # fmt: skip
+            done += taken
+            workspace.results[_TAKEN] = 0
+            mlp._penalties += float(workspace.report[network.PENALTY, network.PENALTIES])
+            if is_measured:
+                pace.tell(time.perf_counter() - start, wanted, n_threads)
+        if optimizer.max_gradient_norm is not None:
+            mlp._limited = float(workspace.report[network.BATCH, network.FACTOR])
+    finally:  # Ctrl-C may come between steps and their count
+        done += int(workspace.results[_TAKEN])
+        mlp._free.append(workspace)
+        if done:
+            mlp._keep(optimizer, memory, steps + done)
+    if status != network.FINITE:
+        mlp._raise_for(status, X=X, Y=targets.values)
+    return total, done
+
+
+def take_converted(
+    mlp: Any,
+    X: Array,
+    targets: checks.Targets,
+    order: NDArray[np.int64],
+    first: int,
+    n_steps: int,
+    run: Run,
+    total: float = 0.0,
+) -> tuple[float, int]:
+    """Take steps as :func:`take` does, over data of another dtype or layout; or verified, one by one."""
+    is_verified, batch_size = mlp.config["verify"], run.batch_size
+    at_once = 1 if is_verified else max(1, rows.count_at_once(X, mlp._dtype) // batch_size)
+    done = 0
+    while done < n_steps:
+        wanted = min(at_once, n_steps - done)
+        chosen = run.rows(order, first + done * batch_size, wanted)
+        some_X, some = rows.converted(X, chosen, mlp._dtype), targets.of_rows(chosen, mlp._dtype)
+        if is_verified:
+            mlp._checked_step(some_X, some, run.optimizer)
+        of_these = run._replace(n_rows=len(some_X))
+        total, taken = take(mlp, some_X, some, NO_ORDER, 0, wanted, of_these, total)
+        done += taken
+        if taken < wanted:
+            break
+    return total, done
+
+
+def take_own(
+    mlp: Any,
+    X: Array,
+    targets: checks.Targets,
+    order: NDArray[np.int64],
+    first: int,
+    n_steps: int,
+    run: Run,
+    total: float = 0.0,
+) -> tuple[float, int]:
+    """Take steps as :func:`take` does, with the user's own loss: each is a call of it."""
+    for done in range(n_steps):
+        chosen = run.rows(order, first + done * run.batch_size)
+        some_X, some = rows.converted(X, chosen, mlp._dtype), targets.of_rows(chosen, None)
+        loss, gradients = mlp._loss_and_gradients(some_X, some, mlp._memory_for(run.optimizer)[1])
+        if not np.isfinite(loss):
+            return loss, done
+        mlp._gradient[:] = gradients.vector
+        mlp._apply(run.optimizer)
+        total += loss * len(some_X)
+    return total, n_steps
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# one like the last one
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A training step whose call is packed but for its data, for the next one like it.
+
+    A named tuple's fields take twice as long to read.
+    """
+
+    optimizer: settings.Optimizer | str | None
+    learning_rate: settings.Rate | None
+    """Both as they were given."""
+    shape_of_x: tuple[int, ...]
+    shape_of_y: tuple[int, ...]
+    """Shapes of the data."""
+    dtype_of_y: np.dtype
+    takes_any: bool
+    """Whether all targets of that shape have a meaning for the loss."""
+    is_by_one_thread: bool
+    """Whether more are never tried."""
+    workspace: Workspace
+    call: calls.Call
+    run: Callable[[Any, int, Any, Any], float]
+    """Which calls it, by one thread."""
+
+
+def can_be_prepared(mlp: Any, optimizer: settings.Optimizer) -> bool:
+    """Whether the next step like this one needs nothing but its data: no new rates, no checks."""
+    return (
+        mlp._loss != "own"
+        and not (optimizer.is_scheduled or optimizer.max_gradient_norm or mlp.config["verify"])
+        and calls.are_packed()
+    )
+
+
+def prepare(
+    mlp: Any, given: tuple[Any, Any], optimizer: settings.Optimizer, X: Array, Y: Array, targets: checks.Targets
+) -> None:
+    """Pack the call of steps like the one that has been taken, in a workspace that is kept for it."""
+    has_labels, takes_any = targets.labels.size > 0, mlp._loss in checks.OF_ANY_NUMBERS
+    dtype_of_y = (targets.labels if has_labels else targets.values).dtype
+    if not checks.is_such(Y, dtype_of_y, Y.shape):
+        return  # they would have to be converted each time
+    forget(mlp)
+    count = X.shape[0]
+    workspace = mlp._borrow(count)
+    of_all = mlp._pace.of_at_most(jit.max_threads(), count).candidates
+    workspace.divide(max(of_all))  # so there is room for the counters of fewer, too
+    call = workspace.pack(
+        workspace.crew, network.ALL_PASSES, workspace.plan, mlp._vector, workspace.arena, workspace.report,
+        mlp._gradient, mlp._memory, mlp._vector, mlp._vector, checks.NO_LABELS, checks.NO_WEIGHTS, NO_ORDER,
+        count, count, 0, 1, optimizer.code, optimizer.array, mlp._steps, 0.0, network.ONE_EPOCH,
+    )  # fmt: skip
+    call.vary("step", "data", "labels" if has_labels else "targets")
+    call.expect(X.shape, Y.shape)
+    run = calls.run_with(mlp._dtype, dtype_of_y, Y.ndim)
+    mlp._prepared = Prepared(
+        *given, X.shape, Y.shape, dtype_of_y, takes_any, of_all == (1,), workspace, call, run
+    )  # fmt: skip
+
+
+def forget(mlp: Any) -> None:
+    """What a step was prepared for has changed."""
+    if mlp._prepared is not None:
+        mlp._free.append(mlp._prepared.workspace)
+        mlp._prepared = None
+
+
+def take_prepared(mlp: Any, prepared: Prepared, X: Any, Y: Any) -> float | None:
+    """Take the step that has been prepared, over new data; None if these are others, or it is prepared no more."""
+    is_by_one_thread, call = prepared.is_by_one_thread, prepared.call
+    # one thread looks at dtypes and shapes itself, but not at the targets' meaning
+    if not (is_by_one_thread and prepared.takes_any) and not _are_as_prepared(mlp, prepared, X, Y):
+        return None
+    with mlp._lock:
+        if prepared is not mlp._prepared:
+            return None
+        # what was computed from the parameters before is no longer current; a call takes a twentieth of all this
+        mlp._pass_is_current = False
+        mlp._version += 1
+        try:
+            if is_by_one_thread:
+                total = prepared.run(call.table, mlp._steps + 1, X, Y)
+            else:
+                total = _run_prepared(mlp, prepared, X, Y)
+        except TypeError:  # these are no arrays of that dtype and in that order
+            forget(mlp)
+            return None
+        except BaseException:  # Ctrl-C may come between the step and its count
+            mlp._steps += int(call.table[calls.COUNT])
+            mlp._version += 1
+            raise
+        if total == total:  # noqa: PLR0124 (it is not NaN)
+            mlp._steps += 1
+            mlp._version += 1
+            return total / prepared.shape_of_x[0]
+        status = call.status
+    if status == calls.OTHER_SHAPES:
+        return None
+    mlp._raise_for(status, X=X, Y=Y)
+    raise FloatingPointError(DIVERGED)
+
+
+def _are_as_prepared(mlp: Any, prepared: Prepared, X: Any, Y: Any) -> bool:
+    return (
+        checks.is_such(X, mlp._dtype, prepared.shape_of_x)
+        and checks.is_such(Y, prepared.dtype_of_y, prepared.shape_of_y)
+        and (prepared.takes_any or checks.fit(Y, mlp._sizes[-1], mlp._loss))
+    )
+
+
+def _run_prepared(mlp: Any, prepared: Prepared, X: Array, Y: Array) -> float:
+    """Take the step that has been prepared with as many threads as are fastest; NaN if it was refused."""
+    call, workspace, step = prepared.call, prepared.workspace, mlp._steps + 1
+    with threads.at_work:
+        pace, start = mlp._pace(prepared.shape_of_x[0]), time.perf_counter()
+        n_threads = pace.n_threads if calls.are_packed() else 1  # not in a child of a process that had threads
+        workspace.divide(n_threads)
+        if n_threads == 1:
+            total = prepared.run(call.table, step, X, Y)
+        else:
+            call.set_rows(step, X, Y)
+            call.run(n_threads)
+            total = call.value
+        if len(pace.candidates) > 1:
+            pace.tell(time.perf_counter() - start, 1, n_threads)
+    return total
