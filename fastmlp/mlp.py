@@ -335,8 +335,8 @@ class MLP:
         """Make a function that compiled code of your own can call: a prediction without Python and without memory.
 
         It holds the parameters as they are now: after more training, make another one. Any number of threads may call
-        it at once. Its first call compiles it, in half a second; it belongs to this process, so Numba does not cache
-        what calls it.
+        it at once. Its first call compiles it, in half a second, and so does the first one in another process to which
+        it, or what calls it, is sent pickled: the code belongs to its process, and Numba caches nothing that calls it.
 
         Returns
         -------

@@ -1,6 +1,9 @@
 """A network in other people's compiled code: ``mlp.compiled()``."""
 
 import gc
+import pickle
+import subprocess
+import sys
 import threading
 import warnings
 
@@ -159,3 +162,23 @@ def test_code_that_calls_it_is_not_cached():
 def test_too_wide_a_network_is_refused():
     with pytest.raises(ValueError, match="layers that fit on a stack"):
         fastmlp.MLP([1, 20_000, 1], rng=0).compiled()
+
+
+@pytest.mark.skipif(INTERPRETED, reason="an interpreted function is a closure, which is not pickled")
+def test_another_process_gets_it_by_pickle(rng):
+    """The addresses in its code would be nothing there: it died of them."""
+    mlp = fastmlp.MLP([3, 9, 2], hidden_activation="tanh", rng=0)
+    rate, X = mlp.compiled(), rng.standard_normal((20, 3))
+
+    @numba.njit  # noqa: TID251 (a user's program)
+    def twice(x, out):
+        rate(x, out)
+        out *= 2
+
+    twice(X, np.empty((20, 2)))
+    program = "import pickle, sys; f, X, out = pickle.load(sys.stdin.buffer); f(X, out); print(out.tobytes().hex())"
+    for function, times in ((rate, 1), (twice, 2)):
+        for rows in (X, X[:2]):
+            sent = pickle.dumps((function, rows, np.empty((len(rows), 2))))
+            run = subprocess.run([sys.executable, "-c", program], input=sent, capture_output=True, check=True)
+            assert bytes.fromhex(run.stdout.decode()) == (times * mlp.predict(rows)).tobytes()

@@ -1,7 +1,8 @@
 """A network inside other people's compiled code: a function of plain arrays that needs neither Python nor memory.
 
 It calls the kernels of a prediction as :mod:`fastmlp.kernels.calls` does, with the arguments in a table. Table and
-arena lie on the caller's stack, so any number of threads may call it at once.
+arena lie on the caller's stack, so any number of threads may call it at once. The addresses in it are of this process;
+in another one, to which it is sent pickled, the calls are packed anew.
 """
 
 from __future__ import annotations
@@ -43,28 +44,27 @@ class Prediction(NamedTuple):
     arena_size: int
 
 
-class _Packed(NamedTuple):
-    """A kernel's call, but for what is on the stack and what a caller gives."""
+class _Packed:
+    """A call of ``predict`` or ``predict_alone``, but for what is on the stack and what a caller gives."""
 
-    entry: int
-    table: tuple[int, ...]
-    data: int
-    """Where the arguments stand in the table: rows, and behind them the output."""
-    samples: int
-    arena: int
-    report: int
+    def __init__(self, kernel: str, prediction: Prediction) -> None:
+        self._made_of = kernel, prediction
+        _alive.append(prediction)
+        here = prediction.parameters[:0]
+        given = {
+            "plan": prediction.plan, "parameters": prediction.parameters, "panels": prediction.panels, "arena": here,
+            "report": np.zeros((1, 3)), "data": here, "output": here, "first": 0, "samples": 0,
+        }  # fmt: skip
+        called: CrewKernel = getattr(network, kernel)
+        call = Call(called, *(given[name] for name in called.argument_names))
+        self.entry, self.table = call.entry, tuple(call.table.tolist())
+        # where the arguments stand in the table: rows, and behind them the output
+        self.data, self.samples = called.slot("data"), called.slot("samples")
+        self.arena, self.report = called.slot("arena"), called.slot("report")
 
-
-def _pack(kernel: CrewKernel, prediction: Prediction) -> _Packed:
-    """Pack a call of ``predict`` or ``predict_alone``."""
-    here = prediction.parameters[:0]
-    given = {
-        "plan": prediction.plan, "parameters": prediction.parameters, "panels": prediction.panels, "arena": here,
-        "report": np.zeros((1, 3)), "data": here, "output": here, "first": 0, "samples": 0,
-    }  # fmt: skip
-    call = Call(kernel, *(given[name] for name in kernel.argument_names))
-    slots = (kernel.slot(name) for name in ("data", "samples", "arena", "report"))
-    return _Packed(call.entry, tuple(call.table.tolist()), *slots)
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the addresses here."""
+        return type(self), self._made_of
 
 
 def embedded(prediction: Prediction) -> Callable[[Any, Any], None]:
@@ -75,11 +75,11 @@ def embedded(prediction: Prediction) -> Callable[[Any, Any], None]:
     plan = prediction.plan
     inputs, outputs = int(plan[0, network.INPUTS]), int(plan[-2, network.OUTPUTS])
     block = int(plan[-1, network.PADDED_SAMPLES])
-    few, most_alone = _pack(network.predict_alone, prediction), network.SAMPLES_ALONE
-    many = _pack(network.predict, prediction)
-    _alive.append(prediction)
-    predict_few = _caller(few, dtype, prediction.arena_size, inputs, outputs)
-    predict_many = _caller(many, dtype, prediction.arena_size, inputs, outputs)
+    predict_few, predict_many = (
+        _caller(_Packed(kernel, prediction), dtype, prediction.arena_size, inputs, outputs)
+        for kernel in ("predict_alone", "predict")
+    )
+    most_alone = network.SAMPLES_ALONE
 
     @embedded_function
     def predict(x, out):
