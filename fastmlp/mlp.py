@@ -450,9 +450,10 @@ class MLP:
             if not self._pass_is_current:
                 raise RuntimeError("backward needs a forward pass of the present parameters: call forward(X) first")
             targets = self._weighted(self._targets("Y", Y, count, self._dtype), count, sample_weight)
+            given = targets
             if self._loss == "own":
-                targets = self._own_gradient(self.activations[-1], targets)[1]
-            gradients = self._backward(workspace, count, targets)[1]
+                given = self._own_gradient(self.activations[-1], targets)[1]
+            gradients = self._backward(workspace, count, given)[1]
             if self.config["verify"]:
                 self._verify(self.activations[0], targets, gradients, thorough=False).raise_if_failed()
             return gradients
@@ -885,9 +886,9 @@ class MLP:
         X, targets = self._data(X, Y, sample_weight)
         count = X.shape[0]
         with self._lock, threads.at_work:
-            if self.config["verify"]:
-                self._checked_step(X, targets, chosen)
-            take = stepping.take_own if self._loss == "own" else stepping.take
+            take = stepping.take_converted if self.config["verify"] else stepping.take
+            if self._loss == "own":
+                take = stepping.take_own
             run, is_new = self._run, False
             if run is None or run.optimizer is not chosen or run.n_rows != count:
                 run = self._run = Run(chosen, count, count)

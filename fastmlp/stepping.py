@@ -145,10 +145,12 @@ def take_own(
     run: Run,
     total: float = 0.0,
 ) -> tuple[float, int]:
-    """Take steps as :func:`take` does, with the user's own loss: each is a call of it."""
+    """Take steps as :func:`take_converted` does, with the user's own loss: each is a call of it."""
     for done in range(n_steps):
         chosen = run.rows(order, first + done * run.batch_size)
         some_X, some = rows.converted(X, chosen, mlp._dtype), targets.of_rows(chosen, None)
+        if mlp.config["verify"]:
+            mlp._checked_step(some_X, some, run.optimizer)
         loss, gradients = mlp._loss_and_gradients(some_X, some, mlp._memory_for(run.optimizer)[1])
         if not np.isfinite(loss):
             return loss, done

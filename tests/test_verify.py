@@ -437,3 +437,46 @@ def test_verify_true_checks_every_backward_pass(monkeypatch, rng):
         with pytest.raises(fastmlp.GradientMismatch, match="db2"):
             call()
     np.testing.assert_array_equal(mlp.parameter_vector, before)
+
+
+def half_squares(predictions, Y):
+    """The mean over samples of half the squared distance, as a loss of one's own."""
+    return ((predictions - Y) ** 2).sum() / (2 * len(Y)), (predictions - Y) / len(Y)
+
+
+def twice_the_gradient(predictions, Y):
+    loss, gradient = half_squares(predictions, Y)
+    return loss, 2 * gradient
+
+
+WAYS_TO_TRAIN = {
+    "loss_and_gradients": lambda mlp, X, Y: mlp.loss_and_gradients(X, Y),
+    "forward and backward": lambda mlp, X, Y: (mlp.forward(X), mlp.backward(Y)),
+    "train_step": lambda mlp, X, Y: mlp.train_step(X, Y, learning_rate=0.1),
+    "partial_fit": lambda mlp, X, Y: mlp.partial_fit(X, Y),
+    "fit": lambda mlp, X, Y: mlp.fit(X, Y, epochs=1, batch_size=4, progress=False),
+    "fit, monitored": lambda mlp, X, Y: mlp.fit(X, Y, epochs=1, batch_size=4, progress=False, monitor=True),
+    "fit, converted": lambda mlp, X, Y: mlp.fit(X[:, ::-1], Y[:, ::-1], epochs=1, batch_size=4, progress=False),
+    "fit, blocks": lambda mlp, X, Y: mlp.fit(
+        fastmlp.Blocks(X, Y, rows_per_block=4), epochs=1, batch_size=4, progress=False
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_TRAIN)
+@pytest.mark.parametrize("loss", ["huber", half_squares], ids=["built in", "own"])
+def test_verify_true_checks_every_way_to_train(way, loss, rng, monkeypatch):
+    mlp = fastmlp.MLP([3, 4, 2], loss=loss, rng=0, verify=True)
+    checked, count = fastmlp.MLP._verify, []
+    monkeypatch.setattr(fastmlp.MLP, "_verify", lambda *given, **more: count.append(0) or checked(*given, **more))
+    WAYS_TO_TRAIN[way](mlp, rng.standard_normal((8, 3)), rng.standard_normal((8, 2)))
+    assert len(count) == (2 if way.startswith("fit") else 1)
+
+
+@pytest.mark.parametrize("way", WAYS_TO_TRAIN)
+def test_a_wrong_loss_of_ones_own_is_found_in_every_way_to_train(way, rng):
+    mlp = fastmlp.MLP([3, 4, 2], loss=twice_the_gradient, rng=0, verify=True)
+    before = mlp.parameter_vector.copy()
+    with pytest.raises(fastmlp.GradientMismatch):
+        WAYS_TO_TRAIN[way](mlp, rng.standard_normal((8, 3)), rng.standard_normal((8, 2)))
+    np.testing.assert_array_equal(mlp.parameter_vector, before)
