@@ -87,8 +87,9 @@ def show_speed() -> None:
         numpy_step(parameters, X.T, Y.T)
         for pair, expected in zip(mlp.parameters, parameters, strict=True):
             np.testing.assert_allclose(pair.weights, expected.weights, rtol=0, atol=1e-13)
-        plain = microseconds(numpy_step, parameters, X.T, Y.T)
-        fast = microseconds(partial(mlp.train_step, learning_rate=0.01), X, Y)
+        plain, fast = microseconds(
+            partial(numpy_step, parameters, X.T, Y.T), partial(mlp.train_step, X, Y, learning_rate=0.01)
+        )
         name = f"{'-'.join(map(str, sizes))} @ {batch}"
         print(f"{name:24}{plain:9.1f}{fast:9.1f}{plain / fast:7.1f}x", flush=True)
 
@@ -102,15 +103,17 @@ def numpy_step(parameters: list[network.Parameters], X: np.ndarray, Y: np.ndarra
         pair.biases[:] -= 0.01 * gradient.biases
 
 
-def microseconds(step: Callable[..., object], *arguments: object, seconds: float = 0.3) -> float:
-    """Return the median duration of a step, of those that fit in some time."""
-    durations = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        step(*arguments)
-        durations.append(time.perf_counter() - start)
-    return float(np.median(durations)) * 1e6
+def microseconds(*steps: Callable[[], object], rounds: int = 6, seconds: float = 0.05) -> list[float]:
+    """Return the lower quartile of each step's durations. They take turns: others may be busy for a while."""
+    durations: list[list[float]] = [[] for _ in steps]
+    for _ in range(rounds):
+        for step, found in zip(steps, durations, strict=True):
+            end = time.perf_counter() + seconds
+            while time.perf_counter() < end:
+                start = time.perf_counter()
+                step()
+                found.append(time.perf_counter() - start)
+    return [float(np.percentile(found, 25)) * 1e6 for found in durations]
 
 
 if __name__ == "__main__":

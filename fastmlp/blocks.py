@@ -88,6 +88,9 @@ class Blocks(Sequence[tuple[Array, ...]]):
         """Rows of all blocks together."""
         return int(self._parts[0].shape[0])
 
+    def __repr__(self) -> str:
+        return f"<Blocks: {self.n_samples} rows, {len(self)} blocks of at most {self.rows_per_block}>"
+
     def __len__(self) -> int:
         return (self.n_samples + self.rows_per_block - 1) // self.rows_per_block
 
@@ -127,6 +130,10 @@ def _part(name: str, value: Any) -> Any:
     array = np.asanyarray(value)
     if array.ndim == 0:
         raise ValueError(f"{name} must be a path, or an array with a row for each sample; got {value!r}")
+    if array.dtype.kind not in "fiub":
+        raise TypeError(
+            f"{name} must be one path, or an array of numbers; got {type(value).__name__} of {array.dtype}"
+        )
     return array
 
 

@@ -59,12 +59,26 @@ def numbers(name: str, value: Any, dtype: np.dtype | None) -> Array:
         given: NDArray[Any] = np.from_dlpack(value) if _is_known_by_dlpack_alone(value) else np.asarray(value)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:  # of a tensor elsewhere, or with a gradient
         raise ValueError(f"{name} must be an array of numbers; got {type(value).__name__}: {error}") from None
+    if given.dtype == object and hasattr(value, "dtypes") and hasattr(value, "to_numpy"):
+        given = _of_pandas(name, value)
+    if given.ndim == 0 and hasattr(value, "toarray"):
+        raise TypeError(f"{name} must be dense, as {name}.toarray() is; got {type(value).__name__}")
     if given.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers (float, integer or bool); got dtype {given.dtype}")
     if dtype is None:
         return given
     with np.errstate(over="ignore", invalid="ignore"):
         return np.require(given, dtype, ["C", "A"])
+
+
+def _of_pandas(name: str, value: Any) -> Array:
+    """A frame or a series of pandas whose columns are numbers, of several kinds or with missing values: as float64."""
+    columns = []
+    for label, column in [(value.name, value)] if value.ndim == 1 else value.items():
+        if getattr(column.dtype, "kind", "O") not in "fiub":
+            raise TypeError(f"{name} must hold real numbers; got column {label!r} of dtype {column.dtype}")
+        columns.append(column.to_numpy(np.float64, na_value=np.nan))
+    return columns[0] if value.ndim == 1 else np.column_stack(columns)
 
 
 def _is_known_by_dlpack_alone(value: Any) -> bool:

@@ -117,6 +117,8 @@ class Watched(NamedTuple):
     stopped: str
     restores: bool = False
     """Whether the best parameters are put back at the end."""
+    learning_rate: Sequence[float] = ()
+    """At the end of each epoch."""
 
     def since(self, holds: Sequence[bool]) -> int | None:
         """The epoch since which something has held to the end, of what was measured; None if that is too short."""
@@ -266,6 +268,13 @@ def _steps_too_short(run: Watched) -> Iterator[Finding]:
     if since is None or len(run.loss) < 2 or run.loss[0] - run.loss[-1] > 0.05 * abs(run.loss[0]):
         return
     largest = max(run.measured[-1].updates)
+    if largest == 0 and run.learning_rate and run.learning_rate[-1] == 0:
+        yield Finding(
+            "no learning rate", since, None, "no weight changes: the learning rate is 0",
+            "The schedule has come to its end; its steps are counted on where fit is called again",
+            "a longer schedule, or one with a final rate above 0",
+        )  # fmt: skip
+        return
     if largest == 0:
         yield Finding(
             "no gradient", since, None, "no weight changes at all",

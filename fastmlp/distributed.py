@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from fastmlp import checks, files, rows, training
 from fastmlp.buffers import Workspace, aligned
 from fastmlp.kernels import network, optimizers
-from fastmlp.metrics import Metric
+from fastmlp.metrics import Metric, values_of
 from fastmlp.stepping import Run
 from fastmlp.trainee import Trainee
 
@@ -410,7 +410,7 @@ class ShardTrainee(Trainee):
         with self._ranks.locally():
             if gathered is not None:
                 of_all = [np.concatenate(parts) for parts in zip(*filter(None, gathered), strict=True)]
-                found = {name: float(metric(*of_all)) for name, metric in self._metrics.items()}
+                found = values_of(self._metrics, *of_all)
         return dict(self._ranks.together(found)[0])
 
     def _metrics_of_training(self) -> dict[str, float]:

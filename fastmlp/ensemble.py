@@ -35,7 +35,11 @@ _SLOTS = {
 
 
 class Prediction(NamedTuple):
-    """What an ensemble says of some samples."""
+    """What an ensemble says of some samples.
+
+    ``mean`` and ``spread`` (the standard deviation) of the members' outputs, of shape (n_samples, n_outputs), and
+    ``members``, each one's output, of shape (n_members, n_samples, n_outputs).
+    """
 
     mean: Array
     """Of the members' outputs, of shape (n_samples, n_outputs): of probabilities, the ensemble's probability."""

@@ -139,7 +139,10 @@ def _tensors(vector: NDArray[Any], layer_sizes: tuple[int, ...]) -> dict[str, ND
 def _replace(path: str | os.PathLike[str], content: bytes) -> None:
     """Write beside the file, let the disk have it, and put it in the file's place: there is always a whole one."""
     folder = os.path.dirname(os.path.abspath(os.fspath(path)))
-    handle, temporary = tempfile.mkstemp(prefix=".fastmlp-", dir=folder)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=".fastmlp-", dir=folder)
+    except OSError as error:  # it names the file beside
+        raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -213,8 +216,11 @@ def _metadata(content: bytes) -> dict[str, Any]:
         raise CorruptFileError(f"is too short: {len(content)} bytes")
     length = int.from_bytes(content[:8], "little")
     if length > len(content) - 8:
-        raise CorruptFileError("is cut off")
-    about = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["fastmlp"])
+        raise CorruptFileError("is cut off, or is not a file of fastmlp")
+    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    if "fastmlp" not in metadata:
+        raise CorruptFileError("is not a file of fastmlp: it was written by another program")
+    about = json.loads(metadata["fastmlp"])
     if about["version"] != VERSION:
         raise CorruptFileError(f"has version {about['version']} of the format; this fastmlp reads {VERSION}")
     digest = about["sha256"]

@@ -162,16 +162,17 @@ def _validation(
     """From a fraction or a pair: the rows to train on (None is all), and validation data."""
     if validation is None:
         return None
-    if isinstance(validation, float):
+    if isinstance(validation, float | np.floating):
         classes = targets.classes() if mlp._loss in _OF_CLASSES else None
-        kept, held = _hold_out(mlp, validation, X.shape[0], classes)
+        kept, held = _hold_out(mlp, float(validation), X.shape[0], classes)
         some = targets.of_rows(held, None if mlp._loss == "own" else mlp._dtype)
         return kept, (rows.converted(X, held, mlp._dtype), some)
     try:
         X_given, Y_given = validation
     except (TypeError, ValueError):
         expected = "a pair (X, Y), or a fraction of the samples"
-        raise TypeError(f"validation must be {expected}; got {type(validation).__name__}") from None
+        length = f" of {len(validation)}" if hasattr(validation, "__len__") else ""
+        raise TypeError(f"validation must be {expected}; got {type(validation).__name__}{length}") from None
     some_X = checks.samples("validation X", X_given, mlp._sizes[0], mlp._dtype)
     some = mlp._targets("validation Y", Y_given, some_X.shape[0], mlp._dtype)
     checks.finite("validation X", some_X, mlp._dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,17 +41,39 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def values_of(metrics: Mapping[str, Metric], predictions: Array, targets: Array) -> dict[str, float]:
+    """What each metric says of some predictions."""
+    found = {}
+    for name, metric in metrics.items():
+        value: Any = metric(predictions, targets)
+        try:
+            found[name] = float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"the metric {name!r} must return a number; got {value!r}") from None
+    return found
+
+
 def as_metrics(given: object) -> dict[str, Metric]:
-    """From a name, a function, or several of them, make metrics by name."""
+    """From a name, a function, several of them, or those with names of their own, make metrics by name."""
+    if isinstance(given, Mapping):
+        return {str(name): _metric(one)[1] for name, one in given.items()}
     several = [] if given is None else [given] if isinstance(given, str) or callable(given) else given
     if not isinstance(several, list | tuple):
-        raise TypeError(f"metrics must be a name, a function, or a list of them; got {given!r}")
-    found: dict[str, Metric] = {}
-    for one in several:
-        if isinstance(one, str) and one in METRICS:
-            found[one] = METRICS[one]
-        elif callable(one):
-            found[getattr(one, "__name__", repr(one))] = one
-        else:
-            raise ValueError(f"metrics must be among {', '.join(METRICS)}, or functions; got {one!r}")
+        raise TypeError(f"metrics must be a name, a function, a list of them, or functions by name; got {given!r}")
+    found = dict(map(_metric, several))
+    if len(found) < len(several):
+        names = [_metric(one)[0] for one in several]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"metrics must have different names, which a mapping can give them; got {twice!r} twice")
     return found
+
+
+def _metric(given: object) -> tuple[str, Metric]:
+    """A metric and its name."""
+    if isinstance(given, str) and given in METRICS:
+        return given, METRICS[given]
+    if not callable(given):
+        raise ValueError(  # noqa: TRY004 (of an unknown name, too)
+            f"metrics must be among {', '.join(METRICS)}, or functions; got {given!r}"
+        )
+    return getattr(given, "__name__", repr(given)), given

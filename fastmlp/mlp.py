@@ -91,7 +91,7 @@ class MLP:
     dtype : dtype
         float64 or float32: of parameters and of all computation.
     rng : None, int or numpy.random.Generator
-        Where initial weights and the order of samples come from (SPEC 7). The same seed on the same machine gives the
+        Where initial weights and the order of samples come from. The same seed on the same machine gives the
         same bits, at any number of threads.
     n_threads : int, optional
         At most so many threads. By default it is chosen from the size of the work, and from how many other threads of
@@ -990,7 +990,8 @@ class MLP:
             Rows in memory, or in a file mapped by ``numpy.memmap``. Or, without ``Y``, blocks of rows that are read
             while others are trained on, so that not all of them are in memory at any time: an iterable of tuples
             ``(X, Y)`` or ``(X, Y, sample_weight)`` that can be gone through again and again, such as
-            :class:`fastmlp.Blocks`, which reads files.
+            :class:`fastmlp.Blocks`, which reads files. Beside them go no ``sample_weight``, ``class_weight`` or
+            ``monitor``, and ``batch_size`` is a number.
         Y : array_like of shape (n_samples, n_outputs)
             Targets; or class indices of shape (n_samples,) for ``softmax_cross_entropy``.
         epochs : int
@@ -1001,7 +1002,9 @@ class MLP:
             "sgd", "rmsprop", "adam", "adamw", or an object with settings such as ``fastmlp.Adam(learning_rate=3e-3)``.
         learning_rate : float or function, optional
             Of an optimizer given by name, or a schedule such as ``fastmlp.CosineDecay(0.01, n_steps=1000)``, that is
-            any function from the number of the step to a rate; by default 0.01 for "sgd", 0.001 for the others.
+            any function from the number of the step to a rate; by default 0.01 for "sgd", 0.001 for the others. Steps
+            are counted on where ``fit`` is called again with an optimizer of the same kind; ``mlp.parameters =
+            mlp.parameters`` begins anew.
         shuffle : bool
             Draw a new order of the samples for each epoch, from the model's ``rng``, unless they are all in one batch.
             Of blocks: their order, if they have ``__len__`` and ``__getitem__``, and that of the rows of each large
@@ -1015,16 +1018,17 @@ class MLP:
             Data whose loss is computed after each epoch; or the fraction of the samples that is taken for it, of each
             class the same, and always the same samples for the same ``rng`` of the model. (Not of blocks.)
         early_stopping : EarlyStopping or bool
-            End training when the validation loss does not fall any more, with the best parameters; True means
-            ``EarlyStopping()``.
-        metrics : str or function or list of them, optional
+            End training when the validation loss does not fall any more, or without validation data the training
+            loss, with the best parameters; True means ``EarlyStopping()``.
+        metrics : str or function or list of them or mapping, optional
             Computed after each epoch, over the training and the validation data: "accuracy", "mean_squared_error",
-            "mean_absolute_error", "r2", or any function of predictions and targets (rows, one-hot for classes).
-            Beside blocks over the validation data alone.
+            "mean_absolute_error", "r2", or any function of predictions and targets (rows, one-hot for classes); a
+            mapping gives them names. Beside blocks over the validation data alone.
         callbacks : function or sequence of functions
             Called after each epoch with the model and the history; one that returns something true ends training.
         checkpoint : path or Checkpoint, optional
-            Write the state of training there after each epoch, and go on from it if it is there.
+            Write the state of training there after each epoch, and go on from it if it is there. (Not with a loss of
+            your own, which cannot be written to a file.)
         monitor : bool
             Look at the run after each epoch: whether its last step changed the loss as the gradient and the curvature
             predict, at saturated and dead units, at gradients and updates by layer. ``print(history.diagnosis)`` says
@@ -1124,7 +1128,9 @@ class MLP:
     ) -> proof.Report:
         """Prove this network's gradients on this data: finite differences, oracle, kernels.
 
-        With dropout it is the gradient of the next training step, whose dropped units are held fast.
+        With dropout it is the gradient of the next training step, whose dropped units are held fast. The loss is
+        computed some thousand times, in float64 by NumPy: some dozens of samples prove as much as thousands do, which
+        take a minute from 100,000 parameters on.
 
         Parameters
         ----------
@@ -1340,7 +1346,11 @@ class MLP:
         if sample_weight is class_weight is None:
             return targets
         if self._loss == "own":
-            raise ValueError("sample_weight and class_weight must be None beside a loss of your own: it can weigh")
+            given = "class_weight" if sample_weight is None else "sample_weight"
+            raise ValueError(
+                "sample_weight and class_weight must be None beside a loss of your own, which can weigh by itself; got"
+                f" {given}"
+            )
         targets.weights = checks.sample_weight(sample_weight, class_weight, targets, n_samples, is_part=is_part)
         return targets
 

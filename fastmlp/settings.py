@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp import checks
 from fastmlp.kernels import optimizers as kernel
 from fastmlp.oracle.losses import LOSSES
 
@@ -31,6 +32,18 @@ def check_flag(name: str, value: object) -> None:
     """Refuse what is neither True nor False."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False; got {value!r}")
+
+
+def _rate_at(rate: Callable[[int], float], step: int) -> float:
+    """A schedule's rate at a step."""
+    value = rate(step)
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise ValueError(f"learning_rate must be a finite number at least 0; got {value!r} at step {step}")
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -226,7 +239,7 @@ class StepDecay:
 
     def __post_init__(self) -> None:
         check_number("learning_rate", self.learning_rate, low=0, low_allowed=False)
-        check_number("every", self.every, low=1)
+        checks.integer("every", self.every)
         check_number("factor", self.factor, low=0, low_allowed=False)
 
     def __call__(self, step: int) -> float:
@@ -265,7 +278,7 @@ class CosineDecay:
 
     def __post_init__(self) -> None:
         check_number("learning_rate", self.learning_rate, low=0, low_allowed=False)
-        check_number("n_steps", self.n_steps, low=1)
+        checks.integer("n_steps", self.n_steps)
         check_number("final", self.final, low=0)
 
     def __call__(self, step: int) -> float:
@@ -299,7 +312,7 @@ class WarmUp:
     def __post_init__(self) -> None:
         if not callable(self.then):
             check_number("then", self.then, low=0, low_allowed=False)
-        check_number("n_steps", self.n_steps, low=1)
+        checks.integer("n_steps", self.n_steps)
 
     def __call__(self, step: int) -> float:
         """The rate of a step, the first being 0."""
@@ -342,7 +355,7 @@ class ReduceOnPlateau:
     def __post_init__(self) -> None:
         check_number("learning_rate", self.learning_rate, low=0, low_allowed=False)
         check_number("factor", self.factor, low=0, high=1, low_allowed=False)
-        check_number("patience", self.patience, low=1)
+        checks.integer("patience", self.patience)
         check_number("minimum_gain", self.minimum_gain, low=0)
         check_number("least", self.least, low=0)
 
@@ -387,7 +400,7 @@ class EarlyStopping:
     restore_best: bool = True
 
     def __post_init__(self) -> None:
-        check_number("patience", self.patience, low=1)
+        checks.integer("patience", self.patience)
         check_number("minimum_gain", self.minimum_gain, low=0)
         check_flag("restore_best", self.restore_best)
 
@@ -425,7 +438,7 @@ class Checkpoint:
         if not isinstance(self.path, str | os.PathLike):
             raise TypeError(f"path must be a path; got {self.path!r}")
         if self.every_epochs is not None:
-            check_number("every_epochs", self.every_epochs, low=1)
+            checks.integer("every_epochs", self.every_epochs)
         if self.every_minutes is not None:
             check_number("every_minutes", self.every_minutes, low=0)
         check_flag("resume", self.resume)
@@ -475,10 +488,7 @@ class _Optimizer:
             return reduced
         if not callable(rate):
             return array
-        rates = [float(rate(k)) for k in range(step, step + n_steps)]
-        for k, value in enumerate(rates):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"learning_rate must be a finite number at least 0; got {value} at step {step + k}")
+        rates = [_rate_at(rate, k) for k in range(step, step + n_steps)]
         return np.concatenate([array, rates])
 
     @cached_property

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastmlp import checks, files, rows, settings, stepping, training
 from fastmlp.kernels import network, optimizers
-from fastmlp.metrics import Metric
+from fastmlp.metrics import Metric, values_of
 from fastmlp.monitor import Monitor, Step
 from fastmlp.stepping import Run
 
@@ -206,7 +206,7 @@ class Trainee:
     def _metrics_of(self, X: Array, targets: checks.Targets) -> dict[str, float]:
         predictions = self._mlp.predict(X)
         wanted = targets.values if self._mlp._loss == "own" else targets.as_rows(self._mlp._sizes[-1])
-        return {name: float(metric(predictions, wanted)) for name, metric in self._metrics.items()}
+        return values_of(self._metrics, predictions, wanted)
 
     def keep(self) -> None:
         """Remember the parameters."""

@@ -69,9 +69,8 @@ class History:
         if not self.monitored_network:
             raise RuntimeError("there is no diagnosis: fit(..., monitor=True) makes one")
         measured = [Measured(**record) for record in self.monitored]
-        return diagnose(
-            Watched(measured, self.loss, self.validation_loss, stopped=self.stopped, **self.monitored_network)
-        )
+        about = {"stopped": self.stopped, "learning_rate": self.learning_rate, **self.monitored_network}
+        return diagnose(Watched(measured, self.loss, self.validation_loss, **about))
 
     @property
     def n_epochs(self) -> int:

@@ -376,3 +376,12 @@ def test_a_file_four_times_as_large_as_memory_is_trained_on(tmp_path):
     epochs, peak = done.stdout.split()
     assert int(epochs) == 1
     assert int(peak) < (128 + n * 1024) / 3
+
+
+def test_a_list_of_paths_is_refused_at_once():
+    with pytest.raises(TypeError, match="X must be one path, or an array of numbers; got list of <U5"):
+        fastmlp.Blocks(["a.npy", "b.npy"], Y)
+
+
+def test_blocks_say_what_they_are():
+    assert repr(fastmlp.Blocks(X, Y, rows_per_block=8)) == "<Blocks: 20 rows, 3 blocks of at most 8>"

@@ -321,3 +321,18 @@ def test_checkpoints_are_written_when_they_are_due(tmp_path, rng, monkeypatch):
 
 if __name__ == "__main__":
     write_fixture()
+
+
+def test_what_is_elsewhere_is_named_as_it_was_given(tmp_path):
+    """And not by the file beside it, which is written first."""
+    path = tmp_path / "missing" / "model.safetensors"
+    with pytest.raises(FileNotFoundError) as refusal:
+        fastmlp.MLP([1, 1], rng=0).save(path)
+    assert refusal.value.filename == str(path)
+
+
+def test_a_file_of_another_program_is_no_damaged_one(tmp_path):
+    path = tmp_path / "other.safetensors"
+    safetensors.numpy.save_file({"a": np.ones(3)}, path)
+    with pytest.raises(fastmlp.CorruptFileError, match="is not a file of fastmlp: it was written by another program"):
+        fastmlp.load(path)

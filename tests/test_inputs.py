@@ -279,8 +279,31 @@ def test_frames_and_series():
     assert mlp.loss(frame, targets) == mlp.loss(X, Y)
     one = fastmlp.MLP([3, 2, 1], rng=0)
     assert one.loss(frame, pandas.Series(Y[:, 0])) == one.loss(X, Y[:, 0])
-    with pytest.raises(TypeError, match="object"):
+    with pytest.raises(TypeError, match="X must hold real numbers; got column 'b' of dtype"):
         mlp.predict(pandas.DataFrame({"a": [1.0], "b": ["x"], "c": [2.0]}))
+
+
+def test_frames_whose_columns_are_numbers_of_several_kinds(dtype):
+    pandas = pytest.importorskip("pandas")
+    mlp = make(dtype=dtype)
+    of_one_kind = np.array([[1.5, 1, 7], [-2, 0, 8]], dtype)
+    columns = {"a": [1.5, -2.0], "b": [True, False], "c": [7, 8]}
+    frame = pandas.DataFrame(columns)
+    for mixed in (frame, frame.convert_dtypes(), frame.astype({"a": "Float32", "b": "boolean", "c": "int8"})):
+        np.testing.assert_array_equal(mlp.predict(mixed), mlp.predict(of_one_kind))
+    series = pandas.Series([1, 2], dtype="Int64")
+    one = fastmlp.MLP([3, 1], dtype=dtype, rng=0)
+    assert one.loss(of_one_kind, series) == one.loss(of_one_kind, [1, 2])
+    with pytest.raises(ValueError, match=r"X must be finite; got nan .*at X\[1, 2\]"):
+        mlp.predict(frame.astype({"c": "Int64"}).replace({"c": {8: pandas.NA}}))
+    with pytest.raises(TypeError, match="X must hold real numbers; got column 'when' of dtype datetime64"):
+        mlp.predict(frame.assign(when=pandas.Timestamp(0)))
+
+
+def test_sparse_rows_are_refused_in_words():
+    sparse = pytest.importorskip("scipy.sparse")
+    with pytest.raises(TypeError, match=r"X must be dense, as X\.toarray\(\) is; got csr_matrix"):
+        make().predict(sparse.csr_matrix(X))
 
 
 class OnlyDLPack:

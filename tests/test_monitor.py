@@ -466,3 +466,14 @@ def test_second_derivatives_serve_the_expansion(rng):
     ]
     for (with_none, _), (with_it, _), (W, _) in zip(*both, parameters, strict=True):
         np.testing.assert_allclose(with_it - with_none, 0.5 * W, rtol=1e-12)
+
+
+def test_a_schedule_that_has_ended_is_no_missing_gradient(rng):
+    X, Y = rng.standard_normal((2, 64, 3))
+    mlp = fastmlp.MLP([3, 8, 3], rng=0)
+    settings = {"batch_size": 32, "learning_rate": fastmlp.CosineDecay(0.01, 8), "progress": False}
+    mlp.fit(X, Y, epochs=4, **settings)
+    history = mlp.fit(X, Y, epochs=4, monitor=True, **settings)  # its steps are counted on
+    assert history.diagnosis.illnesses == ["no learning rate"]
+    mlp.parameters = mlp.parameters
+    assert "no learning rate" not in mlp.fit(X, Y, epochs=4, monitor=True, **settings).diagnosis.illnesses

@@ -434,6 +434,28 @@ def test_wrong_settings_are_refused(make, words):
         make()
 
 
+COUNTED = {
+    "StepDecay": (lambda: fastmlp.StepDecay(0.1, every=2.5), "every"),
+    "CosineDecay": (lambda: fastmlp.CosineDecay(0.1, 10.5), "n_steps"),
+    "WarmUp": (lambda: fastmlp.WarmUp(0.1, 1.5), "n_steps"),
+    "ReduceOnPlateau": (lambda: fastmlp.ReduceOnPlateau(0.1, patience=2.5), "patience"),
+    "EarlyStopping": (lambda: fastmlp.EarlyStopping(patience=2.5), "patience"),
+    "Checkpoint": (lambda: fastmlp.Checkpoint("x", every_epochs=1.5), "every_epochs"),
+}
+
+
+@pytest.mark.parametrize(("make", "name"), COUNTED.values(), ids=COUNTED)
+def test_what_is_counted_is_a_whole_number(make, name):
+    with pytest.raises(TypeError, match=rf"{name} must be a whole number of at least 1; got \d+\.5"):
+        make()
+
+
+def test_a_schedule_that_returns_no_number_is_told_with_its_step():
+    mlp = fastmlp.MLP([1, 1], rng=0)
+    with pytest.raises(ValueError, match="learning_rate must be a finite number at least 0; got 'slow' at step 0"):
+        mlp.train_step([[1.0]], [[1.0]], learning_rate=lambda step: "slow")
+
+
 @pytest.mark.parametrize(
     "make",
     [

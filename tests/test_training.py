@@ -236,6 +236,20 @@ def test_metrics_by_name_and_by_function(rng):
     assert history.metrics["accuracy"][-1] == right[kept].mean()
     assert history.validation_metrics["accuracy"][-1] == right[held].mean()
     assert mlp.fit(X, labels, epochs=1, metrics=largest, progress=False).metrics["largest"] == [mlp.predict(X).max()]
+    named = {"top": largest, "lowest": lambda predictions, _: predictions.min(), "right": "accuracy"}
+    found = mlp.fit(X, labels, epochs=1, metrics=named, progress=False).metrics
+    assert found["top"] == [mlp.predict(X).max()]
+    assert found["lowest"] == [mlp.predict(X).min()]
+    assert found["right"] == [(mlp.predict(X).argmax(axis=1) == labels).mean()]
+
+
+def test_metrics_that_cannot_be_kept_are_refused(rng):
+    X, Y = rng.standard_normal((2, 9, 3))
+    mlp = fastmlp.MLP([3, 3], rng=0)
+    with pytest.raises(ValueError, match=r"metrics must have different names, .*; got '<lambda>' twice"):
+        mlp.fit(X, Y, metrics=[lambda a, b: 1.0, lambda a, b: 2.0], progress=False)
+    with pytest.raises(TypeError, match=r"the metric 'each' must return a number; got array\("):
+        mlp.fit(X, Y, epochs=1, metrics={"each": lambda predictions, _: predictions[0]}, progress=False)
 
 
 @pytest.mark.parametrize("name", ["accuracy", "mean_squared_error", "mean_absolute_error", "r2"])

@@ -1,7 +1,7 @@
 """Update rules on vector registers: the twins of :mod:`fastmlp.oracle.optimizers`.
 
 Compiled code chooses by an integer. Adding an optimizer is adding its function, its code, and its lines in
-:func:`update_range`.
+:func:`_update_range`.
 """
 
 from __future__ import annotations
