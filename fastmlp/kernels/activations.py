@@ -1,8 +1,9 @@
 """Activations on vector registers, the twins of :mod:`fastmlp.oracle.activations`: each beside slope and curvature.
 
-Compiled code chooses by an integer, once per strip of a tile: adding an activation is adding its three functions, its
-code, the loop over its elements, and its line in :func:`activate_strip`, in :func:`slope_strip` and in
-:func:`curvature_strip`.
+The small letters are where a strip begins in the arrays of the large ones: ``z`` in ``Z``, ``a`` in ``A``, ``d`` in
+``dA``. Compiled code chooses by an integer, once per strip of a tile, not per element: adding an activation is adding
+its three functions, its code, the loop over its elements, and its line in :func:`activate_strip`, in
+:func:`slope_strip` and in :func:`curvature_strip`.
 """
 
 from __future__ import annotations

@@ -182,7 +182,14 @@ def _without_literals(kind: Any) -> Any:
 
 @global_compiler_lock
 def _make_entry(body: int, signature: tuple[Any, ...], result: Any) -> int:
-    """Compile a function of a member's number and a table, that calls ``body`` with the arguments in the table."""
+    """Compile a function of a member's number and a table, that calls ``body`` with the arguments in the table.
+
+    Equivalent to, with the table's integers taken for what they mean::
+
+        returned = body(me, *(unpacked(table[SLOTS * k : SLOTS * (k + 1)]) for k in range(len(signature) - 1)))
+        if me < 0:  # members do not write where others read
+            table[STATUS], table[VALUE], table[COUNT] = returned  # or fewer
+    """
     context = cpu_target.target_context
     library = context.codegen().create_library("fastmlp_entry")
     module = library.create_ir_module("fastmlp_entry")
@@ -197,8 +204,8 @@ def _make_entry(body: int, signature: tuple[Any, ...], result: Any) -> int:
     kinds = [context.get_value_type(kind) for kind in signature]
     pointer = ir.FunctionType(context.get_value_type(result), kinds).as_pointer()
     returned = builder.call(builder.inttoptr(_INTEGER(body), pointer), values)
-    with builder.if_then(builder.icmp_signed("<", me, _INTEGER(0))):  # members do not write where others read
-        first = SLOTS * len(signature[1:]) + _BEHIND + STATUS
+    with builder.if_then(builder.icmp_signed("<", me, _INTEGER(0))):
+        first = SLOTS * len(signature[1:]) + _BEHIND + STATUS  # which is counted from the end
         for k, value in enumerate(_numbers_of(builder, result, returned)):
             place = builder.gep(table, [_INTEGER(first + k)])
             builder.store(value, builder.bitcast(place, value.type.as_pointer()))

@@ -9,8 +9,8 @@ does the same work, and it does not matter in which order, or whether at the sam
 for each phase, as an alternative, costs 3 to 5 us each time, and on a busy machine its barrier waits for each
 thread's turn.
 
-A queue is one counter, the *ticket*: in its bits stand the phase, the end of the queue, and the next task. Taking a
-task adds 1 to it, in one piece. The state of a crew is an array of counters. No mathematics.
+A queue is one counter, the *ticket*, in whose bits stand ``phase | end of the queue | next task``. Taking a task adds
+1 to it, in one piece. The state of a crew is an array of counters. No mathematics.
 """
 
 from __future__ import annotations
@@ -52,6 +52,21 @@ def _queue(member):
 
 
 @tile_function
+def _phase(ticket):
+    return ticket >> 2 * _TASK_BITS
+
+
+@tile_function
+def _end(ticket):
+    return ticket >> _TASK_BITS & _TASKS
+
+
+@tile_function
+def _next_task(ticket):
+    return ticket & _TASKS
+
+
+@tile_function
 def open_phase(crew, members, phase, tasks):
     """Begin a phase: its tasks may be claimed from now on. Only one thread may do so, when no task is unfinished.
 
@@ -68,15 +83,16 @@ def open_phase(crew, members, phase, tasks):
 @tile_function
 def claim(crew, me, members):
     """Return the phase, and a task that is nobody else's, or NO_TASK."""
+    # read before any queue is looked at: if the next phase is opened meanwhile, it is not that one which is waited out
     own = read_counter(crew, _queue(me))
     for k in range(members):
         queue = _queue(me + k if me + k < members else me + k - members)
         ticket = read_counter(crew, queue)
-        if ticket & _TASKS < ticket >> _TASK_BITS & _TASKS:
+        if _next_task(ticket) < _end(ticket):
             ticket = add_to_counter(crew, queue, 1)
-            if ticket & _TASKS < ticket >> _TASK_BITS & _TASKS:
-                return ticket >> 2 * _TASK_BITS, ticket & _TASKS
-    return own >> 2 * _TASK_BITS, NO_TASK
+            if _next_task(ticket) < _end(ticket):  # nobody has been quicker
+                return _phase(ticket), _next_task(ticket)
+    return _phase(own), NO_TASK
 
 
 @tile_function
@@ -89,7 +105,7 @@ def finish(crew, tasks):
 def wait_for_next(crew, me, phase):
     """Wait until another phase has begun."""
     looks = 0
-    while read_counter(crew, _queue(me)) >> 2 * _TASK_BITS == phase:
+    while _phase(read_counter(crew, _queue(me))) == phase:
         looks += 1
         if looks < _PATIENCE:
             pause()

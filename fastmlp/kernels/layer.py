@@ -86,6 +86,7 @@ def affine_strip(rows):
         # Z[j,n] = Σ_i W[j,i] X[i,n] + b[j]
         t = column(biases, b, rows)
         for i in range(inputs):
+            # column i of W, from the strip's first row on, one row every ``inputs``; and row i of X
             t = rank1(t, weights, w + i, inputs, X, x + i * block(X))
         store_tile(t, Z, z, block(Z))
 
@@ -98,7 +99,7 @@ def affine_sample(panels, p, biases, b, inputs, outputs, X, x, Z, z):
 
     ``p`` is where the panels of ``W`` begin: see :func:`fastmlp.kernels.layout.panels_of`. The sum is formed in the
     order of :func:`affine_strip`, so the bits are the same. What follows the last output in ``Z``, up to a whole
-    vector, is overwritten.
+    vector, is overwritten. Where there are no four vectors left, the last one is computed again in the others' place.
     """
     # Z[j,n] = Σ_i W[j,i] X[i,n] + b[j]
     step = lanes(Z)

@@ -1,7 +1,9 @@
 """Losses on vector registers: the twins of :mod:`fastmlp.oracle.losses`, each value beside its gradient.
 
-A loss takes one block of samples: ``L[n]`` of each, and the gradient of each one's own loss. Compiled code chooses by
-an integer, once per block: adding a loss is adding its function, its code, and its line in :func:`loss_block`.
+A loss takes one block of samples: ``L[n]`` of each, and the gradient of each one's own loss. The small letters are
+where the block begins in the arrays of the large ones: ``a`` in ``A``, ``y`` in ``Y``, ``n`` in ``L``, ``d`` in ``dA``.
+Compiled code chooses by an integer, once per block: adding a loss is adding its function, its code, and its line in
+:func:`loss_block`.
 """
 
 from __future__ import annotations
@@ -58,7 +60,10 @@ def absolute_error_block(outputs, A, a, Y, y, L, n, dA, d):
 
 @tile_function
 def huber_block(threshold, outputs, A, a, Y, y, L, n, dA, d):
-    """Half the squared error up to a threshold, a straight line beyond it, summed; and the gradient ``dA``."""
+    """Half the squared error up to a threshold, a straight line beyond it, summed; and the gradient ``dA``.
+
+    ``cut(e) = min(max(e, -threshold), threshold)``.
+    """
     # L[n] = Σ_j cut(A[j,n] - Y[j,n]) ((A[j,n] - Y[j,n]) - cut(A[j,n] - Y[j,n]) / 2)
     # dA[j,n] = cut(A[j,n] - Y[j,n])
     for k in range(0, block(A), lanes(A)):
@@ -74,7 +79,10 @@ def huber_block(threshold, outputs, A, a, Y, y, L, n, dA, d):
 
 @tile_function
 def quantile_block(q, outputs, A, a, Y, y, L, n, dA, d):
-    """``q`` times what is missing, or ``1 - q`` times what is too much, summed; and the gradient ``dA``."""
+    """``q`` times what is missing, or ``1 - q`` times what is too much, summed; and the gradient ``dA``.
+
+    ``pinball(e) = max((1 - q) e, -q e)``.
+    """
     # L[n] = Σ_j pinball(A[j,n] - Y[j,n])
     # dA[j,n] = pinball'(A[j,n] - Y[j,n])
     for k in range(0, block(A), lanes(A)):
@@ -225,7 +233,10 @@ def absolute_error(A, Y, L, dA):
 
 @kernel
 def huber(A, Y, threshold, L, dA):
-    """Half the squared error up to a threshold, a straight line beyond it, summed; and the gradient ``dA``."""
+    """Half the squared error up to a threshold, a straight line beyond it, summed; and the gradient ``dA``.
+
+    ``cut(e) = min(max(e, -threshold), threshold)``.
+    """
     # L[n] = Σ_j cut(A[j,n] - Y[j,n]) ((A[j,n] - Y[j,n]) - cut(A[j,n] - Y[j,n]) / 2)
     # dA[j,n] = cut(A[j,n] - Y[j,n])
     blocks, outputs, size = A.shape
@@ -237,7 +248,10 @@ def huber(A, Y, threshold, L, dA):
 
 @kernel
 def quantile(A, Y, q, L, dA):
-    """``q`` times what is missing, or ``1 - q`` times what is too much, summed; and the gradient ``dA``."""
+    """``q`` times what is missing, or ``1 - q`` times what is too much, summed; and the gradient ``dA``.
+
+    ``pinball(e) = max((1 - q) e, -q e)``.
+    """
     # L[n] = Σ_j pinball(A[j,n] - Y[j,n])
     # dA[j,n] = pinball'(A[j,n] - Y[j,n])
     blocks, outputs, size = A.shape

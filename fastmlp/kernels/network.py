@@ -66,13 +66,25 @@ from fastmlp.kernels.optimizers import (
 )
 from fastmlp.kernels.simd import block, fill, lanes, load, load_first, prefetch, store, store_first, sum_lanes, where
 
-# One row of the plan per layer. Sizes and codes, then places: of W and b in the parameters, of the rest in the arena.
 INPUTS, OUTPUTS, ACTIVATION, WEIGHTS, BIASES, X_FEATURES, X, Z, A, DZ, DROPPED, X_LEFT = range(12)
-PLAN_COLUMNS = 24
+"""One row of the plan per layer. Its inputs and outputs, and its activation's code. Where its weights and biases begin
+in the parameters. Where in the arena there begin: what enters it, by blocks of features and by blocks of samples,
+``Z``, ``A`` and ``dZ``. The threshold below which a random word drops a unit, 0 without dropout; and where there begins
+what is then left of ``X`` (where nothing is dropped, ``X`` itself)."""
 
-# The last row of the plan holds what belongs to the whole batch.
 LOSS, PADDED_SAMPLES, TARGETS, TARGETS_BY_FEATURES, SHARES, SAMPLE_LOSSES, THREADS, PARTIALS, PENALIZES = range(9)
+"""The last row of the plan is for the whole batch. The loss's code; the samples for which there is room. Where in the
+arena there begin: targets by blocks of samples, and of features; each sample's share in the mean; each one's loss. The
+number of threads; where the first group's gradient begins in the arena; what is penalized."""
+
 DROPS, KEY0, KEY1, LEAST_SAMPLES, DIVIDES_PENALTY, PLACES, APART, PARTIAL_SIZE, PARTIALS_IN_CACHE = range(9, 18)
+"""Whether any layer drops units, and the key of its random words. The least samples of a group. Whether the penalty is
+divided by the samples' weight. Where in the arena there begin the samples' places in the minibatch of all ranks, -1 if
+they are not needed. By how many blocks of samples two groups lie apart, beyond their own; from the beginning of one
+group's gradient to that of the next; of how many groups the gradients stay in the cache."""
+
+PLAN_COLUMNS = 24
+"""Of both kinds of rows: a whole number of cache lines."""
 
 NOTHING_DROPPED = -1
 """In the place of the number of the step, by which it is known what is dropped."""
@@ -696,7 +708,8 @@ def _predict_blocks(me, plan, parameters, arena, data, first, samples, output):
     start, stop = share(me, plan[-1, THREADS], n_blocks(arena, samples))
     check = 0.0
     for p in range(start, stop, TILE_BLOCKS):
-        # seen from the arena's first block, so many samples of the data come before those of this tile
+        # seen from the arena's first block, so many samples of the data come before those of this tile: the second one
+        # of a single member, p = 8 and p0 = 0, begins at sample 8 * size, and is worked on as if it were the first
         shift = (p - p0) * size
         p1 = p0 + min(TILE_BLOCKS, stop - p)
         check += read_samples(plan, arena, data, NO_ORDER, first + shift, samples - shift, p0, p1)
@@ -750,14 +763,15 @@ def _sample_task(
     start, stop = task * division.part_blocks, min((task + 1) * division.part_blocks, division.blocks)
     apart = _blocks_apart(task, passes, plan, division.groups)
     start, stop = start + apart, stop + apart
-    # seen from the arena's first block, so many more samples come before those of this part
+    # seen from the arena's first block, so many more samples come before those of this part: if the second group's
+    # block 2 stands where block 10 would, ``first`` is 8 blocks less, be it below 0, and row ``first + n`` is right again
     first, samples = first - apart * block(arena), samples + apart * block(arena)
     for p0 in range(start, stop, TILE_BLOCKS):
         p1 = min(p0 + TILE_BLOCKS, stop)
         if passes & FORWARD:
             check = read_samples(plan, arena, data, order, first, samples, p0, p1)
             note(report, X_CHECK, p0 - apart, p1 - apart, check)
-            forward_tile(plan, parameters, arena, p0, p1, passes != FORWARD | LOSSES, dropped, apart)
+            forward_tile(plan, parameters, arena, p0, p1, passes != (FORWARD | LOSSES), dropped, apart)
         if passes & LOSSES:
             loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1, apart)
         else:
@@ -897,7 +911,10 @@ def _train_along(
 ):  # fmt: skip
     """What each member does: claim a task of the present phase, until there are no more phases.
 
-    ``division`` is that of the first batch.
+    Phases are counted through all steps: phase ``phases * k + kind`` is of step ``k``, and number ``phases * n_steps``
+    means that all is done. The phase over samples comes first; then that over weights, which ends the step; where the
+    norm of the gradient is limited, it only sums, and those over squares and over groups of parameters come behind it.
+    Whoever finishes the last task of a phase opens the next one. ``division`` is that of the first batch.
     """
     phases, members, size = _n_phases(optimizer, settings), plan[-1, THREADS], parameters.size
     per_epoch = _steps_of_epoch(n_rows, batch_size, ended)

@@ -7,6 +7,7 @@ Compiled code chooses by an integer. Adding an optimizer is adding its function,
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.simd import (
@@ -111,8 +112,17 @@ def penalty_gradient(parameter, l1, l2):
     return l1 * sign + l2 * parameter
 
 
-NO_RATES = (0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, False)
-"""What goes with ``NO_UPDATE``."""
+class _Rates(NamedTuple):
+    """The settings of a step, and the two corrections of Adam."""
+
+    learning_rate: float
+    first_decay: float
+    second_decay: float
+    epsilon: float
+    first_correction: float
+    second_correction: float
+    weight_decay: float
+    decays_biases: bool
 
 
 @tile_function
@@ -127,7 +137,7 @@ def rates_of(optimizer, settings, step, k):
     if settings[EPSILON_FIRST] != 0:
         # √second_moment + epsilon, all of it divided by √second_correction
         epsilon = epsilon / math.sqrt(second_correction)
-    return (
+    return _Rates(
         learning_rate, first_decay, second_decay, epsilon, first_correction, second_correction, weight_decay,
         settings[DECAYS_BIASES] != 0,
     )  # fmt: skip
@@ -136,14 +146,13 @@ def rates_of(optimizer, settings, step, k):
 @tile_function
 def decays(rates, are_weights):
     """Whether weights, or biases, are drawn towards 0."""
-    weight_decay, of_biases = rates[6:]
-    return weight_decay != 0 and (are_weights or of_biases)
+    return rates.weight_decay != 0 and (are_weights or rates.decays_biases)
 
 
 @tile_function
 def decay_range(rates, parameters, start, stop):
     """Draw the parameters from ``start`` to ``stop`` towards 0."""
-    learning_rate, weight_decay = rates[0], rates[6]
+    learning_rate, weight_decay = rates.learning_rate, rates.weight_decay
     for k in range(start, stop, lanes(parameters)):
         parameter = load_first(parameters, k, stop - k)
         store_first(parameters, k, decayed(parameter, learning_rate, weight_decay), stop - k)
