@@ -215,9 +215,11 @@ class Workspace:
     def divide(self, n_threads: int) -> None:
         """Make the plan ready for so many threads."""
         if self._n_threads != n_threads:
-            self._n_threads = self.plan[-1, network.THREADS] = n_threads
             if self.crew.size < crew.size(n_threads):
                 self.crew = aligned(crew.size(n_threads), np.dtype(np.int64))
+            # room comes first, and what says that nothing is to be done comes last: Ctrl-C may come between
+            self.plan[-1, network.THREADS] = n_threads
+            self._n_threads = n_threads
 
     @cached_property
     def panels(self) -> NDArray[np.floating]:
@@ -244,10 +246,7 @@ class Workspace:
         """Call the kernel ``predict``, packed if it can be: whether the data were finite."""
         if not calls.are_packed():
             return bool(network.predict(*arguments) == network.FINITE)
-        is_first = network.predict not in self.packed
         call = self.pack(*arguments, kernel=network.predict)
-        if is_first:
-            call.vary("samples", "data", "output")
         call.run(n_threads)
         call.let_go(_TO_PREDICT)
         return call.status == network.FINITE
@@ -256,7 +255,10 @@ class Workspace:
         """Pack a call of a kernel: anew, or what has changed since the last one."""
         call = self.packed.get(kernel)
         if call is None:
-            call = self.packed[kernel] = calls.Call(kernel, *arguments)
+            call = calls.Call(kernel, *arguments)
+            if kernel is network.predict:
+                call.vary("samples", "data", "output")
+            self.packed[kernel] = call  # only now: Ctrl-C may have come before it was ready
         else:
             call.set(*arguments)
         return call

@@ -197,9 +197,10 @@ def targets(name: str, value: Any, outputs: int, loss: str, n_samples: int, dtyp
 
 def fit(targets: Any, outputs: int, loss: str) -> bool:
     """Whether targets that can go to compiled code as they are have a meaning for the loss: no words, and quick."""
-    if targets.ndim == 1:
+    if targets.dtype.kind == "i":
         return bool(labels_fit(targets, outputs))
-    return bool(rows_fit(CODES[loss], targets, _PROBABILITIES_SUM_WITHIN))
+    rows_of_them = targets.reshape(len(targets), -1)
+    return bool(rows_fit(CODES[loss], rows_of_them, _PROBABILITIES_SUM_WITHIN))
 
 
 def rows_of_anything(name: str, value: object, n_samples: int) -> NDArray[Any]:

@@ -39,7 +39,7 @@ from fastmlp.oracle import network as oracle
 from fastmlp.oracle.losses import LOSSES
 from fastmlp.oracle.network import Parameters, initialize
 from fastmlp.pacing import Paces
-from fastmlp.stepping import DIVERGED, NO_ORDER, Run
+from fastmlp.stepping import DIVERGED, NO_ORDER, TAKEN, Run
 from fastmlp.trainee import Trainee
 
 if TYPE_CHECKING:
@@ -823,18 +823,26 @@ class MLP:
         returned.
         """
         memory, steps = self._memory_for(optimizer)
+        array, code = optimizer.with_rates(steps, 1, self._rate_factor), optimizer.code
         workspace = self._borrow(1)
+        workspace.results[TAKEN] = 0
         try:
-            array = optimizer.with_rates(steps, 1, self._rate_factor)
             network.update(
-                workspace.plan, workspace.report, self._vector, self._gradient, memory,
-                optimizer.code, array, steps + 1, total_weight,
+                workspace.plan, workspace.report, self._vector, self._gradient, memory, code, array, steps + 1,
+                total_weight,
             )  # fmt: skip
             self._limited = float(workspace.report[network.BATCH, network.FACTOR])
             penalty = float(workspace.report[network.PENALTY, network.PENALTIES])
         finally:
+            if workspace.results[TAKEN]:  # without calls: see stepping.take
+                stale = None if memory is self._memory else self._prepared
+                self._memory, self._steps, self._optimizer_code = memory, steps + 1, code
+                self._pass_is_current = False
+                self._version += 1
+                if stale is not None:
+                    self._prepared = None
+                    self._free.append(stale.workspace)
             self._free.append(workspace)
-        self._keep(optimizer, memory, steps + 1)
         return penalty if total_weight >= 0 else 0.0
 
     def train_step(

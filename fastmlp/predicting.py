@@ -87,13 +87,13 @@ def _a_few(mlp: Any, X: Array, samples: int, output: Array) -> None:
         if calls.are_packed() and X.flags.writeable:
             call = workspace.predict_call
             if call is None:
-                workspace.run_with = calls.unchecked(calls.run_with(mlp._dtype, mlp._dtype, 2))
-                call = workspace.predict_call = calls.Call(
+                workspace.run_with = calls.run_with(mlp._dtype, mlp._dtype, 2)
+                call = calls.Call(
                     network.predict_alone, workspace.plan, mlp._vector, workspace.panels, workspace.arena,
                     workspace.report, mlp._vector, mlp._vector, 0, samples,
                 )  # fmt: skip
                 call.vary("samples", "data", "output")
-                call.expect(mlp._shape_of_one, mlp._shape_of_output)
+                workspace.predict_call = call  # only now: Ctrl-C may have come before it was ready
             call.set_rows(samples, X, output)
             call.run()
             status = call.status

@@ -25,7 +25,7 @@ DIVERGED = "the loss is not finite; the parameters were left as they were"
 NO_ORDER = np.empty(0, np.int64)
 """The rows as they stand."""
 
-_TAKEN = 2  # of the results
+TAKEN = 2  # of a workspace's results
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -62,13 +62,14 @@ def take(
     With room for what is known of each epoch in ``ended``, the steps of several epochs.
     """
     optimizer, batch_size, n_rows = run
+    code = optimizer.code
     # in one go are taken some steps of an epoch, or those of some epochs
     unit = -(-n_rows // batch_size) if ended.size else 1
     memory, steps = mlp._memory_for(optimizer)
     flat, values = rows.flat(X), rows.flat(targets.values)
     done, status = 0, network.FINITE
     workspace, pace = mlp._borrow(batch_size), mlp._pace(batch_size)
-    workspace.results[_TAKEN] = 0
+    workspace.results[TAKEN] = 0
     is_measured, array = len(pace.candidates) > 1, optimizer.array
     mlp._parameters_changed()
     try:
@@ -91,17 +92,25 @@ def take(
                 n_rows, batch_size, begin, wanted, optimizer.code, array, steps + done + 1, total, known,
             )  # fmt: skip
             done += taken
-            workspace.results[_TAKEN] = 0
+            workspace.results[TAKEN] = 0
             mlp._penalties += float(workspace.report[network.PENALTY, network.PENALTIES])
             if is_measured:
                 pace.tell(time.perf_counter() - start, wanted, n_threads)
         if optimizer.max_gradient_norm is not None:
             mlp._limited = float(workspace.report[network.BATCH, network.FACTOR])
-    finally:  # Ctrl-C may come between steps and their count
-        done += int(workspace.results[_TAKEN])
+    except BaseException:  # Ctrl-C may come between steps and their count
+        done += int(workspace.results[TAKEN])
+        raise
+    finally:
+        if done:  # as in mlp._keep; but Python looks for Ctrl-C in calls, so what belongs together is done without any
+            stale = None if memory is mlp._memory else mlp._prepared
+            mlp._memory, mlp._steps, mlp._optimizer_code = memory, steps + done, code
+            mlp._pass_is_current = False
+            mlp._version += 1
+            if stale is not None:
+                mlp._prepared = None
+                mlp._free.append(stale.workspace)
         mlp._free.append(workspace)
-        if done:
-            mlp._keep(optimizer, memory, steps + done)
     if status != network.FINITE:
         mlp._raise_for(status, X=X, Y=targets.values)
     return total, done
@@ -216,7 +225,6 @@ def prepare(
         count, count, 0, 1, optimizer.code, optimizer.array, mlp._steps, 0.0, network.ONE_EPOCH,
     )  # fmt: skip
     call.vary("step", "data", "labels" if has_labels else "targets")
-    call.expect(X.shape, Y.shape)
     run = calls.run_with(mlp._dtype, dtype_of_y, Y.ndim)
     mlp._prepared = Prepared(
         *given, X.shape, Y.shape, dtype_of_y, takes_any, of_all == (1,), workspace, call, run
@@ -232,24 +240,26 @@ def forget(mlp: Any) -> None:
 
 def take_prepared(mlp: Any, prepared: Prepared, X: Any, Y: Any) -> float | None:
     """Take the step that has been prepared, over new data; None if these are others, or it is prepared no more."""
-    is_by_one_thread, call = prepared.is_by_one_thread, prepared.call
-    # one thread looks at dtypes and shapes itself, but not at the targets' meaning
-    if not (is_by_one_thread and prepared.takes_any) and not _are_as_prepared(mlp, prepared, X, Y):
+    if not (
+        checks.is_such(X, mlp._dtype, prepared.shape_of_x)
+        and checks.is_such(Y, prepared.dtype_of_y, prepared.shape_of_y)
+        and (prepared.takes_any or checks.fit(Y, mlp._sizes[-1], mlp._loss))
+    ):
         return None
+    call, is_by_one_thread = prepared.call, prepared.is_by_one_thread
     with mlp._lock:
         if prepared is not mlp._prepared:
             return None
         # what was computed from the parameters before is no longer current; a call takes a twentieth of all this
         mlp._pass_is_current = False
         mlp._version += 1
+        if not is_by_one_thread:  # one thread begins with it
+            call.table[calls.COUNT] = 0
         try:
             if is_by_one_thread:
                 total = prepared.run(call.table, mlp._steps + 1, X, Y)
             else:
                 total = _run_prepared(mlp, prepared, X, Y)
-        except TypeError:  # these are no arrays of that dtype and in that order
-            forget(mlp)
-            return None
         except BaseException:  # Ctrl-C may come between the step and its count
             mlp._steps += int(call.table[calls.COUNT])
             mlp._version += 1
@@ -259,18 +269,8 @@ def take_prepared(mlp: Any, prepared: Prepared, X: Any, Y: Any) -> float | None:
             mlp._version += 1
             return total / prepared.shape_of_x[0]
         status = call.status
-    if status == calls.OTHER_SHAPES:
-        return None
     mlp._raise_for(status, X=X, Y=Y)
     raise FloatingPointError(DIVERGED)
-
-
-def _are_as_prepared(mlp: Any, prepared: Prepared, X: Any, Y: Any) -> bool:
-    return (
-        checks.is_such(X, mlp._dtype, prepared.shape_of_x)
-        and checks.is_such(Y, prepared.dtype_of_y, prepared.shape_of_y)
-        and (prepared.takes_any or checks.fit(Y, mlp._sizes[-1], mlp._loss))
-    )
 
 
 def _run_prepared(mlp: Any, prepared: Prepared, X: Array, Y: Array) -> float:

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import gc
 import itertools
+import signal
 import weakref
 
 import numpy as np
@@ -13,7 +14,7 @@ import fastmlp
 from conftest import CHECKED, INTERPRETED
 from fastmlp import checks
 from fastmlp.buffers import Workspace
-from fastmlp.kernels import calls, network, simd
+from fastmlp.kernels import calls, crew, network, simd
 from fastmlp.kernels.door import all_finite
 
 
@@ -87,6 +88,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_targets_of_every_kind_are_prepared_and_looked_at_each_time(kind, n_threads, dtype, rng):
     """What does not fit is refused as it would be at first, changes nothing, and does not end the preparation."""
+    prepared = None
     loss, wrong = KINDS[kind]
     sizes, optimizer = [3, 4, 1 if "of one output" in kind else 2], fastmlp.Adam(0.01)
     packed, plain = (fastmlp.MLP(sizes, loss=loss, dtype=dtype, rng=0, n_threads=n_threads) for _ in range(2))
@@ -99,7 +101,52 @@ def test_targets_of_every_kind_are_prepared_and_looked_at_each_time(kind, n_thre
                 packed.train_step(X, bad, optimizer=optimizer)
         assert packed.train_step(X, Y, optimizer=optimizer) == plain.train_step(X, Y, optimizer=copied(optimizer))
         assert_same(packed, plain)
-    assert (packed._prepared is not None) == (not (INTERPRETED or CHECKED))
+        assert prepared is None or packed._prepared is prepared
+        prepared = packed._prepared
+    assert (prepared is not None) == (not (INTERPRETED or CHECKED))
+
+
+@THREADS
+def test_steps_on_labels_leave_none_behind(n_threads, dtype, rng):
+    """Their address stayed in the workspace, and whatever used that next took them for labels, alive or not."""
+    optimizer = fastmlp.Adam(0.01)
+    packed, plain = (
+        fastmlp.MLP([3, 4, 2], loss="softmax_cross_entropy", dtype=dtype, rng=0, n_threads=n_threads) for _ in range(2)
+    )
+    for kind in ("labels", "one-hot", "labels", "one-hot"):
+        for _ in range(4):
+            X, Y = rng.standard_normal((5, 3)).astype(dtype), targets_of(kind, rng, dtype)
+            packed.train_step(X, Y, optimizer=optimizer)
+            plain.train_step(X, Y, optimizer=copied(optimizer))
+            assert_same(packed, plain)
+            del X, Y
+        X, Y = rng.standard_normal((5, 3)).astype(dtype), targets_of("one-hot", rng, dtype)
+        assert packed.loss(X, Y) == plain.loss(X, Y)
+        for model in (packed, plain):
+            model.fit(X, Y, epochs=1, batch_size=2, optimizer=copied(optimizer), progress=False)
+        assert_same(packed, plain)
+
+
+@pytest.mark.parametrize("masked", ["X", "Y"])
+def test_masked_entries_are_refused_by_a_prepared_step(masked, dtype, rng):
+    mlp, optimizer = network_of(dtype), OPTIMIZERS[0]
+    for X, Y in batches(dtype, rng, 4):
+        mlp.train_step(X, Y, optimizer=optimizer)
+    given = {"X": X, "Y": Y}
+    given[masked] = np.ma.masked_array(given[masked], given[masked] > 0)
+    with pytest.raises(ValueError, match=f"{masked} must have a value everywhere; got a masked array"):
+        mlp.train_step(given["X"], given["Y"], optimizer=optimizer)
+    assert mlp._steps == 4
+
+
+def test_a_refused_step_leaves_the_forward_pass(dtype, rng):
+    mlp, optimizer = network_of(dtype), OPTIMIZERS[0]
+    for X, Y in batches(dtype, rng, 4):
+        mlp.train_step(X, Y, optimizer=optimizer)
+    mlp.forward(X)
+    with pytest.raises(ValueError, match="X must have shape"):
+        mlp.train_step(X[:, :2].copy(), Y, optimizer=optimizer)
+    mlp.backward(Y)
 
 
 def test_what_is_converted_is_not_prepared(rng):
@@ -335,6 +382,82 @@ def test_what_interrupts_a_step_leaves_it_counted(way, dtype, rng, monkeypatch):
     np.testing.assert_array_equal(mlp.predict(X[:1]), mlp.predict(X)[:1])
     mlp.train_step(X, Y, optimizer=optimizer)
     assert mlp._steps == 6
+
+
+def interrupting(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("samples", [1, 2, 300])
+def test_an_interrupted_first_prediction_leaves_no_half_made_call(samples, dtype, rng, monkeypatch):
+    mlp, X = network_of(dtype), rng.standard_normal((samples, 3)).astype(dtype)
+    with monkeypatch.context() as patch:
+        patch.setattr(calls.Call, "vary", interrupting)
+        if not (INTERPRETED or CHECKED):
+            with pytest.raises(KeyboardInterrupt):
+                mlp.predict(X)
+    for _ in range(3):
+        np.testing.assert_array_equal(mlp.predict(X), network_of(dtype).predict(X))
+
+
+def test_an_interrupt_before_a_step_counts_none(dtype, rng, monkeypatch):
+    mlp = network_of(dtype, n_threads=2)
+    for X, Y in batches(dtype, rng, 4):
+        mlp.train_step(X, Y, optimizer=OPTIMIZERS[0])
+    for place in ("fastmlp.pacing.Paces.__call__", "fastmlp.buffers.Workspace.divide"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, interrupting)
+            with pytest.raises(KeyboardInterrupt):
+                mlp.train_step(X, Y, optimizer=OPTIMIZERS[0])
+        assert mlp._steps == 4
+    mlp.train_step(X, Y, optimizer=OPTIMIZERS[0])
+    assert mlp._steps == 5
+
+
+def test_an_interrupt_while_room_for_threads_is_made_leaves_too_many_of_none(monkeypatch):
+    workspace = network_of(np.float64)._borrow(5)
+    with monkeypatch.context() as patch:
+        patch.setattr("fastmlp.buffers.aligned", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            workspace.divide(16)
+    workspace.divide(16)
+    assert workspace.crew.size >= crew.size(16)
+
+
+WAYS = {
+    "prepared": lambda mlp, X, Y: mlp.train_step(X, Y, optimizer=OPTIMIZERS[2]),
+    "plain": lambda mlp, X, Y: mlp.train_step(X, Y, optimizer=copied(OPTIMIZERS[2])),
+    "scheduled": lambda mlp, X, Y: mlp.train_step(X, Y, optimizer="adam", learning_rate=lambda step: 0.01),
+    "update": lambda mlp, X, Y: mlp.update(np.ones_like(mlp.parameter_vector), OPTIMIZERS[2]),
+}
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no such signals")
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("way", WAYS)
+def test_as_many_steps_are_counted_as_were_taken_whenever_an_interrupt_comes(way, n_threads, rng):
+    X, Y = batches(np.float64, rng, 1)[0]
+    known = network_of(np.float64, n_threads=n_threads)
+    states = [known.parameter_vector.copy()]  # after so many steps
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for _ in range(10 if INTERPRETED or CHECKED else 60):
+            mlp = network_of(np.float64, n_threads=n_threads)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(5e-5, 3e-3))
+                while True:
+                    WAYS[way](mlp, X, Y)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            while len(states) <= mlp._steps:
+                WAYS[way](known, X, Y)
+                states.append(known.parameter_vector.copy())
+            np.testing.assert_array_equal(mlp.parameter_vector, states[mlp._steps])
+            assert not mlp._lock._is_owned()
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("samples", [1, 300])

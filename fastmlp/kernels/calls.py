@@ -36,15 +36,12 @@ ALONE, OPENING, CLOSING = -1, -2, -3
 SLOTS = 3
 """Integers in the table for each argument: an array's address and its two lengths, or a number's bits."""
 
-ENTRY_AT, NUMBER_AT, X_AT, Y_AT, X_ROWS, X_SIZE, Y_ROWS, Y_SIZE, STATUS, VALUE, COUNT = range(-11, 0)
+ENTRY_AT, NUMBER_AT, X_AT, Y_AT, STATUS, VALUE, COUNT = range(-7, 0)
 """What stands in the table behind the arguments: the entry; for calls with other rows, where a number, the data, and
-what belongs to them have their places (:meth:`Call.vary`), and the shapes of these (:meth:`Call.expect`); and up to
-three numbers that the kernel returned when it was called last, by whoever was ALONE, or CLOSING."""
+what belongs to them have their places (:meth:`Call.vary`); and up to three numbers that the kernel returned when it
+was called last, by whoever was ALONE, or CLOSING."""
 
-_BEHIND = 11
-
-OTHER_SHAPES = -1
-"""In the place of a status: the call was not made, as the rows are not of these shapes."""
+_BEHIND = 7
 
 _INTEGER = ir.IntType(64)
 ENTRY = ir.FunctionType(ir.VoidType(), [_INTEGER, _INTEGER.as_pointer()])
@@ -122,21 +119,22 @@ class Call:
         for k, argument in enumerate(arguments):
             if isinstance(argument, np.ndarray):
                 if argument is not held[k]:
-                    held[k] = argument  # it must live as long as its address is here
                     self.table[SLOTS * k] = argument.__array_interface__["data"][0]
                     self.table[SLOTS * k + 1 : SLOTS * k + 1 + argument.ndim] = argument.shape
+                    # it must live as long as its address is here; held before, Ctrl-C could leave another's address
+                    held[k] = argument
             elif isinstance(argument, float):
                 self._floats[SLOTS * k] = argument
             else:
                 self.table[SLOTS * k] = argument
 
     def vary(self, number: str, x: str, y: str) -> None:
-        """Get ready for calls in which only these arguments are new: a number, and two arrays."""
-        self.table[[NUMBER_AT, X_AT, Y_AT]] = [self._kernel.slot(name) for name in (number, x, y)]
+        """Get ready for calls in which only these arguments are new: a number, and two arrays.
 
-    def expect(self, of_x: tuple[int, ...], of_y: tuple[int, ...]) -> None:
-        """Get ready for :func:`run_with` arrays of these shapes."""
-        self.table[X_ROWS:STATUS] = of_x[0], math.prod(of_x), of_y[0], math.prod(of_y)
+        What stands in their places is then no longer what :meth:`set` wrote there.
+        """
+        self.table[[NUMBER_AT, X_AT, Y_AT]] = [self._kernel.slot(name) for name in (number, x, y)]
+        self.let_go(self._kernel.position(name) for name in (x, y))
 
     def set_rows(self, number: int, X: Any, Y: Any) -> None:
         """Change what varies. For one call: the arrays are not kept alive."""
@@ -277,12 +275,9 @@ def _put_rows(table, number, X, Y):
     table[y], table[y + 1] = Y.ctypes.data, Y.size
 
 
+@plain_function
 def _run_with(table, number, X, Y):
     """Call the entry of a table with other rows. Returns the VALUE that comes back, NaN if the STATUS is not 0."""
-    are_such = X.shape[0] == table[X_ROWS] and X.size == table[X_SIZE]
-    if not (are_such and Y.shape[0] == table[Y_ROWS] and Y.size == table[Y_SIZE]):
-        table[STATUS] = OTHER_SHAPES
-        return np.nan
     _put_rows(table, number, X, Y)
     _call_entry(table[ENTRY_AT], ALONE, table)
     return table.view(np.float64)[VALUE] if table[STATUS] == 0 else np.nan
@@ -292,20 +287,14 @@ def _run_with(table, number, X, Y):
 def run_with(X: np.dtype, Y: np.dtype, axes_of_y: int) -> Callable[[Any, int, Any, Any], float]:
     """Make what calls the entry of a table with other rows: ``run_with(…)(table, number, X, Y)``.
 
-    ``X`` is a matrix of the first dtype, ``Y`` a matrix or vector of the second, both in one piece, in the order of C,
-    and writable. Whatever is not, and whatever is no array, raises TypeError, for which Numba takes some 60 us; it
-    looks at an array twice as quickly as Python can.
+    ``X`` is a matrix of the first dtype, ``Y`` a matrix or vector of the second. It does not look at what it is given:
+    these must be plain arrays in one piece, in the order of C, and writable. (What Numba recognizes, it remembers by
+    less than that: misaligned arrays and masked ones were taken, and after them those of another byte order.)
     """
-    dispatcher = plain_function(_run_with)
     of_x, of_y = types.Array(numba.from_dtype(X), 2, "C"), types.Array(numba.from_dtype(Y), axes_of_y, "C")
-    dispatcher.compile((types.int64[::1], types.int64, of_x, of_y))
-    dispatcher.disable_compile()
-    return dispatcher
-
-
-def unchecked(run: Any) -> Any:
-    """Make a function of :func:`run_with` that does not look at what it is given: the caller has."""
-    return run.overloads[run.signatures[0]].entry_point
+    signature = types.int64[::1], types.int64, of_x, of_y
+    _run_with.compile(signature)
+    return _run_with.overloads[signature].entry_point
 
 
 @plain_function

@@ -1,9 +1,9 @@
 """Losses on vector registers: the twins of :mod:`fastmlp.oracle.losses`, each value beside its gradient.
 
 A loss takes one block of samples: ``L[n]`` of each, and the gradient of each one's own loss. The small letters are
-where the block begins in the arrays of the large ones: ``a`` in ``A``, ``y`` in ``Y``, ``n`` in ``L``, ``d`` in ``dA``.
-Compiled code chooses by an integer, once per block: adding a loss is adding its function, its code, and its line in
-:func:`loss_block`.
+where the block begins in the arrays of the large ones: ``a`` in ``A``, ``y`` in ``Y``, ``n`` in ``L``, ``d`` in
+``dA``. Compiled code chooses by an integer, once per block: adding a loss is adding its function, its code, and its
+line in :func:`loss_block`.
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ from fastmlp.kernels.simd import block, fill, lanes, load, load_first, prefetch,
 INPUTS, OUTPUTS, ACTIVATION, WEIGHTS, BIASES, X_FEATURES, X, Z, A, DZ, DROPPED, X_LEFT = range(12)
 """One row of the plan per layer. Its inputs and outputs, and its activation's code. Where its weights and biases begin
 in the parameters. Where in the arena there begin: what enters it, by blocks of features and by blocks of samples,
-``Z``, ``A`` and ``dZ``. The threshold below which a random word drops a unit, 0 without dropout; and where there begins
-what is then left of ``X`` (where nothing is dropped, ``X`` itself)."""
+``Z``, ``A`` and ``dZ``. The threshold below which a random word drops a unit, 0 without dropout; and where there
+begins what is then left of ``X`` (where nothing is dropped, ``X`` itself)."""
 
 LOSS, PADDED_SAMPLES, TARGETS, TARGETS_BY_FEATURES, SHARES, SAMPLE_LOSSES, THREADS, PARTIALS, PENALIZES = range(9)
 """The last row of the plan is for the whole batch. The loss's code; the samples for which there is room. Where in the
@@ -764,7 +764,7 @@ def _sample_task(
     apart = _blocks_apart(task, passes, plan, division.groups)
     start, stop = start + apart, stop + apart
     # seen from the arena's first block, so many more samples come before those of this part: if the second group's
-    # block 2 stands where block 10 would, ``first`` is 8 blocks less, be it below 0, and row ``first + n`` is right again
+    # block 2 stands where block 10 would, ``first`` is 8 blocks less, maybe below 0, and row ``first + n`` is right
     first, samples = first - apart * block(arena), samples + apart * block(arena)
     for p0 in range(start, stop, TILE_BLOCKS):
         p1 = min(p0 + TILE_BLOCKS, stop)
@@ -1075,7 +1075,8 @@ def update(me, plan, report, parameters, gradient, memory, optimizer, settings, 
     """Update every parameter from any gradient, whose norm is limited first if that is wanted.
 
     With a ``total_weight`` of at least 0, the gradient is the sum over samples of so much weight, which have been
-    elsewhere: the mean is taken first, and the penalty's gradient added. The penalty, times the weight, is noted.
+    elsewhere: the mean is taken first, and the penalty's gradient added. The penalty, times the weight, is noted; and
+    at the end, that a step has been taken.
     """
     rates = rates_of(optimizer, settings, step, 0)
     if me in (ALONE, OPENING):
@@ -1096,3 +1097,5 @@ def update(me, plan, report, parameters, gradient, memory, optimizer, settings, 
     start, stop = share(me, plan[-1, THREADS], UPDATE_GROUPS)
     for group in range(start, stop):
         _update_group(group, plan, report, parameters, gradient, optimizer, rates, memory)
+    if me in (ALONE, CLOSING):
+        report[RUN, 2] = 1
