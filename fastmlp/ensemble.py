@@ -77,6 +77,10 @@ class Ensemble:
     Member ``k`` has the parameters, to the bit, of ``MLP(..., rng=seed)`` with its seed that is trained alone with the
     same arguments, whatever the number of threads.
 
+    An ensemble is pickled as any object; into a file of its own each member goes by ``member.save``. Of what
+    :meth:`fastmlp.MLP.fit` takes, there are no blocks, callbacks, checkpoints and monitor here: a member that is
+    trained by itself has them.
+
     References
     ----------
     .. [1] B. Lakshminarayanan, A. Pritzel, C. Blundell, *Simple and Scalable Predictive Uncertainty Estimation using

@@ -63,6 +63,7 @@ def trainee_for(
 ) -> Trainee:
     """Check what :meth:`fastmlp.MLP.fit` is given, and make the model ready. ``drawn`` chooses among the rows."""
     chosen = settings.as_optimizer(optimizer, learning_rate)
+    validation = float(validation) if isinstance(validation, np.floating) else validation
     shard: distributed.Shard | None = None
     if ranks is not None:
         _check_beside_ranks(mlp, Y, monitor)
@@ -81,6 +82,8 @@ def trainee_for(
     else:
         given = _given(mlp, X, Y, sample_weight, class_weight, validation, drawn)
     n_samples, all_metrics = given.n_samples, as_metrics(metrics)
+    if Y is None and all_metrics and given.held is None:
+        raise ValueError(f"metrics of blocks are of validation data, (X, Y); got {', '.join(all_metrics)} without any")
     plan = training.Plan(
         rows=given.rows,
         n_samples=n_samples,
@@ -162,9 +165,9 @@ def _validation(
     """From a fraction or a pair: the rows to train on (None is all), and validation data."""
     if validation is None:
         return None
-    if isinstance(validation, float | np.floating):
+    if isinstance(validation, float):
         classes = targets.classes() if mlp._loss in _OF_CLASSES else None
-        kept, held = _hold_out(mlp, float(validation), X.shape[0], classes)
+        kept, held = _hold_out(mlp, validation, X.shape[0], classes)
         some = targets.of_rows(held, None if mlp._loss == "own" else mlp._dtype)
         return kept, (rows.converted(X, held, mlp._dtype), some)
     try:

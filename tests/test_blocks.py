@@ -385,3 +385,9 @@ def test_a_list_of_paths_is_refused_at_once():
 
 def test_blocks_say_what_they_are():
     assert repr(fastmlp.Blocks(X, Y, rows_per_block=8)) == "<Blocks: 20 rows, 3 blocks of at most 8>"
+
+
+def test_metrics_of_blocks_need_validation_data():
+    """Over the blocks themselves they would take another pass: nothing was computed, and nothing said."""
+    with pytest.raises(ValueError, match=r"metrics of blocks are of validation data, .*; got r2 without any"):
+        network("float64", "values").fit(fastmlp.Blocks(X[:, :7], Y), metrics="r2", progress=False)

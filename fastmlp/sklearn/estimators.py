@@ -718,7 +718,10 @@ n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, out_activatio
         return checks.targets("y", rows, rows.shape[1], settings.loss_name(self.loss), len(rows), dtype)
 
     def _own_loss(self) -> Any:
-        name = settings.loss_name(self.loss)
+        try:
+            name = settings.loss_name(self.loss)
+        except (TypeError, ValueError):  # it names losses that are of no use here, too
+            name = "own"
         if name == "own" or name.endswith("entropy"):
             known = "squared_error, poisson, absolute_error, huber, quantile, or an object such as fastmlp.Huber()"
             raise ValueError(f"loss must be one of {known}; got {self.loss!r}")
