@@ -315,13 +315,13 @@ class ShardTrainee(Trainee):
             return 0.0, 0.0
         gradient = self._sent[: mlp._vector.size]
         data, targets, order, start = self._rows_of_step(first, last)
-        dropped = mlp._memory_for(self._run.optimizer)[1]
+        dropout_step = mlp._memory_for(self._run.optimizer)[1]
         if mlp.config["verify"]:
             mlp._checked_step(data[order[start : start + count]] if order.size else data,
                               targets.of_rows(order[start : start + count], mlp._dtype) if order.size else targets,
                               self._run.optimizer)  # fmt: skip
         if mlp._loss == "own":
-            loss, gradients = mlp._loss_and_gradients(data, targets, dropped)
+            loss, gradients = mlp._loss_and_gradients(data, targets, dropout_step)
             np.multiply(gradients.vector, count, out=gradient)
             return float(loss * count), float(count)
         workspace = self._workspace
@@ -332,7 +332,7 @@ class ShardTrainee(Trainee):
             status, total, _ = workspace.train(
                 crew, network.ALL_PASSES, *others, gradient, gradient, rows.flat(data), rows.flat(targets.values),
                 targets.labels, targets.weights, order, start + count, count, start, 1, optimizers.NO_UPDATE,
-                network.NO_SETTINGS, dropped + 1, 0.0, network.ONE_EPOCH,
+                network.NO_SETTINGS, dropout_step + 1, 0.0, network.ONE_EPOCH,
             )  # fmt: skip
         mlp._raise_for(status, X=data, Y=targets.values)
         weight = float(workspace.report[network.BATCH, network.TOTAL_WEIGHT])

@@ -226,13 +226,15 @@ class MLP:
         name, setting = (None, 0.0) if own else (self._loss, settings.loss_setting(self.config["loss"]))
         return Objective(name, setting, *penalties, dropped, key, bool(penalty.divided_by_samples))
 
-    def _masks(self, dropped: int, n_samples: int) -> list[Any] | None:
+    def _masks(self, dropout_step: int, n_samples: int) -> list[Any] | None:
         """The oracle's masks of hidden layers in a step; None if nothing is dropped."""
-        if dropped == network.NOTHING_DROPPED or not any(self._objective.dropout):
+        if dropout_step == network.NOTHING_DROPPED or not any(self._objective.dropout):
             return None
         thresholds = [round(rate * oracle_dropout.WORDS) for rate in self._objective.dropout]
         return [
-            oracle_dropout.mask(threshold, *self._objective.key, dropped, layer, self._sizes[layer + 1], n_samples)
+            oracle_dropout.mask(
+                threshold, *self._objective.key, dropout_step, layer, self._sizes[layer + 1], n_samples
+            )
             if threshold
             else None
             for layer, threshold in enumerate(thresholds)
@@ -400,12 +402,12 @@ class MLP:
             self._forward(X)
             return self.activations[-1]
 
-    def _forward(self, X: Array, dropped: int = network.NOTHING_DROPPED) -> None:
+    def _forward(self, X: Array, dropout_step: int = network.NOTHING_DROPPED) -> None:
         count = X.shape[0]
         workspace = self._borrow(count)
         with self._pace.measured(count, "forward") as n_threads:
             status = network.forward(  # type: ignore[no-untyped-call]
-                *self._of(workspace, n_threads), rows.flat(X), NO_ORDER, 0, count, dropped, run=workspace.train
+                *self._of(workspace, n_threads), rows.flat(X), NO_ORDER, 0, count, dropout_step, run=workspace.train
             )
         if status == network.X_NOT_FINITE:  # a loss, or a penalty, is none of this pass
             self._free.append(workspace)
@@ -477,13 +479,13 @@ class MLP:
         return self._pass
 
     def _backward(
-        self, workspace: Workspace, count: int, targets: checks.Targets, dropped: int = network.NOTHING_DROPPED
+        self, workspace: Workspace, count: int, targets: checks.Targets, dropout_step: int = network.NOTHING_DROPPED
     ) -> tuple[float, Gradients]:
         vector = np.zeros_like(self._vector)
         with self._pace.measured(count, "backward") as n_threads:
             status, loss = network.backward(  # type: ignore[no-untyped-call]
                 *self._of(workspace, n_threads), rows.flat(targets.values), targets.labels, targets.weights,
-                NO_ORDER, 0, count, dropped, vector, run=workspace.train,
+                NO_ORDER, 0, count, dropout_step, vector, run=workspace.train,
             )  # fmt: skip
         self._raise_for(status, Y=targets.values)
         return loss, self._gradients(vector, status)
@@ -520,11 +522,11 @@ class MLP:
         return loss, gradients
 
     def _loss_and_gradients(
-        self, X: Array, targets: checks.Targets, dropped: int = network.NOTHING_DROPPED
+        self, X: Array, targets: checks.Targets, dropout_step: int = network.NOTHING_DROPPED
     ) -> tuple[float, Gradients]:
         """Both regions of a training step, without the update."""
         if self._loss == "own":
-            return self._own_loss_and_gradients(X, targets, dropped)
+            return self._own_loss_and_gradients(X, targets, dropout_step)
         vector = np.zeros_like(self._vector)
         workspace, count = self._borrow(X.shape[0]), X.shape[0]
         with self._pace.measured(count, "gradient") as n_threads:
@@ -532,7 +534,7 @@ class MLP:
             status, total, _ = workspace.train(
                 crew, network.ALL_PASSES, *others, vector, vector, rows.flat(X), rows.flat(targets.values),
                 targets.labels, targets.weights, NO_ORDER, count, count, 0, 1, optimizers.NO_UPDATE,
-                network.NO_SETTINGS, dropped + 1, 0.0, network.ONE_EPOCH,
+                network.NO_SETTINGS, dropout_step + 1, 0.0, network.ONE_EPOCH,
             )  # fmt: skip
         self._free.append(workspace)
         self._raise_for(status, X=X, Y=targets.values)
@@ -786,13 +788,13 @@ class MLP:
             )
         return loss, checks.Targets(gradient)
 
-    def _own_loss_and_gradients(self, X: Array, targets: checks.Targets, dropped: int) -> tuple[float, Gradients]:
+    def _own_loss_and_gradients(self, X: Array, targets: checks.Targets, dropout_step: int) -> tuple[float, Gradients]:
         with self._lock:
-            self._forward(X, dropped)
+            self._forward(X, dropout_step)
             loss, gradient = self._own_gradient(self.activations[-1], targets)
             if not np.isfinite(loss):
                 return loss, self._gradients(np.zeros_like(self._vector), network.LOSS_NOT_FINITE)
-            penalty, gradients = self._backward(*self._last_pass(), gradient, dropped)
+            penalty, gradients = self._backward(*self._last_pass(), gradient, dropout_step)
             return loss + penalty, gradients
 
     # -- changing the parameters -----------------------------------------------------------------------------------
@@ -952,9 +954,9 @@ class MLP:
 
     def _checked_step(self, X: Array, targets: checks.Targets, optimizer: settings.Optimizer) -> None:
         """Verify the gradient of a step before it is taken."""
-        dropped = self._memory_for(optimizer)[1]
-        _, gradients = self._loss_and_gradients(X, targets, dropped)
-        self._verify(X, targets, gradients, thorough=False, dropped=dropped).raise_if_failed()
+        dropout_step = self._memory_for(optimizer)[1]
+        _, gradients = self._loss_and_gradients(X, targets, dropout_step)
+        self._verify(X, targets, gradients, thorough=False, dropout_step=dropout_step).raise_if_failed()
 
     def _memory_for(self, optimizer: settings.Optimizer) -> tuple[Array, int]:
         """Memory of an optimizer and its number of steps: the model's, as long as the optimizer's kind is the same."""
@@ -1170,18 +1172,22 @@ class MLP:
             raise ValueError("curvature needs a loss with a known second derivative; got one of your own")
         X, targets = self._data(X, Y, sample_weight)
         with self._lock:
-            dropped = self._steps
-            loss, gradients = self._loss_and_gradients(X, targets, dropped)
+            dropout_step = self._steps
+            loss, gradients = self._loss_and_gradients(X, targets, dropout_step)
             extremes: list[tuple[str, float, list[Parameters]]] = []
             if not np.isfinite(loss):
                 raise ValueError(f"the loss must be finite for anything to be proved; got {loss}")
             if curvature or (curvature is None and self._vector.size <= curvatures.DENSE and self._loss != "own"):
-                extremes = self._extremes(X, targets, dropped)
-            return self._verify(X, targets, gradients, thorough=True, dropped=dropped, loss=loss, extremes=extremes)
+                extremes = self._extremes(X, targets, dropout_step)
+            return self._verify(
+                X, targets, gradients, thorough=True, dropout_step=dropout_step, loss=loss, extremes=extremes
+            )
 
-    def _extremes(self, X: Array, targets: checks.Targets, dropped: int) -> list[tuple[str, float, list[Parameters]]]:
+    def _extremes(
+        self, X: Array, targets: checks.Targets, dropout_step: int
+    ) -> list[tuple[str, float, list[Parameters]]]:
         """The directions of the largest and the smallest curvature."""
-        net = self._as_oracle(X, targets)._replace(masks=self._masks(dropped, X.shape[0]))
+        net = self._as_oracle(X, targets)._replace(masks=self._masks(dropout_step, X.shape[0]))
 
         def product(vector: NDArray[np.float64]) -> NDArray[np.float64]:
             return oracle.joined(net.hessian_vector_product(self._pairs(np.ravel(vector))))
@@ -1265,11 +1271,11 @@ class MLP:
         gradients: Sequence[Parameters],
         *,
         thorough: bool,
-        dropped: int = network.NOTHING_DROPPED,
+        dropout_step: int = network.NOTHING_DROPPED,
         loss: float | None = None,
         extremes: Sequence[tuple[str, float, Sequence[Parameters]]] = (),
     ) -> proof.Report:
-        net, masks = self._as_oracle(X, targets), self._masks(dropped, X.shape[0])
+        net, masks = self._as_oracle(X, targets), self._masks(dropout_step, X.shape[0])
         of_input = output = None
         if thorough and masks is None:  # the kernel of the input gradient drops nothing
             output = self.predict(X)

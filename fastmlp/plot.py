@@ -17,6 +17,7 @@ Examples
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,13 +48,13 @@ def _epochs(count: int) -> NDArray[np.int64]:
     return np.arange(1, count + 1)
 
 
-def training_curves(history: History, ax: Axes | None = None) -> Axes:
+def training_curves(history: History | Sequence[History], ax: Axes | None = None) -> Axes:
     """Training and validation loss by epoch, the best epoch marked.
 
     Parameters
     ----------
-    history : History
-        Of :meth:`fastmlp.MLP.fit`.
+    history : History or sequence of them
+        Of :meth:`fastmlp.MLP.fit`; or of each member, of :meth:`fastmlp.Ensemble.fit`.
     ax : matplotlib Axes, optional
 
     Returns
@@ -61,14 +62,21 @@ def training_curves(history: History, ax: Axes | None = None) -> Axes:
     matplotlib Axes
     """
     ax = _axes(ax)
-    ax.plot(_epochs(history.n_epochs), history.loss, label="training")
-    if history.validation_loss:
-        ax.plot(_epochs(history.n_epochs), history.validation_loss, label="validation")
-    if history.best_epoch:
-        ax.axvline(history.best_epoch, color="gray", linestyle=":", label=f"best, epoch {history.best_epoch}")
-    if min(history.loss + history.validation_loss, default=0.0) > 0:
+    histories = [history] if isinstance(history, History) else list(history)
+    width = 1.5 if len(histories) == 1 else 0.7
+    for k, one in enumerate(histories):
+        of_kinds = (("training", one.loss, "C0"), ("validation", one.validation_loss, "C1"))
+        for kind, losses, color in of_kinds:
+            if losses:  # a label that begins with _ is not in the legend
+                ax.plot(_epochs(one.n_epochs), losses, color, linewidth=width, label=kind if k == 0 else f"_{kind}")
+    if len(histories) == 1:
+        best = histories[0].best_epoch
+        if best:
+            ax.axvline(best, color="gray", linestyle=":", label=f"best, epoch {best}")
+        ax.set(title=histories[0].stopped)
+    if min((loss for one in histories for loss in one.loss + one.validation_loss), default=0.0) > 0:
         ax.set_yscale("log")
-    ax.set(xlabel="epoch", ylabel="loss", title=history.stopped)
+    ax.set(xlabel="epoch", ylabel="loss")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend()
     return ax

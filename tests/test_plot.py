@@ -42,6 +42,15 @@ def test_training_curves(fitted, ax):
     assert ax.get_yscale() == "log"
 
 
+def test_training_curves_of_an_ensemble(rng, ax):
+    X, Y = rng.standard_normal((2, 40, 2))
+    histories = fastmlp.Ensemble(3, [2, 4, 2], rng=0).fit(X, Y, epochs=4, validation=0.25)
+    plot.training_curves(histories, ax)
+    expected = [losses for one in histories for losses in (one.loss, one.validation_loss)]
+    assert [list(line.get_ydata()) for line in ax.lines] == expected
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["training", "validation"]
+
+
 def test_layer_norms(fitted, ax):
     mlp, recorder = fitted[0], fitted[4]
     assert plot.layer_norms(recorder, ax) is ax

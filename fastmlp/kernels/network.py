@@ -252,7 +252,7 @@ def _share_out(plan, arena, report, sample_weights, order, first, samples, p0, p
 
 
 @tile_function
-def _drop_tile(layer, place, to, dropped, plan, arena, p0, p1, apart):
+def _drop_tile(layer, place, to, dropout_step, plan, arena, p0, p1, apart):
     """What is left of a hidden layer's activations, or of their gradient, where some are dropped.
 
     The samples' blocks lie so many further on as ``apart`` says than the samples' numbers in the batch tell.
@@ -261,13 +261,13 @@ def _drop_tile(layer, place, to, dropped, plan, arena, p0, p1, apart):
     for p in range(p0, p1):
         here, n = p * outputs * size, (p - apart) * size
         drop_block(
-            threshold, plan[-1, KEY0], plan[-1, KEY1], dropped, layer, outputs, n,
+            threshold, plan[-1, KEY0], plan[-1, KEY1], dropout_step, layer, outputs, n,
             plan[-1, PLACES] + n if plan[-1, PLACES] >= 0 else -1, arena, place + here, arena, to + here,
         )  # fmt: skip
 
 
 @tile_function
-def forward_tile(plan, parameters, arena, p0, p1, before_backward, dropped, apart):
+def forward_tile(plan, parameters, arena, p0, p1, before_backward, dropout_step, apart):
     """Forward through every layer; before a backward pass, what enters each is kept in the other layout too.
 
     ``apart`` is as in :func:`_drop_tile`, here and below.
@@ -276,7 +276,7 @@ def forward_tile(plan, parameters, arena, p0, p1, before_backward, dropped, apar
     n_layers = plan.shape[0] - 1
     for layer in range(n_layers):
         inputs, outputs, code = plan[layer, INPUTS], plan[layer, OUTPUTS], plan[layer, ACTIVATION]
-        entering = plan[layer, X if dropped == NOTHING_DROPPED else X_LEFT]
+        entering = plan[layer, X if dropout_step == NOTHING_DROPPED else X_LEFT]
         most = most_rows(parameters, inputs)
         for strip in range(n_strips(outputs, most)):
             j = strip_start(outputs, strip, most)
@@ -290,9 +290,9 @@ def forward_tile(plan, parameters, arena, p0, p1, before_backward, dropped, apar
         # A = activate(Z)
         activate_strip(code, arena, plan[layer, Z] + here, arena, plan[layer, A] + here, count)
         left = plan[layer, A]
-        if dropped != NOTHING_DROPPED and plan[layer, DROPPED] > 0:
+        if dropout_step != NOTHING_DROPPED and plan[layer, DROPPED] > 0:
             left = plan[layer + 1, X_LEFT]
-            _drop_tile(layer, plan[layer, A], left, dropped, plan, arena, p0, p1, apart)
+            _drop_tile(layer, plan[layer, A], left, dropout_step, plan, arena, p0, p1, apart)
         if before_backward and layer + 1 < n_layers:
             feature_blocks_of(
                 arena, left, outputs, plan[-1, PADDED_SAMPLES], p0, p1, arena, plan[layer + 1, X_FEATURES]
@@ -327,7 +327,7 @@ def _loss_tile(plan, arena, report, p0, p1, apart):
 
 
 @tile_function
-def backward_tile(plan, parameters, arena, p0, p1, dropped, apart):
+def backward_tile(plan, parameters, arena, p0, p1, dropout_step, apart):
     """Backward through every layer, the last one first: ``dZ`` of each layer from that of the layer above it."""
     size = block(arena)
     for layer in range(plan.shape[0] - 2, 0, -1):
@@ -349,8 +349,8 @@ def backward_tile(plan, parameters, arena, p0, p1, dropped, apart):
         z, a, x = plan[below, Z] + here, plan[below, A] + here, plan[below, DZ] + here
         # the forward line was:  A = activate(Z)  of the layer below, which enters this one as X
         slope_strip(plan[below, ACTIVATION], arena, z, arena, a, arena, arena, x, count)
-        if dropped != NOTHING_DROPPED and plan[below, DROPPED] > 0:
-            _drop_tile(below, plan[below, DZ], plan[below, DZ], dropped, plan, arena, p0, p1, apart)
+        if dropout_step != NOTHING_DROPPED and plan[below, DROPPED] > 0:
+            _drop_tile(below, plan[below, DZ], plan[below, DZ], dropout_step, plan, arena, p0, p1, apart)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -754,7 +754,7 @@ def loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, fi
 @inlined_function
 def _sample_task(
     task, passes, division, plan, parameters, arena, report, gradient, data, targets, labels, sample_weights, order,
-    first, samples, dropped,
+    first, samples, dropout_step,
 ):  # fmt: skip
     """A part of the batch, tile by tile: what ``passes`` says of it; or the penalty of a group of parameters."""
     if task >= division.parts:
@@ -771,14 +771,14 @@ def _sample_task(
         if passes & FORWARD:
             check = read_samples(plan, arena, data, order, first, samples, p0, p1)
             note(report, X_CHECK, p0 - apart, p1 - apart, check)
-            forward_tile(plan, parameters, arena, p0, p1, passes != (FORWARD | LOSSES), dropped, apart)
+            forward_tile(plan, parameters, arena, p0, p1, passes != (FORWARD | LOSSES), dropout_step, apart)
         if passes & LOSSES:
             loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1, apart)
         else:
             note(report, BLOCK_LOSS, p0 - apart, p1 - apart, 0.0)
             note(report, Y_CHECK, p0 - apart, p1 - apart, 0.0)
         if passes & BACKWARD:
-            backward_tile(plan, parameters, arena, p0, p1, dropped, apart)
+            backward_tile(plan, parameters, arena, p0, p1, dropout_step, apart)
             if division.groups > 0:
                 # the gradient of a single group is that of the batch
                 partial, to = gradient, 0
@@ -934,10 +934,11 @@ def _train_along(
             of_samples, division = samples, _divided(plan, arena, samples)
         tasks = _n_tasks(kind, division, plan, arena, size)
         if kind == OVER_SAMPLES:
-            dropped = step + k - 1 if step > 0 and plan[-1, DROPS] else NOTHING_DROPPED
+            # the optimizer counts its steps from 1, dropout from 0
+            dropout_step = step + k - 1 if step > 0 and plan[-1, DROPS] else NOTHING_DROPPED
             _sample_task(
                 task, passes, division, plan, parameters, arena, report, gradient, data, targets, labels,
-                sample_weights, order, start, samples, dropped,
+                sample_weights, order, start, samples, dropout_step,
             )  # fmt: skip
         else:
             rates = rates_of(optimizer, settings, step + k, k)
@@ -1014,18 +1015,18 @@ def train(
 
 
 def forward(
-    crew, plan, parameters, arena, report, data, order, first, samples, dropped, *, run=train
+    crew, plan, parameters, arena, report, data, order, first, samples, dropout_step, *, run=train
 ):  # fmt: skip
     """Forward pass of a batch; what it computes stays in the arena. Returns the status.
 
-    ``dropped`` is the number of the step that tells which units are dropped, or :data:`NOTHING_DROPPED`.
+    ``dropout_step`` is the number of the step that tells which units are dropped, or :data:`NOTHING_DROPPED`.
 
     The batch is ``samples`` rows of ``data``: those that ``order`` names from its entry ``first`` on, or, if ``order``
     is empty, the rows from ``first`` on.
     """
     return run(
         crew, FORWARD, plan, parameters, arena, report, parameters, parameters, data, data, NO_ORDER, NO_WEIGHTS,
-        order, first + samples, samples, first, 1, NO_UPDATE, NO_SETTINGS, dropped + 1, 0.0, ONE_EPOCH,
+        order, first + samples, samples, first, 1, NO_UPDATE, NO_SETTINGS, dropout_step + 1, 0.0, ONE_EPOCH,
     )[0]  # fmt: skip
 
 
@@ -1047,13 +1048,13 @@ def _mean(total, report):
 
 
 def backward(
-    crew, plan, parameters, arena, report, targets, labels, sample_weights, order, first, samples, dropped, gradient,
-    *, run=train,
+    crew, plan, parameters, arena, report, targets, labels, sample_weights, order, first, samples, dropout_step,
+    gradient, *, run=train,
 ):  # fmt: skip
     """Backward pass of the batch that :func:`forward` left in the arena. Returns the status and the loss."""
     status, total, _ = run(
         crew, LOSSES | BACKWARD, plan, parameters, arena, report, gradient, gradient, targets, targets, labels,
-        sample_weights, order, first + samples, samples, first, 1, NO_UPDATE, NO_SETTINGS, dropped + 1, 0.0,
+        sample_weights, order, first + samples, samples, first, 1, NO_UPDATE, NO_SETTINGS, dropout_step + 1, 0.0,
         ONE_EPOCH,
     )  # fmt: skip
     return status, _mean(total, report)
