@@ -59,7 +59,7 @@ def numbers(name: str, value: Any, dtype: np.dtype | None) -> Array:
         given: NDArray[Any] = np.from_dlpack(value) if _is_known_by_dlpack_alone(value) else np.asarray(value)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:  # of a tensor elsewhere, or with a gradient
         raise ValueError(f"{name} must be an array of numbers; got {type(value).__name__}: {error}") from None
-    if given.dtype == object and hasattr(value, "dtypes") and hasattr(value, "to_numpy"):
+    if given.dtype == object and hasattr(value, "iloc") and hasattr(value, "to_numpy"):
         given = _of_pandas(name, value)
     if given.ndim == 0 and hasattr(value, "toarray"):
         raise TypeError(f"{name} must be dense, as {name}.toarray() is; got {type(value).__name__}")

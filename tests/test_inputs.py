@@ -300,6 +300,13 @@ def test_frames_whose_columns_are_numbers_of_several_kinds(dtype):
         mlp.predict(frame.assign(when=pandas.Timestamp(0)))
 
 
+def test_frames_of_others_are_refused_in_words():
+    polars = pytest.importorskip("polars")
+    with pytest.raises(TypeError, match=r"X must hold real numbers .*; got dtype object"):
+        make().predict(polars.DataFrame({"a": [1.0], "b": ["x"], "c": [2.0]}))
+    assert make().predict(polars.DataFrame({"a": [1.0], "b": [True], "c": [2]})).shape == (1, 2)
+
+
 def test_sparse_rows_are_refused_in_words():
     sparse = pytest.importorskip("scipy.sparse")
     with pytest.raises(TypeError, match=r"X must be dense, as X\.toarray\(\) is; got csr_matrix"):
