@@ -410,9 +410,11 @@ def test_interpreted_threads_wait_for_each_other():
                 3, codes.PLAIN_SGD, as_array(RATE), 1,
             )  # fmt: skip
             kernels.train.python(kernels.OPENING, *arguments, 0.0, kernels.ONE_EPOCH)
+            division = kernels._divided(network.workspace.plan, network.workspace.arena, BLOCK)
             with ThreadPoolExecutor(n_threads) as pool:
                 for result in [
-                    pool.submit(kernels._train_along, me, *arguments, kernels.ONE_EPOCH) for me in range(n_threads)
+                    pool.submit(kernels._train_along, me, *arguments, kernels.ONE_EPOCH, division)
+                    for me in range(n_threads)
                 ]:
                     result.result(timeout=60)
     finally:
