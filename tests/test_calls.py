@@ -532,3 +532,98 @@ def test_arguments_have_their_places_in_the_table():
     names = ["crew", "passes", "plan", "parameters", "arena"]
     assert [network.train.position(name) for name in names] == list(range(5))
     assert network.train.slot("plan") == 2 * calls.SLOTS
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# anything in any order
+
+TARGETS_OF = {
+    "squared_error": ["numbers", "numbers of one output"], "huber": ["numbers"], "poisson": ["counts"],
+    "binary_cross_entropy": ["binary", "binary of one output"], "softmax_cross_entropy": ["labels", "one-hot"],
+}  # fmt: skip
+
+LAYOUTS = [
+    lambda A: A, lambda A: A, lambda A: A.copy(), lambda A: A.tolist(), np.asfortranarray, lambda A: A[::-1][::-1],
+    lambda A: np.repeat(A, 2, 0)[::2], lambda A: A.astype(A.dtype.newbyteorder(">")), lambda A: A.view(np.memmap),
+]  # fmt: skip
+
+
+class Pair:
+    """Two equal networks: one takes steps like the last one as such, the other each as if it were the first."""
+
+    def __init__(self, loss, one_output, dtype, rng):
+        self.loss, self.outputs, self.dtype, self.rng = loss, 1 if one_output else 2, dtype, rng
+        sizes, threads = [3, 4, self.outputs], rng.choice([1, 2])
+        self.networks = [fastmlp.MLP(sizes, loss=loss, dtype=dtype, rng=0, n_threads=int(threads)) for _ in "12"]
+        self.optimizers = [OPTIMIZERS[0], OPTIMIZERS[2]]
+
+    def kind(self):
+        """Targets of which kind, and how many samples."""
+        kinds = [kind for kind in TARGETS_OF[self.loss] if ("one output" in kind) <= (self.outputs == 1)]
+        return str(self.rng.choice(kinds)), int(self.rng.choice([5, 5, 5, 4]))
+
+    def data(self, kind, count):
+        if kind == "numbers" or (self.outputs == 1 and "one output" not in kind):
+            Y = self.rng.integers(0, 2, (5, self.outputs)).astype(self.dtype)
+        else:
+            Y = targets_of(kind, self.rng, self.dtype)
+        X = self.rng.standard_normal((5, 3)).astype(self.dtype)
+        layouts = [LAYOUTS[max(0, self.rng.integers(-40, len(LAYOUTS)))] for _ in "XY"]  # most of them plain
+        return layouts[0](X[:count]), layouts[1](Y[:count])
+
+    def steps(self):
+        """Some steps in a row that are alike, but for some layouts."""
+        kind, chosen, losses = self.kind(), self.optimizers[self.rng.integers(2)], []
+        for _ in range(self.rng.integers(1, 7)):
+            X, Y = self.data(*kind)
+            for model, optimizer in zip(self.networks, (chosen, copied(chosen)), strict=True):
+                losses.append(model.train_step(X, Y, optimizer=optimizer))
+        return losses[::2], losses[1::2]
+
+    def each(self, call):
+        """The results, or what is said where they are refused: samples of one class, such as ``fit`` does not take."""
+
+        def outcome(network):
+            try:
+                return call(network)
+            except ValueError as refusal:
+                return str(refusal)
+
+        return [outcome(network) for network in self.networks]
+
+    def renewed(self):
+        self.networks = [copy.deepcopy(network) for network in self.networks]
+        return [0, 0]
+
+    def anything(self):
+        """Do something, with the same result twice."""
+        what = self.rng.integers(12)
+        if what < 5:
+            return self.steps()
+        X, Y = self.data(*self.kind())
+        rows = np.asarray(X)
+        few = rows[: self.rng.integers(1, 4)]
+        return [
+            lambda: self.each(lambda network: network.predict(few)),
+            lambda: self.each(lambda network: network.predict(np.tile(rows, (70, 1)))),
+            lambda: self.each(lambda network: network.loss(X, Y)),
+            lambda: self.each(lambda network: network.loss_and_gradients(X, Y)[1].vector),
+            lambda: self.each(lambda network: (network.forward(X), network.backward(Y).vector)[1]),
+            lambda: self.each(lambda network: network.fit(X, Y, epochs=2, batch_size=2, progress=False).loss),
+            self.renewed,
+        ][what - 5]()
+
+
+CASES = {loss: (loss, False) for loss in TARGETS_OF} | {
+    f"{loss}, one output": (loss, True) for loss in ("squared_error", "binary_cross_entropy")
+}
+
+
+@pytest.mark.parametrize(("loss", "one_output"), CASES.values(), ids=CASES)
+def test_steps_like_the_last_one_among_anything_else(loss, one_output, dtype, rng):
+    for _ in range(2 if INTERPRETED or CHECKED else 25):
+        pair = Pair(loss, one_output, dtype, rng)
+        for _ in range(40):
+            one, other = pair.anything()
+            np.testing.assert_array_equal(one, other)
+            assert_same(*pair.networks)
