@@ -627,3 +627,26 @@ def test_buffers_do_not_overlap_and_hold_the_stated_size(sizes, case, dtype, rng
     assert samples <= workspace.capacity < samples + block
     for array in (workspace.arena, workspace.plan, workspace.report, workspace.crew):
         assert array.ctypes.data % 128 == 0
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="compiled threads come late by chance")
+def test_a_member_that_comes_late_finds_how_the_present_batch_is_divided():
+    """It comes to the second batch, which is smaller than the first, by which it was called."""
+    case, dtype, rows = CASES[1], np.dtype(np.float64), BLOCK + 3
+    late, plain = (Network([3, 4, 2], rows, case, dtype, np.random.default_rng(1)) for _ in "12")
+    for network, first in ((late, 0), (plain, BLOCK)):
+        workspace = network.workspace
+        arguments = (
+            workspace.crew, kernels.ALL_PASSES, *network.first, network.gradient, network.memory, flat(network.data),
+            flat(network.targets), NO_LABELS, NO_WEIGHTS, NO_ORDER, rows, BLOCK, first, 2 if network is late else 1,
+            codes.PLAIN_SGD, as_array(RATE), 1,
+        )  # fmt: skip
+        if network is plain:
+            kernels.train.python(kernels.ALONE, *arguments, 0.0, kernels.ONE_EPOCH)
+            continue
+        kernels.train.python(kernels.OPENING, *arguments, 0.0, kernels.ONE_EPOCH)
+        kernels.weigh(workspace.plan, workspace.report, NO_WEIGHTS, NO_ORDER, BLOCK, 3)
+        kernels.open_phase(workspace.crew, 1, 2, 1)  # the first one of the second step
+        division = kernels._divided(workspace.plan, workspace.arena, BLOCK)
+        kernels._train_along(0, *arguments, kernels.ONE_EPOCH, division)
+    np.testing.assert_array_equal(late.vector, plain.vector)
