@@ -837,13 +837,9 @@ class MLP:
             penalty = float(workspace.report[network.PENALTY, network.PENALTIES])
         finally:
             if workspace.results[TAKEN]:  # without calls: see stepping.take
-                stale = None if memory is self._memory else self._prepared
                 self._memory, self._steps, self._optimizer_code = memory, steps + 1, code
                 self._pass_is_current = False
                 self._version += 1
-                if stale is not None:
-                    self._prepared = None
-                    self._free.append(stale.workspace)
             self._free.append(workspace)
         return penalty if total_weight >= 0 else 0.0
 
@@ -966,8 +962,6 @@ class MLP:
 
     def _keep(self, optimizer: settings.Optimizer, memory: Array, steps: int) -> None:
         """Steps have been taken: keep what the optimizer remembers. A refused step keeps nothing."""
-        if memory is not self._memory:
-            stepping.forget(self)
         self._memory, self._steps, self._optimizer_code = memory, steps, optimizer.code
         self._parameters_changed()
 

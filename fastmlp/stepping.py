@@ -103,13 +103,9 @@ def take(
         raise
     finally:
         if done:  # as in mlp._keep; but Python looks for Ctrl-C in calls, so what belongs together is done without any
-            stale = None if memory is mlp._memory else mlp._prepared
             mlp._memory, mlp._steps, mlp._optimizer_code = memory, steps + done, code
             mlp._pass_is_current = False
             mlp._version += 1
-            if stale is not None:
-                mlp._prepared = None
-                mlp._free.append(stale.workspace)
         mlp._free.append(workspace)
     if status != network.FINITE:
         mlp._raise_for(status, X=X, Y=targets.values)
@@ -195,6 +191,8 @@ class Prepared:
     call: calls.Call
     run: Callable[[Any, int, Any, Any], float]
     """Which calls it, by one thread."""
+    memory: Array
+    """The optimizer's, to which the call goes."""
 
 
 def can_be_prepared(mlp: Any, optimizer: settings.Optimizer) -> bool:
@@ -227,7 +225,7 @@ def prepare(
     call.vary("step", "data", "labels" if has_labels else "targets")
     run = calls.run_with(mlp._dtype, dtype_of_y, Y.ndim)
     mlp._prepared = Prepared(
-        *given, X.shape, Y.shape, dtype_of_y, takes_any, of_all == (1,), workspace, call, run
+        *given, X.shape, Y.shape, dtype_of_y, takes_any, of_all == (1,), workspace, call, run, mlp._memory
     )  # fmt: skip
 
 
@@ -248,7 +246,7 @@ def take_prepared(mlp: Any, prepared: Prepared, X: Any, Y: Any) -> float | None:
         return None
     call, is_by_one_thread = prepared.call, prepared.is_by_one_thread
     with mlp._lock:
-        if prepared is not mlp._prepared:
+        if prepared is not mlp._prepared or prepared.memory is not mlp._memory:
             return None
         # what was computed from the parameters before is no longer current; a call takes a twentieth of all this
         mlp._pass_is_current = False
