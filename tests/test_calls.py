@@ -434,18 +434,18 @@ WAYS = {
 
 @pytest.mark.skipif(INTERPRETED, reason="an interpreted kernel is interrupted in the middle of a step")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no such signals")
+@pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize("way", WAYS)
-def test_as_many_steps_are_counted_as_were_taken_whenever_an_interrupt_comes(way, rng):
-    """By one thread: an interrupt within Numba's own launching of threads may leave its lock held, for all others."""
+def test_as_many_steps_are_counted_as_were_taken_whenever_an_interrupt_comes(way, n_threads, rng):
     X, Y = batches(np.float64, rng, 1)[0]
-    warm, known = (network_of(np.float64, n_threads=1) for _ in "12")
+    warm, known = (network_of(np.float64, n_threads=n_threads) for _ in "12")
     for _ in range(4):  # what is to be compiled is compiled
         WAYS[way](warm, X, Y)
     states = [known.parameter_vector.copy()]  # after so many steps
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         for _ in range(10 if CHECKED else 60):
-            mlp = network_of(np.float64, n_threads=1)
+            mlp = network_of(np.float64, n_threads=n_threads)
             try:
                 signal.setitimer(signal.ITIMER_REAL, rng.uniform(5e-5, 3e-3))
                 while True:

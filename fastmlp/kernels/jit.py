@@ -45,6 +45,7 @@ from numba.core.compiler import Compiler
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.runtime import rtsys
 from numba.core.typing.typeof import typeof_impl
+from numba.np.ufunc import parallel as numba_threads
 
 _FLAGS = {"nogil": True, "error_model": "numpy"}
 
@@ -337,9 +338,13 @@ def may_launch() -> bool:
 
 def launch(parallel: Any, n_threads: int, *arguments: Any) -> Any:
     """Run a parallel twin with this many threads; the thread count that the caller had set is put back."""
-    before, wanted = numba.get_num_threads(), min(n_threads, config.NUMBA_NUM_THREADS)
+    if _launching.layer is None:
+        # loads the threading layer, and with it the functions below, which numba.get_num_threads and its like call
+        # under a lock; Ctrl-C at the wrong moment left it held, and every later launch of another thread waited
+        numba.get_num_threads()
+    before, wanted = numba_threads._get_num_threads(), min(n_threads, config.NUMBA_NUM_THREADS)
     if before != wanted:
-        numba.set_num_threads(wanted)
+        numba_threads._set_num_threads(wanted)
     try:
         # the workqueue layer aborts the process when two threads launch at once; before the first launch, which
         # layer it is is not known
@@ -351,7 +356,7 @@ def launch(parallel: Any, n_threads: int, *arguments: Any) -> Any:
         return parallel(*arguments)
     finally:
         if before != wanted:
-            numba.set_num_threads(before)
+            numba_threads._set_num_threads(before)
 
 
 def max_threads() -> int:
