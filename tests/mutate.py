@@ -63,26 +63,11 @@ NOT_MUTATED_FUNCTIONS = {
 NOT_MUTATED_NAMES = {"_FEATURES", "VECTOR_BYTES", "HAS_FMA", "ROWS", "Array", "__all__"}
 """Names of a module whose values are left alone: facts about the host, and types."""
 
-_NO_ROW_BEYOND = "the tile functions take ROWS for anything larger; what else is done is overwritten by the next strip"
 _UNUSED = "one more that nothing reads"
 _TUNING = "a size chosen for speed; the results are the same for any"
 _SLOPE_OF_A = "every slope there is uses A alone; to be taken off this list when one uses Z"
 
-_ANY_NEGATIVE = "NumPy takes any negative size for the one to be worked out"
-
 EQUIVALENT: dict[tuple[str, str, str, str], str] = {
-    (
-        "kernels/layout.py", "to_sample_blocks",
-        "return np.ascontiguousarray(padded.reshape(features, -1, n_lanes).transpose(1, 0, 2))",
-        "return np.ascontiguousarray(padded.reshape(features, -2, n_lanes).transpose(1, 0, 2))",
-    ): _ANY_NEGATIVE,
-    (
-        "kernels/layout.py", "from_sample_blocks",
-        "return np.ascontiguousarray(blocks.transpose(1, 0, 2).reshape(blocks.shape[1], -1)[:, :samples])",
-        "return np.ascontiguousarray(blocks.transpose(1, 0, 2).reshape(blocks.shape[1], -2)[:, :samples])",
-    ): _ANY_NEGATIVE,
-    ("kernels/layer.py", "affine", "rows = min(ROWS, outputs - j)", "rows = outputs - j"): _NO_ROW_BEYOND,
-    ("kernels/layer.py", "affine_backward", "rows = min(ROWS, inputs - i)", "rows = inputs - i"): _NO_ROW_BEYOND,
     (
         "kernels/layer.py", "activate_backward",
         "slope_strip(activation, z, p * size, a, p * size, d_a, d_z, p * size, size)",
@@ -90,13 +75,18 @@ EQUIVALENT: dict[tuple[str, str, str, str], str] = {
     ): _SLOPE_OF_A,
     (
         "kernels/network.py", "backward_tile",
-        "slope_strip(plan[below, ACTIVATION], arena, z, arena, a, arena, arena, x, rows * size)",
-        "slope_strip(plan[below, ACTIVATION], arena, a, arena, z, arena, arena, x, rows * size)",
+        "slope_strip(plan[below, ACTIVATION], arena, z, arena, a, arena, arena, x, count)",
+        "slope_strip(plan[below, ACTIVATION], arena, a, arena, z, arena, arena, x, count)",
     ): "the Z of a hidden layer lies on its A",
-    ("kernels/network.py", "module", "PLAN_COLUMNS = 10", "PLAN_COLUMNS = 11"): _UNUSED,
+    ("kernels/network.py", "module", "PLAN_COLUMNS = 24", "PLAN_COLUMNS = 25"): _UNUSED,
     ("kernels/network.py", "module", "TILE_BLOCKS = 8", "TILE_BLOCKS = 9"): _TUNING,
-    ("kernels/network.py", "module", "STRIP_GROUPS = 16", "STRIP_GROUPS = 17"): _TUNING,
-    ("kernels/optimizers.py", "module", "N_SETTINGS = 4", "N_SETTINGS = 5"): _UNUSED,
+    ("kernels/network.py", "module", "TILES_PER_THREAD = 2", "TILES_PER_THREAD = 3"): _TUNING,
+    ("kernels/network.py", "module", "PARTS_PER_THREAD = 4", "PARTS_PER_THREAD = 5"): _TUNING,
+    ("kernels/network.py", "module", "OUTPUTS_AT_ONCE = 64", "OUTPUTS_AT_ONCE = 65"): _TUNING,
+    ("kernels/network.py", "module", "STRIPS_AT_ONCE = 8", "STRIPS_AT_ONCE = 9"): _TUNING,
+    ("kernels/network.py", "module", "BLOCKS_AT_ONCE = 32", "BLOCKS_AT_ONCE = 33"): _TUNING,
+    ("kernels/network.py", "module", "SAMPLES_ALONE = 3", "SAMPLES_ALONE = 4"): _TUNING,
+    ("kernels/optimizers.py", "module", "N_SETTINGS = 8", "N_SETTINGS = 9"): _UNUSED,
 }  # fmt: skip
 """Reviewed mutants that change nothing: (file, function, text before, text after), and why."""
 
@@ -194,7 +184,7 @@ ASK_FOR_DTYPE = {"block", "lanes", "fill", "fill_like", "zeros", "ones_like", "z
 
 INDEX_WORDS = {
     "block", "lanes", "size", "whole_block", "padded", "inputs", "outputs", "features", "ROWS", "VECTORS", "stride",
-    "a_stride", "b_stride", "TILE_BLOCKS", "STRIP_GROUPS", "blocks", "batch_size",
+    "a_stride", "b_stride", "TILE_BLOCKS", "blocks", "batch_size",
 }  # fmt: skip
 """A product with one of these is a place in memory: division would be refused as an index, so ``+`` is tried."""
 
