@@ -202,7 +202,7 @@ class MLP:
         self._steps = 0  # of the optimizer whose memory this is
         self._optimizer_code = optimizers.NO_UPDATE
         self._rate_factor = 1.0  # by which ReduceOnPlateau has reduced the rate
-        self._run: Run | None = None  # of the last training step: a tuple with names takes a quarter of a µs to make
+        self._run: Run | None = None  # of the last training step
         self._limited = 1.0  # by what the last gradient was multiplied, to limit its norm
         self._penalties = 0.0  # what part of the losses of training steps, times their weights, was the penalty's
         self._block = simd.VECTORS * (simd.VECTOR_BYTES // self._dtype.itemsize)
@@ -880,10 +880,10 @@ class MLP:
         if (
             prepared is not None
             and sample_weight is None
-            and learning_rate is prepared.learning_rate
             and optimizer is prepared.optimizer
+            and (learning_rate is prepared.learning_rate or stepping.is_another_rate(prepared, learning_rate))
         ):
-            loss = stepping.take_prepared(self, prepared, X, Y)
+            loss = stepping.take_prepared(self, prepared, learning_rate, X, Y)
             if loss is not None:
                 return loss
         if learning_rate is None and optimizer is None:
@@ -895,13 +895,11 @@ class MLP:
             take = stepping.take_converted if self.config["verify"] else stepping.take
             if self._loss == "own":
                 take = stepping.take_own
-            run, is_new = self._run, False
-            if run is None or run.optimizer is not chosen or run.n_rows != count:
-                run = self._run = Run(chosen, count, count)
-                is_new = True
+            last, run = self._run, Run(chosen, count, count)
+            self._run = run
             total, taken = take(self, X, targets, NO_ORDER, 0, 1, run)
             is_plain = X is given and sample_weight is None and stepping.can_be_prepared(self, chosen)
-            if taken and not is_new and is_plain and isinstance(Y, np.ndarray):
+            if taken and is_plain and isinstance(Y, np.ndarray) and stepping.are_alike(last, run, optimizer):
                 stepping.prepare(self, (optimizer, learning_rate), chosen, X, Y, targets)
         if not taken:
             raise FloatingPointError(DIVERGED)

@@ -34,7 +34,7 @@ def check_flag(name: str, value: object) -> None:
         raise TypeError(f"{name} must be True or False; got {value!r}")
 
 
-def _rate_at(rate: Callable[[int], float], step: int) -> float:
+def rate_at(rate: Callable[[int], float], step: int) -> float:
     """A schedule's rate at a step."""
     value = rate(step)
     try:
@@ -488,7 +488,7 @@ class _Optimizer:
             return reduced
         if not callable(rate):
             return array
-        rates = [_rate_at(rate, k) for k in range(step, step + n_steps)]
+        rates = [rate_at(rate, k) for k in range(step, step + n_steps)]
         return np.concatenate([array, rates])
 
     @cached_property

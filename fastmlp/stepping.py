@@ -6,6 +6,7 @@ The same step again, over other data, has its call packed (:mod:`fastmlp.kernels
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from fastmlp import checks, rows, settings, threads
 from fastmlp.buffers import Workspace
 from fastmlp.kernels import calls, jit, network
+from fastmlp.kernels.optimizers import LEARNING_RATE
 
 Array = NDArray[Any]
 
@@ -178,7 +180,10 @@ class Prepared:
 
     optimizer: settings.Optimizer | str | None
     learning_rate: settings.Rate | None
-    """Both as they were given."""
+    """Both as they were given; another number may take the place of the rate."""
+    schedule: Callable[[int], float] | None
+    settings: Array
+    """The optimizer's as compiled code reads them, and behind them the rate of the step."""
     shape_of_x: tuple[int, ...]
     shape_of_y: tuple[int, ...]
     """Shapes of the data."""
@@ -196,11 +201,28 @@ class Prepared:
 
 
 def can_be_prepared(mlp: Any, optimizer: settings.Optimizer) -> bool:
-    """Whether the next step like this one needs nothing but its data: no new rates, no checks."""
+    """Whether the next step like this one needs nothing but its data, and maybe its rate."""
     return (
         mlp._loss != "own"
-        and not (optimizer.is_scheduled or optimizer.max_gradient_norm or mlp.config["verify"])
+        and not (mlp.config["verify"] or isinstance(optimizer.learning_rate, settings.ReduceOnPlateau))
         and calls.are_packed()
+    )
+
+
+def are_alike(last: Run | None, run: Run, given: settings.Optimizer | str | None) -> bool:
+    """Whether one more step like these two is likely: by one optimizer; or by its name, where only numbers differ."""
+    if last is None or last.n_rows != run.n_rows:
+        return False
+    before, now = last.optimizer, run.optimizer
+    if isinstance(given, settings.Optimizer) or type(before) is not type(now):
+        return before is now
+    return before.learning_rate is now.learning_rate or not (before.is_scheduled or now.is_scheduled)
+
+
+def is_another_rate(prepared: Prepared, learning_rate: Any) -> bool:
+    """Whether this rate may take the place of the one that was given."""
+    return (
+        isinstance(prepared.learning_rate, float) and isinstance(learning_rate, float) and 0 < learning_rate < math.inf
     )
 
 
@@ -217,15 +239,19 @@ def prepare(
     workspace = mlp._borrow(count)
     of_all = mlp._pace.of_at_most(jit.max_threads(), count).candidates
     workspace.divide(max(of_all))  # so there is room for the counters of fewer, too
+    rate = optimizer.learning_rate
+    schedule = rate if callable(rate) else None
+    array = np.append(optimizer.array, optimizer.array[LEARNING_RATE])
     call = workspace.pack(
         workspace.crew, network.ALL_PASSES, workspace.plan, mlp._vector, workspace.arena, workspace.report,
         mlp._gradient, mlp._memory, mlp._vector, mlp._vector, checks.NO_LABELS, checks.NO_WEIGHTS, NO_ORDER,
-        count, count, 0, 1, optimizer.code, optimizer.array, mlp._steps, 0.0, network.ONE_EPOCH,
+        count, count, 0, 1, optimizer.code, array, mlp._steps, 0.0, network.ONE_EPOCH,
     )  # fmt: skip
     call.vary("step", "data", "labels" if has_labels else "targets")
     run = calls.run_with(mlp._dtype, dtype_of_y, Y.ndim)
     mlp._prepared = Prepared(
-        *given, X.shape, Y.shape, dtype_of_y, takes_any, of_all == (1,), workspace, call, run, mlp._memory
+        *given, schedule, array, X.shape, Y.shape, dtype_of_y, takes_any, of_all == (1,), workspace, call, run,
+        mlp._memory,
     )  # fmt: skip
 
 
@@ -236,7 +262,7 @@ def forget(mlp: Any) -> None:
         mlp._prepared = None
 
 
-def take_prepared(mlp: Any, prepared: Prepared, X: Any, Y: Any) -> float | None:
+def take_prepared(mlp: Any, prepared: Prepared, learning_rate: Any, X: Any, Y: Any) -> float | None:
     """Take the step that has been prepared, over new data; None if these are others, or it is prepared no more."""
     if not (
         checks.is_such(X, mlp._dtype, prepared.shape_of_x)
@@ -246,8 +272,13 @@ def take_prepared(mlp: Any, prepared: Prepared, X: Any, Y: Any) -> float | None:
         return None
     call, is_by_one_thread = prepared.call, prepared.is_by_one_thread
     with mlp._lock:
+        if prepared.schedule is not None:  # which is called first, as it might change the model
+            prepared.settings[-1] = settings.rate_at(prepared.schedule, mlp._steps)
         if prepared is not mlp._prepared or prepared.memory is not mlp._memory:
             return None
+        if learning_rate is not prepared.learning_rate:
+            prepared.settings[-1] = learning_rate
+            prepared.learning_rate = learning_rate
         # what was computed from the parameters before is no longer current; a call takes a twentieth of all this
         mlp._pass_is_current = False
         mlp._version += 1

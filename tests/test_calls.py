@@ -48,7 +48,13 @@ def assert_same(one, other):
     assert one._steps == other._steps
 
 
-OPTIMIZERS = [fastmlp.SGD(0.1), fastmlp.SGD(0.1, momentum=0.9), fastmlp.Adam(0.01, weight_decay=0.1)]
+OPTIMIZERS = [
+    fastmlp.SGD(0.1),
+    fastmlp.SGD(0.1, momentum=0.9),
+    fastmlp.Adam(0.01, weight_decay=0.1),
+    fastmlp.Adam(0.01, max_gradient_norm=0.1),
+    fastmlp.SGD(lambda step: 0.1 / (1 + step), momentum=0.9),
+]
 
 
 @THREADS
@@ -201,6 +207,45 @@ def test_a_rate_alone_is_prepared_too(n_threads, dtype, rng):
         plain.train_step(X, Y, optimizer=fastmlp.SGD(rate))
         assert_same(packed, plain)
     assert (packed._prepared is not None) == (not (INTERPRETED or CHECKED))
+
+
+@THREADS
+@pytest.mark.parametrize("name", ["adam", None])
+def test_other_rates_of_an_optimizer_by_name_are_prepared_too(name, n_threads, dtype, rng):
+    packed, plain = both(dtype, n_threads)
+    for k, (X, Y) in enumerate(batches(dtype, rng, 6)):
+        rate = (np.float64 if k == 4 else float)(0.1 / (1 + k // 2))  # some of them twice
+        packed.train_step(X, Y, optimizer=name, learning_rate=rate)
+        plain.train_step(X, Y, optimizer=(fastmlp.Adam if name else fastmlp.SGD)(rate))
+        assert_same(packed, plain)
+        assert (packed._prepared is not None) == (k > 0 and not (INTERPRETED or CHECKED))
+    before = packed.__getstate__()
+    for rate in (0.0, -0.1, np.nan, np.inf, "fast"):
+        with pytest.raises((TypeError, ValueError), match="learning_rate must be"):
+            packed.train_step(X, Y, optimizer=name, learning_rate=rate)
+        for key, value in packed.__getstate__().items():
+            np.testing.assert_equal(value, before[key])
+    packed.train_step(X, Y, optimizer=name, learning_rate=0.1)
+    plain.train_step(X, Y, optimizer=(fastmlp.Adam if name else fastmlp.SGD)(0.1))
+    assert_same(packed, plain)
+
+
+def test_a_schedule_that_fails_changes_nothing(dtype, rng):
+    failing = []
+
+    def rate(step):
+        if failing:
+            raise KeyError("failing")
+        return 0.1
+
+    mlp, optimizer = network_of(dtype), fastmlp.SGD(rate, momentum=0.9)
+    for X, Y in batches(dtype, rng, 4):
+        mlp.train_step(X, Y, optimizer=optimizer)
+    before, failing[:] = mlp.__getstate__(), [True]
+    with pytest.raises(KeyError, match="failing"):
+        mlp.train_step(X, Y, optimizer=optimizer)
+    for name, value in mlp.__getstate__().items():
+        np.testing.assert_equal(value, before[name])
 
 
 def another_batch(model, rng):
@@ -557,7 +602,7 @@ class Pair:
         self.loss, self.outputs, self.dtype, self.rng = loss, 1 if one_output else 2, dtype, rng
         sizes, threads = [3, 4, self.outputs], rng.choice([1, 2])
         self.networks = [fastmlp.MLP(sizes, loss=loss, dtype=dtype, rng=0, n_threads=int(threads)) for _ in "12"]
-        self.optimizers = [OPTIMIZERS[0], OPTIMIZERS[2]]
+        self.optimizers = [OPTIMIZERS[0], *OPTIMIZERS[2:]]
 
     def kind(self):
         """Targets of which kind, and how many samples."""
@@ -574,12 +619,19 @@ class Pair:
         return layouts[0](X[:count]), layouts[1](Y[:count])
 
     def steps(self):
-        """Some steps in a row that are alike, but for some layouts."""
-        kind, chosen, losses = self.kind(), self.optimizers[self.rng.integers(2)], []
+        """Some steps in a row that are alike, but for some layouts, and for the rates of an optimizer by name."""
+        kind, chosen, losses = self.kind(), self.rng.choice([*self.optimizers, "adam", None]), []
+        packed, plain = self.networks
         for _ in range(self.rng.integers(1, 7)):
             X, Y = self.data(*kind)
-            for model, optimizer in zip(self.networks, (chosen, copied(chosen)), strict=True):
-                losses.append(model.train_step(X, Y, optimizer=optimizer))
+            if isinstance(chosen, fastmlp.SGD | fastmlp.Adam):
+                losses.append(packed.train_step(X, Y, optimizer=chosen))
+                losses.append(plain.train_step(X, Y, optimizer=copied(chosen)))
+            else:
+                rate = float(self.rng.choice([0.01, 0.02]))
+                losses.append(packed.train_step(X, Y, optimizer=chosen, learning_rate=rate))
+                another = (fastmlp.Adam if chosen else fastmlp.SGD)(rate)
+                losses.append(plain.train_step(X, Y, optimizer=another))
         return losses[::2], losses[1::2]
 
     def each(self, call):
