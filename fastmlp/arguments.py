@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastmlp import checks, files, settings
+from fastmlp.oracle import dropout as dropout_words
 from fastmlp.oracle.activations import ACTIVATIONS, OUTPUT_ACTIVATIONS
 from fastmlp.oracle.losses import LOSSES
 
@@ -52,10 +53,14 @@ def dropout(value: Any, n_hidden: int) -> float | tuple[float, ...]:
             raise ValueError(
                 f"dropout must be one rate, or one for each of {n_hidden} hidden layers; got {len(value)}"
             )
-        for index, rate in enumerate(value):
-            settings.check_number(f"dropout[{index}]", rate, low=0, high=1)
-        return tuple(float(rate) for rate in value)
-    settings.check_number("dropout", value, low=0, high=1)
+        return tuple(_rate_of_dropout(f"dropout[{index}]", rate) for index, rate in enumerate(value))
+    return _rate_of_dropout("dropout", value)
+
+
+def _rate_of_dropout(name: str, value: Any) -> float:
+    settings.check_number(name, value, low=0, high=1)
+    if round(value * dropout_words.WORDS) == dropout_words.WORDS:
+        raise ValueError(f"{name} must be at most 1 - 2^-24, so that some units are left; got {value!r}")
     return float(value)
 
 

@@ -281,10 +281,15 @@ def sample_weight(
         if weights.min() < 0 or (weights.max() == 0 and not is_part):
             what = f"{weights.min()}" if weights.min() < 0 else "zero everywhere"
             raise ValueError(f"sample_weight must be at least 0, and above 0 somewhere; got {what}")
-    if class_weight is None:
-        return NO_WEIGHTS if weights is None else weights
-    of_classes = weights_of_classes(class_weight, targets)
-    return of_classes if weights is None else of_classes * weights
+    if class_weight is not None:
+        of_classes = weights_of_classes(class_weight, targets)
+        weights = of_classes if weights is None else of_classes * weights
+    if weights is None:
+        return NO_WEIGHTS
+    with np.errstate(over="ignore"):
+        if not np.isfinite(weights.sum()):
+            raise ValueError(f"sample_weight must have a finite sum; got weights up to {weights.max():g}")
+    return weights
 
 
 def weights_of_classes(

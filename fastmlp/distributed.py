@@ -13,7 +13,9 @@ then, with that rank's error. What goes wrong where no meeting can tell it ends 
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import os
 import platform
 import sys
@@ -159,8 +161,12 @@ class Shard(NamedTuple):
         return np.flatnonzero((chosen >= self.first) & (chosen < self.first + len(self.X)))
 
 
-def shard_of(ranks: Ranks, X: Any, targets: checks.Targets) -> Shard:
-    """Where this rank's rows are among all. Raised on all ranks: that none has any."""
+def shard_of(ranks: Ranks, X: Any, targets: checks.Targets, *, in_units: bool) -> Shard:
+    """Where this rank's rows are among all. Raised on all ranks: that none has any.
+
+    Weights may be ``in_units`` of about their mean, where only their ratios matter: ranks add up sums of them in the
+    network's dtype. It is a power of two, so nothing is rounded.
+    """
     weight = targets.total_weight(len(X)) if len(X) else 0.0
     kind = (bool(targets.labels.size), bool(targets.weights.size)) if len(X) else None
     told = ranks.together((len(X), weight, kind))
@@ -172,7 +178,12 @@ def shard_of(ranks: Ranks, X: Any, targets: checks.Targets) -> Shard:
     if sum(weights) == 0:
         ranks.refuse(ValueError("sample_weight must be above 0 somewhere; got zero on all ranks"))
     is_weighted = any(kind is not None and kind[1] for kind in kinds)
-    return Shard(X, targets, sum(counts[: ranks.rank]), sum(counts), float(sum(weights)), is_weighted)
+    total_weight = float(sum(weights))
+    if is_weighted and in_units:
+        unit = math.ldexp(1.0, math.frexp(total_weight / sum(counts))[1])
+        targets, total_weight = copy.copy(targets), total_weight / unit
+        targets.weights = targets.weights / unit
+    return Shard(X, targets, sum(counts[: ranks.rank]), sum(counts), total_weight, is_weighted)
 
 
 def classes_of_all(ranks: Ranks, targets: checks.Targets, n_rows: int) -> NDArray[np.int64] | None:
@@ -420,6 +431,10 @@ class ShardTrainee(Trainee):
         return self._metrics_of(*self._training_part(chosen[self._shard.own(chosen)] - self._shard.first))
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def _shortened(self) -> int:
+        """Not: another number of ranks may go on."""
+        return 0
 
     def _stored(self, path: str | os.PathLike[str]) -> files.Stored | None:
         """What the checkpoint holds that rank 0 finds."""

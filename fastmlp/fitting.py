@@ -100,6 +100,8 @@ def trainee_for(
     )
     run = Run(chosen, plan.batch_size, n_samples)
     if ranks is not None and shard is not None:
+        ranks.together(None)  # nobody has refused
+        _take_over(mlp, ranks)
         return distributed.ShardTrainee(mlp, ranks, shard, plan, run, given.held, all_metrics)
     if Y is None:
         return StreamTrainee(mlp, X, partial(block_of_rows, mlp), plan, run, given.held, all_metrics)
@@ -150,7 +152,17 @@ def _given(
     if drawn is not None:
         training_rows = drawn(n_samples) if training_rows is None else training_rows[drawn(n_samples)]
     total_weight = _weight_of(targets, training_rows, n_samples)
+    for weight, what in (
+        (total_weight, "trained on"),
+        (1.0 if held is None else held[1].total_weight(len(held[0])), "held out by validation"),
+    ):
+        if weight == 0:
+            raise _no_weight(what)
     return Given(X, targets, training_rows, held, n_samples, total_weight)
+
+
+def _no_weight(what: str) -> ValueError:
+    return ValueError(f"sample_weight must be above 0 somewhere among the samples that are {what}; got zero for all")
 
 
 def _weight_of(targets: checks.Targets, training_rows: NDArray[np.int64] | None, n_samples: int) -> float:
@@ -167,7 +179,7 @@ def _validation(
         return None
     if isinstance(validation, float):
         classes = targets.classes() if mlp._loss in _OF_CLASSES else None
-        kept, held = _hold_out(mlp, validation, X.shape[0], classes)
+        kept, held = _hold_out(arguments.entropy(mlp.config["rng"]), validation, X.shape[0], classes)
         some = targets.of_rows(held, None if mlp._loss == "own" else mlp._dtype)
         return kept, (rows.converted(X, held, mlp._dtype), some)
     try:
@@ -185,11 +197,11 @@ def _validation(
 
 
 def _hold_out(
-    mlp: Any, fraction: float, n_samples: int, classes: NDArray[np.int64] | None
+    entropy: Any, fraction: float, n_samples: int, classes: NDArray[np.int64] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows to train on, and rows to validate on."""
     settings.check_number("validation", fraction, low=0, high=1, low_allowed=False)
-    seed = np.random.SeedSequence(arguments.entropy(mlp.config["rng"])).spawn(1)[0]
+    seed = np.random.SeedSequence(entropy).spawn(1)[0]
     return training.hold_out(n_samples, fraction, classes, np.random.default_rng(seed))
 
 
@@ -223,7 +235,7 @@ def block_of_rows(mlp: Any, given: Any) -> tuple[Array, checks.Targets]:
         raise TypeError(f"it must be a tuple (X, Y) or (X, Y, sample_weight); got {what}")
     X, Y, weights = given if len(given) == 3 else (*given, None)
     X = checks.numbers("X", X, None)
-    if len(X) == 0:
+    if X.shape[:1] == (0,):
         return X, checks.Targets(X)
     X = checks.samples("X", X, mlp._sizes[0], None)
     targets = mlp._targets("Y", Y, X.shape[0], None)
@@ -280,7 +292,9 @@ def _given_to_ranks(
     n_rows, targets = 0, checks.Targets(np.empty((0, mlp._sizes[-1]), mlp._dtype))
     with ranks.locally():
         X = checks.numbers("X", X, None)
-        n_rows = len(X)
+        n_rows = len(X) if X.ndim else 1
+        if n_rows == 0 and np.size(Y):
+            raise ValueError(f"Y must have as many samples as X, which has none on this rank; got shape {np.shape(Y)}")
         if n_rows:
             X, targets = training_data(mlp, X, Y, None, None)
             targets = mlp._weighted(targets, n_rows, sample_weight, is_part=True)
@@ -294,15 +308,18 @@ def _given_to_ranks(
             weights = checks.weights_of_classes(class_weight, targets, classes)
             targets.weights = targets.weights * weights if targets.weights.size else weights
     held: tuple[Array, checks.Targets] | None = None
-    shard = distributed.shard_of(ranks, X, targets)
-    _take_over(mlp, ranks)
+    shard = distributed.shard_of(ranks, X, targets, in_units=not mlp._objective.divides_penalty)
     if isinstance(validation, float):
-        kept, held_rows = _hold_out(mlp, validation, shard.n_samples, classes)
+        seed = ranks.together(arguments.entropy(mlp.config["rng"]))[0]
+        kept, held_rows = _hold_out(seed, validation, shard.n_samples, classes)
+        weight, weight_of_held = (_weight_of_all(ranks, shard, chosen) for chosen in (kept, held_rows))
+        if weight == 0 or weight_of_held == 0:
+            ranks.refuse(_no_weight("trained on" if weight == 0 else "held out by validation"))
         own = shard.own(held_rows)
         chosen = held_rows[own] - shard.first
         of_held = targets.of_rows(chosen, None if mlp._loss == "own" else mlp._dtype)
         held = rows.converted(X, chosen, mlp._dtype), of_held
-        return shard, Given(X, targets, kept, held, len(kept), _weight_of_all(ranks, shard, kept))
+        return shard, Given(X, targets, kept, held, len(kept), weight)
     if validation is not None:
         n_held = 0
         with ranks.locally():

@@ -188,6 +188,24 @@ def test_a_loss_of_ones_own_and_data_of_other_dtypes(rng):
             np.testing.assert_allclose(losses, history.loss, rtol=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-46, 1e-20, 1e30])
+def test_only_the_ratios_of_weights_matter_in_float32_too(scale, rng):
+    X, Y = data(rng)
+    weights, fit = rng.random(N), {"batch_size": 20, "epochs": 3, "validation": 0.2, "progress": False}
+    expected = network("float32")
+    history = expected.fit(X, Y, sample_weight=weights * scale, **fit)
+
+    def work(comm):
+        part, mlp = parts(2)[comm.Get_rank()], network("float32")
+        losses = mlp.fit(X[part], Y[part], sample_weight=weights[part] * scale, comm=comm, **fit)
+        return mlp.parameter_vector, losses
+
+    for vector, losses in on_ranks(2, work):
+        same(vector, expected.parameter_vector, "float32")
+        np.testing.assert_allclose(losses.loss, history.loss, rtol=1e-4)
+        np.testing.assert_allclose(losses.validation_loss, history.validation_loss, rtol=1e-4)
+
+
 def test_a_part_may_weigh_nothing(rng):
     X, Y = data(rng)
     weights = np.where(np.arange(N) < 31, 0.0, 1.5)
@@ -363,19 +381,35 @@ def test_an_error_within_a_step_or_in_a_metric_or_while_saving_is_raised_on_all(
         ),
         (lambda rank: {"monitor": True}, "monitor must be False beside comm"),
         (lambda rank: {"Y": None}, "X and Y must be arrays beside comm"),
+        (
+            lambda rank: {"sample_weight": np.eye(N)[0] * (rank == 0), "validation": 0.3},
+            "sample_weight must be above 0 somewhere among the samples that are",
+        ),
+        (lambda rank: {"X": np.empty((0, FEATURES))} if rank else {}, "Y must have as many samples as X, which has"),
+        (lambda rank: {"X": 3.0}, "X must have shape"),
         (lambda rank: {"epochs": 0}, "epochs must be"),
+        (lambda rank: {"batch_size": 0}, "batch_size must be"),
+        (lambda rank: {"validation": 1.5}, "validation must be"),
+        (lambda rank: {"early_stopping": 3}, "early_stopping must be"),
+        (lambda rank: {"callbacks": 5 if rank else ()}, "callbacks must be"),
         (lambda rank: {"validation": (np.empty((0, FEATURES)), np.empty((0, 3)))}, "validation must have a sample"),
     ],
 )
 def test_what_cannot_be_trained_on_together_is_refused_on_all(setting, message, rng):
     X, Y = data(rng)
+    models = [network(rng=rank) for rank in range(2)]
+    before = [model.__getstate__() for model in models]
 
     def work(comm):
-        network().fit(**{"X": X, "Y": Y, "comm": comm, **setting(comm.Get_rank())})
+        rank = comm.Get_rank()
+        models[rank].fit(**{"X": X, "Y": Y, "comm": comm, **setting(rank)})
 
     for error in on_ranks(2, work):
-        with pytest.raises((ValueError, RuntimeError), match=message):
+        with pytest.raises((TypeError, ValueError, RuntimeError), match=message):
             raise error
+    for model, state in zip(models, before, strict=True):  # a refused call changes nothing
+        for name, value in model.__getstate__().items():
+            np.testing.assert_equal(value, state[name])
 
 
 def test_what_is_no_communicator_is_refused(rng):
@@ -428,6 +462,7 @@ def test_a_schedule_that_fails_on_one_rank_is_an_error_on_all(rng):
     assert "rank 1 of 2 failed: ZeroDivisionError" in str(first)
 
 
+@pytest.mark.filterwarnings("ignore:training stopped:RuntimeWarning")
 def test_a_loss_that_is_not_finite_ends_all_before_that_step(rng):
     X, Y = data(rng)
 

@@ -139,3 +139,9 @@ def test_a_loss_of_ones_own_drops_the_same_units(rng):
 def test_dropout_is_checked(dropout):
     with pytest.raises((TypeError, ValueError), match="dropout"):
         fastmlp.MLP(SIZES, dropout=dropout)
+
+
+@pytest.mark.parametrize("rate", [1 - 1e-9, [0.1, 1 - 1e-9]])
+def test_some_units_are_left(rate):
+    with pytest.raises(ValueError, match=r"dropout.* must be at most 1 - 2\^-24"):
+        fastmlp.MLP([3, 4, 4, 2], dropout=rate)

@@ -299,6 +299,21 @@ def test_class_weights_need_classes(rng):
         fastmlp.MLP([3, 2], rng=1).fit(X, X[:, :2], class_weight="balanced", progress=False)
 
 
+@pytest.mark.parametrize("way", ["fit", "update"])
+def test_a_gradient_whose_square_is_beyond_float32_is_limited_too(way):
+    mlp, optimizer = (
+        fastmlp.MLP([1, 1], dtype="float32", loss="absolute_error", rng=0),
+        fastmlp.SGD(1.0, max_gradient_norm=1.0),
+    )
+    mlp.parameters = [([[0.0]], [0.0])]
+    if way == "fit":
+        history = mlp.fit([[1e20]], [[1.0]], epochs=1, optimizer=optimizer, progress=False)
+        assert history.gradient_norm == [pytest.approx(1e20)]
+    else:
+        mlp.update(np.array([-1e20, 0], np.float32), optimizer)
+    assert mlp.parameter_vector[0] == pytest.approx(1)
+
+
 def test_a_gradient_is_limited_and_the_history_tells_what_it_was(rng):
     X, Y = data_for("squared_error", rng)
     mlp = fastmlp.MLP(SIZES, rng=1)
@@ -389,6 +404,7 @@ def test_what_a_loss_of_ones_own_returns_is_checked(loss, error, words, rng):
     np.testing.assert_array_equal(mlp.parameter_vector, before)
 
 
+@pytest.mark.filterwarnings("ignore:training stopped:RuntimeWarning")
 def test_a_loss_of_ones_own_that_is_not_finite_stops(rng):
     X, Y = data_for("squared_error", rng)
     mlp = fastmlp.MLP(SIZES, loss=lambda A, Y: (np.inf, A), rng=1)

@@ -321,7 +321,8 @@ def _loss_tile(plan, arena, report, p0, p1, apart):
         for k in range(0, size, lanes(arena)):
             share = load(arena, shares + k)
             for j in range(outputs):
-                store(arena, d + j * size + k, load(arena, d + j * size + k) * share)
+                # a sample without a share counts for nothing, even where its gradient is infinite
+                store(arena, d + j * size + k, where(share > 0, load(arena, d + j * size + k) * share, 0.0))
             total = total + where(share > 0, load(arena, losses + k) * share, 0.0)
         report[p - apart, BLOCK_LOSS] = sum_lanes(total)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.simd import (
     absolute,
@@ -183,7 +185,13 @@ def square_of_range(gradient, start, stop):
     for k in range(start, stop, lanes(gradient)):
         g = load_first(gradient, k, stop - k)
         total = total + g * g
-    return float(sum_lanes(total))
+    square = float(sum_lanes(total))
+    if square - square == 0:
+        return square
+    square = 0.0  # too large for float32: of a gradient of 1e20, nothing would be left
+    for k in range(start, stop):
+        square += np.float64(gradient[k]) * np.float64(gradient[k])
+    return square
 
 
 @tile_function

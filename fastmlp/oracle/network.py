@@ -180,6 +180,12 @@ def shares(n_samples: int, sample_weight: Array | None = None) -> Array:
     return weight / total if total > 0 else np.zeros(n_samples)
 
 
+def shared(s: Array, values: Array) -> Array:
+    """Each sample's values times its share; of a sample without one nothing, even where its values are infinite."""
+    with np.errstate(invalid="ignore"):
+        return np.where(s > 0, s * values, 0.0)
+
+
 def loss_value(
     forward_pass: ForwardPass,
     targets: Array,
@@ -193,7 +199,7 @@ def loss_value(
     L = chosen.of(output, targets)[0]
     s = shares(L.size, sample_weight)
     # loss = Σ_n s[n] L[n]
-    return float((s * L).sum())
+    return float(shared(s, L).sum())
 
 
 def output_gradient(
@@ -209,8 +215,8 @@ def output_gradient(
     chosen = losses.chosen(loss)
     s = shares(A.shape[1], sample_weight)
     if chosen.of_pre_activations:
-        return s * chosen.of(Z, targets)[1]
-    return layer.activate_backward(activation, Z, A, s * chosen.of(A, targets)[1])
+        return shared(s, chosen.of(Z, targets)[1])
+    return layer.activate_backward(activation, Z, A, shared(s, chosen.of(A, targets)[1]))
 
 
 def backward(
