@@ -127,7 +127,10 @@ class _File(NamedTuple):
 def _part(name: str, value: Any) -> Any:
     if isinstance(value, str | os.PathLike):
         return _opened(name, os.fspath(value))
-    array = np.asanyarray(value)
+    try:
+        array = np.asanyarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name} must be a path, or an array with a row for each sample; {error}") from None
     if array.ndim == 0:
         raise ValueError(f"{name} must be a path, or an array with a row for each sample; got {value!r}")
     if array.dtype.kind not in "fiub":

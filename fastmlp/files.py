@@ -116,6 +116,8 @@ def write(
     best: NDArray[Any] | None = None,
 ) -> None:
     """Write a model's state, and that of its training, in the place of the file that is there."""
+    if not np.isfinite(state["vector"]).all():
+        raise ValueError(f"the parameters must be finite to be written to {os.fspath(path)!r}; they are not")
     tensors = _tensors(state["vector"], layer_sizes)
     tensors["optimizer"] = state["memory"]
     if best is not None:
@@ -138,7 +140,8 @@ def _tensors(vector: NDArray[Any], layer_sizes: tuple[int, ...]) -> dict[str, ND
 
 def _replace(path: str | os.PathLike[str], content: bytes) -> None:
     """Write beside the file, let the disk have it, and put it in the file's place: there is always a whole one."""
-    folder = os.path.dirname(os.path.abspath(os.fspath(path)))
+    target = os.path.realpath(os.fspath(path))  # not the link that may lead there
+    folder = os.path.dirname(target)
     try:
         handle, temporary = tempfile.mkstemp(prefix=".fastmlp-", dir=folder)
     except OSError as error:  # it names the file beside
@@ -149,7 +152,7 @@ def _replace(path: str | os.PathLike[str], content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, _usual_mode(path))
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except BaseException:
         os.unlink(temporary)
         raise
@@ -201,12 +204,12 @@ def _parsed(content: bytes) -> Stored:
         "steps": int(about["steps"]), "optimizer_code": int(about["optimizer_code"]),
         "rate_factor": float(about["rate_factor"]),
     }  # fmt: skip
-    if not (state["steps"] >= 0 and state["rate_factor"] > 0):
+    if not (0 <= state["steps"] < 2**53 and state["rate_factor"] > 0):
         raise CorruptFileError(f"has impossible steps or rate_factor: {state['steps']}, {state['rate_factor']}")
     if state["optimizer_code"] not in (optimizers.NO_UPDATE, optimizers.PLAIN_SGD, *optimizers.CODES.values()):
         raise CorruptFileError(f"has an unknown optimizer_code: {state['optimizer_code']}")
-    if not all(np.isfinite(array).all() for array in tensors.values()):
-        raise CorruptFileError("holds numbers that are not finite")
+    if not all(np.isfinite(tensors[name]).all() for name in (*parameters, *(["best"] if "best" in tensors else []))):
+        raise CorruptFileError("holds parameters that are not finite")
     return Stored(state, about["training"], tensors.get("best"))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,19 @@ class Gradients(list[Parameters]):
     def __init__(self, pairs: Sequence[Parameters], vector: Array) -> None:
         super().__init__(pairs)
         self.vector = vector
+
+
+_alive: weakref.WeakSet[MLP] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """Free the networks that threads of the parent were training: nobody would ever give their locks back."""
+    for mlp in _alive:
+        mlp._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class MLP:
@@ -207,6 +221,7 @@ class MLP:
         self._penalties = 0.0  # what part of the losses of training steps, times their weights, was the penalty's
         self._block = simd.VECTORS * (simd.VECTOR_BYTES // self._dtype.itemsize)
         self._lock = threading.RLock()
+        _alive.add(self)
         of_network = tuple(self._activations), any(self._objective.dropout)
         self._pace = Paces(self._sizes, self._dtype, self.config["n_threads"], of_network)
         self._free: list[Workspace] = []  # list.append and list.pop are atomic
@@ -786,6 +801,8 @@ class MLP:
             raise ValueError(
                 f"the gradient of your loss must have the predictions' shape {predictions.shape}; got {gradient.shape}"
             )
+        if np.isfinite(loss):
+            checks.finite("the gradient of your loss", gradient, self._dtype)
         return loss, checks.Targets(gradient)
 
     def _own_loss_and_gradients(self, X: Array, targets: checks.Targets, dropout_step: int) -> tuple[float, Gradients]:
@@ -1048,8 +1065,8 @@ class MLP:
         -------
         History
             Losses per epoch, and why training ended. Ctrl-C ends it early, between two steps, and what was learned is
-            kept; so does a loss that is not finite, with the parameters from before that step. Calling ``fit`` again
-            goes on from there.
+            kept; so does a loss that is not finite, with a warning and the parameters from before that step. Calling
+            ``fit`` again goes on from there.
 
         Examples
         --------
@@ -1072,9 +1089,12 @@ class MLP:
         }  # fmt: skip
         with self._lock:
             if comm is not None:
-                return fitting.fit_together(self, distributed.Ranks(comm), X, Y, given)
-            trainee = fitting.trainee_for(self, X, Y, **given)
-            return training.fit(trainee.plan, trainee, self._rng, trainee.history)
+                history = fitting.fit_together(self, distributed.Ranks(comm), X, Y, given)
+            else:
+                trainee = fitting.trainee_for(self, X, Y, **given)
+                history = training.fit(trainee.plan, trainee, self._rng, trainee.history)
+        training.warn_if_diverged(history)
+        return history
 
     def objective(
         self, X: ArrayLike, Y: ArrayLike, *, sample_weight: ArrayLike | None = None
@@ -1434,7 +1454,10 @@ class MLP:
         Raises
         ------
         TypeError
-            If the loss is a function of your own, which no file can hold.
+            If the loss is a function of your own, which no file can hold: write ``parameter_vector`` by
+            ``numpy.save``.
+        ValueError
+            If the parameters are not finite, after a step that was far too long.
 
         Examples
         --------

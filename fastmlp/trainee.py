@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import zlib
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from fastmlp.monitor import Monitor, Step
 from fastmlp.stepping import Run
 
 Array = NDArray[Any]
+
+_ROWS_IN_SHORT = 64
+"""Rows by which data are told from others."""
 
 
 class Trainee:
@@ -41,6 +45,7 @@ class Trainee:
         self._monitor = Monitor(mlp, X, targets, plan.rows) if plan.monitor else None
         self._last_step: Step | None = None
         self._rows_before = 0  # of an epoch whose rows come in parts
+        self._data_in_short = 0 if plan.checkpoint is None else self._shortened()
         if plan.checkpoint is not None and plan.checkpoint.resume:
             self._resume(plan.checkpoint.path)
         if self._monitor is not None:
@@ -220,7 +225,7 @@ class Trainee:
 
     def reduce_rate(self, factor: float) -> None:
         """Until parameters are assigned."""
-        self._mlp._rate_factor *= factor
+        self._mlp._rate_factor = max(self._mlp._rate_factor * factor, np.finfo(float).tiny)
 
     def _settings(self) -> dict[str, Any]:
         """What a run must have in common with the one that it goes on from, in terms of JSON."""
@@ -228,9 +233,17 @@ class Trainee:
         del config["n_threads"], config["verify"]  # they do not change what is computed
         wanted = {
             **config, "optimizer": self._run.optimizer, "batch_size": plan.batch_size, "n_samples": plan.n_samples,
-            "shuffle": plan.shuffle, "early_stopping": plan.early_stopping,
+            "shuffle": plan.shuffle, "early_stopping": plan.early_stopping, "data": self._data_in_short,
         }  # fmt: skip
         return dict(files.as_json(wanted, names_of_functions=True))
+
+    def _shortened(self) -> int:
+        """A number by which other data are told: of some rows, as there may be very many; 0 of blocks."""
+        if self.plan.n_samples == 0:
+            return 0
+        chosen = np.unique(np.linspace(0, len(self._X) - 1, _ROWS_IN_SHORT).astype(np.int64))
+        arrays = (self._X, self._targets.values, self._targets.labels, self._targets.weights)
+        return zlib.crc32(b"".join(array[chosen].tobytes() for array in arrays if len(array)))
 
     def go_on_with(self, optimizer: settings.Optimizer, memory_factor: float) -> None:
         """Take the next steps by another optimizer of the same rule, that remembers so many times as much."""
@@ -238,7 +251,9 @@ class Trainee:
         self._mlp._memory *= memory_factor
 
     def save(self, history: training.History) -> None:
-        """Write the model, the best parameters so far, and the history."""
+        """Write the model, the best parameters so far, and the history; none of parameters that are not finite."""
+        if not np.isfinite(self._mlp._vector).all():
+            return
         assert self.plan.checkpoint is not None  # noqa: S101 (for the type checker)
         training_state = {"settings": self._settings(), "history": vars(history)}
         files.write(self.plan.checkpoint.path, self._mlp.__getstate__(), self._mlp._sizes, training_state, self._best)
@@ -252,12 +267,19 @@ class Trainee:
         if stored is None:
             return
         own, theirs = self._settings(), stored.training.get("settings", {})
+        if not theirs.get("data"):
+            own["data"] = theirs.get("data")
+        elif not own["data"]:  # of a run of several ranks, or of blocks
+            del own["data"]
         different = [key for key in own if own[key] != theirs.get(key)]
         if different or stored.best is None:
             raise ValueError(
                 f"checkpoint {os.fspath(path)!r} is of another run: {', '.join(different)} differ. Remove the file, or"
                 " pass Checkpoint(path, resume=False) to replace it"
             )
+        try:
+            self.history = training.History(**stored.training["history"])
+        except (KeyError, TypeError) as error:
+            raise files.CorruptFileError(f"{os.fspath(path)!r} holds no history of a run: {error}") from None
         self._mlp._restore(stored.state)
         self._best[:] = stored.best
-        self.history = training.History(**stored.training["history"])

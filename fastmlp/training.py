@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -20,6 +21,8 @@ from fastmlp.settings import Checkpoint, EarlyStopping, ReduceOnPlateau
 
 _ORDERS_AHEAD = 1 << 20
 """How many rows' places in the orders of coming epochs are drawn beforehand."""
+
+_NOT_FINITE = "stopped because the loss was not finite"
 
 INTERRUPTED = "interrupted"
 """Why an epoch broke, after Ctrl-C."""
@@ -232,6 +235,12 @@ def fit(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: History
 Run = Generator[Stretch, list[Epoch], None]
 
 
+def warn_if_diverged(history: History) -> None:
+    """Say aloud that a run has ended before its time."""
+    if history.stopped.startswith(_NOT_FINITE):
+        warnings.warn(f"training {history.stopped}", RuntimeWarning, stacklevel=3)
+
+
 def go_on(run: Run, ended: list[Epoch]) -> Stretch | None:
     """Tell a run what came of its epochs: the next ones, or None if those were the last."""
     try:
@@ -306,6 +315,7 @@ class _Patience:
         """Note the loss of another epoch."""
         if self._settings is None:
             return
+        loss = _or_infinite(loss)
         if self.is_over and isinstance(self._settings, ReduceOnPlateau):
             self.waited = 0  # the rate has been reduced: count again
         if loss < self._best - self._settings.minimum_gain or np.isinf(self._best):
@@ -319,10 +329,15 @@ class _Patience:
         return self._settings is not None and self.waited >= self._settings.patience
 
 
+def _or_infinite(loss: float) -> float:
+    """The loss; one that is NaN is as bad as an infinite one, and no reason to keep what has it."""
+    return np.inf if np.isnan(loss) else loss
+
+
 def _after_epoch(plan: Plan, trainee: Trainee, history: History, stopping: _Patience, plateau: _Patience) -> str:
     """Early stopping, a lower learning rate, callbacks: why training is to stop, or nothing."""
-    loss, why = history.watched[-1], ""
-    if not history.best_epoch or loss < history.watched[history.best_epoch - 1]:
+    loss, why = _or_infinite(history.watched[-1]), ""
+    if not history.best_epoch or loss < _or_infinite(history.watched[history.best_epoch - 1]):
         history.best_epoch = history.n_epochs
         if plan.early_stopping is not None:
             trainee.keep()
@@ -374,7 +389,7 @@ def epoch(
 
 def not_finite(trainee: Trainee, order: Order, first: int) -> str:
     """Why an epoch broke at the step from this row on."""
-    return f"stopped because the loss was not finite at {trainee.where_not_finite(order, first)}"
+    return f"{_NOT_FINITE} at {trainee.where_not_finite(order, first)}"
 
 
 def hold_out(
@@ -398,21 +413,22 @@ def hold_out(
 def interruptible() -> Iterator[threading.Event]:
     """Turn the first Ctrl-C into an event, so that no step is cut in two; the second one interrupts as usual.
 
-    Outside of the main thread, where signals cannot be handled, Ctrl-C is the main thread's business.
+    Outside of the main thread, where signals cannot be handled, Ctrl-C is the main thread's business. Where it is
+    ignored, it still is; a handler of the user's is called too.
     """
     interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    is_main = threading.current_thread() is threading.main_thread()
+    before: Any = signal.getsignal(signal.SIGINT) if is_main else None
+    if not callable(before):
         yield interrupted
         return
-    before = signal.getsignal(signal.SIGINT)
 
-    def note(number: int, frame: Any) -> None:  # noqa: ARG001
+    def note(number: int, frame: Any) -> None:
         interrupted.set()
         signal.signal(signal.SIGINT, before)
+        if before is not signal.default_int_handler:  # the user's; or of the training in whose callback this one is
+            before(number, frame)
 
-    if before is None:  # a handler that was not installed from Python: leave it alone
-        yield interrupted
-        return
     signal.signal(signal.SIGINT, note)
     try:
         yield interrupted

@@ -286,6 +286,7 @@ def test_what_goes_wrong_while_reading_is_raised_and_the_reader_ends():
     assert threading.active_count() == before
 
 
+@pytest.mark.filterwarnings("ignore:training stopped:RuntimeWarning")
 def test_a_run_that_diverges_says_where():
     mlp = network("float64", "values")
     history = mlp.fit([(X, 1e200 * Y)], epochs=3, batch_size=4, optimizer="sgd", learning_rate=1e9, progress=False)

@@ -1,6 +1,7 @@
 """Threads, forks and signals."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -187,3 +188,61 @@ def test_fit_works_outside_of_the_main_thread(rng):
     mlp, X, Y = make(rng)
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(mlp.fit, X, Y, epochs=2, progress=False).result().n_epochs == 2
+
+
+def ctrl_c(*_):
+    signal.raise_signal(signal.SIGINT)
+
+
+def nested(inner, outer, data):
+    return outer.fit(
+        *data, epochs=1000, progress=False,
+        callbacks=lambda *_: inner.fit(*data, callbacks=ctrl_c) and None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("of_user", ["nothing", "ignored", "own"])
+def test_whoever_ctrl_c_is_for_gets_it(of_user, rng):
+    """It ends the training in a callback, and that around it; the user's handler is called; ignored, it is ignored."""
+    (inner, X, Y), (outer, *_) = make(rng), make(rng)
+    called, before = [], signal.getsignal(signal.SIGINT)
+    handler = {"nothing": before, "ignored": signal.SIG_IGN, "own": lambda *_: called.append(1)}[of_user]
+    signal.signal(signal.SIGINT, handler)
+    try:
+        if of_user == "ignored":
+            history = outer.fit(
+                X, Y, epochs=3, progress=False, callbacks=lambda *_: signal.raise_signal(signal.SIGINT)
+            )
+            assert history.stopped == "all epochs done"
+        else:
+            assert "interrupted" in nested(inner, outer, (X, Y)).stopped
+        assert called == ([1] if of_user == "own" else [])
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_may_use_what_a_thread_of_its_parent_was_training(rng):
+    (mlp, X, Y), end = make(rng), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(mlp.fit, X, Y, epochs=1_000_000, progress=False, callbacks=lambda *_: end.is_set())
+        while mlp._steps == 0:
+            pass
+        child = os.fork()
+        if child == 0:
+            pickle.dumps(mlp)
+            os._exit(0)
+        for _ in range(1000):
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                break
+            time.sleep(0.01)
+        else:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            status = -1
+        end.set()
+        training.result()
+    assert status == 0

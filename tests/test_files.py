@@ -130,12 +130,50 @@ def test_what_does_not_fit_together_is_refused(spoil, reason, tmp_path, monkeypa
         fastmlp.load(tmp_path / "model")
 
 
-def test_numbers_that_are_not_finite_are_refused(tmp_path):
-    mlp = fastmlp.MLP([1, 2, 1], rng=1)
-    mlp._vector[0] = np.nan
-    mlp.save(tmp_path / "model")
-    with pytest.raises(fastmlp.CorruptFileError, match="finite"):
+def test_parameters_that_are_not_finite_are_refused(tmp_path, monkeypatch):
+    mlp, tensors = fastmlp.MLP([1, 2, 1], rng=1), files._tensors
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_tensors", lambda vector, sizes: tensors(np.full_like(vector, np.nan), sizes))
+        mlp.save(tmp_path / "model")
+    with pytest.raises(fastmlp.CorruptFileError, match="holds parameters that are not finite"):
         fastmlp.load(tmp_path / "model")
+    mlp._vector[0] = np.inf
+    with pytest.raises(ValueError, match=r"the parameters must be finite to be written to .*other"):
+        mlp.save(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_the_optimizer_remembers_may_be_infinite(tmp_path):
+    """The square of a gradient of 2e19 in float32; Adam's step is then 0."""
+    mlp = fastmlp.MLP([1, 1], loss="poisson", dtype="float32", rng=0)
+    mlp.parameters = [([[0.0]], [50.0])]
+    settings = {"progress": False, "checkpoint": tmp_path / "run"}
+    mlp.fit([[0.0], [1.0]], [[0.0], [1.0]], epochs=2, **settings)
+    assert np.isinf(mlp._memory).any()
+    mlp.save(tmp_path / "model")
+    np.testing.assert_array_equal(fastmlp.load(tmp_path / "model").parameter_vector, mlp.parameter_vector)
+    again = fastmlp.MLP([1, 1], loss="poisson", dtype="float32", rng=0)
+    assert again.fit([[0.0], [1.0]], [[0.0], [1.0]], epochs=3, **settings).n_epochs == 3
+
+
+def test_a_rate_reduced_again_and_again_can_be_gone_on_with(tmp_path):
+    mlp = fastmlp.MLP([1, 1], rng=0)
+    mlp.parameters = [([[0.0]], [0.0])]
+    optimizer = fastmlp.SGD(fastmlp.ReduceOnPlateau(0.1, factor=1e-200, patience=1))
+    history = mlp.fit(
+        [[0.0], [1.0]], [[0.0], [0.0]], epochs=9, optimizer=optimizer, progress=False, checkpoint=tmp_path / "run"
+    )
+    assert history.n_epochs == 9
+    assert fastmlp.load(tmp_path / "run")._rate_factor > 0
+
+
+def test_no_checkpoint_is_written_of_parameters_that_are_not_finite(tmp_path):
+    mlp = fastmlp.MLP([1, 1], loss="absolute_error", rng=0)
+    mlp.parameters = [([[1.0]], [0.0])]
+    settings = {"optimizer": "sgd", "learning_rate": 1e308, "checkpoint": tmp_path / "run", "progress": False}
+    assert mlp.fit([[100.0]], [[0.0]], epochs=1, **settings).loss == [100.0]
+    assert not np.isfinite(mlp.parameter_vector).all()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_file_that_is_not_there_is_the_systems_error(tmp_path):
@@ -168,6 +206,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions are another matter there")
+@pytest.mark.skipif(not hasattr(os, "symlink") or os.name == "nt", reason="there are no links")
+def test_a_link_stays_one(tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    link.symlink_to(target)
+    fastmlp.MLP([1, 2, 1], rng=1).save(link)
+    assert link.is_symlink()
+    assert fastmlp.load(target).config["layer_sizes"] == (1, 2, 1)
+
+
 def test_permissions_are_those_of_any_file(tmp_path):
     (tmp_path / "usual").touch()
     fastmlp.MLP([1, 1], rng=1).save(tmp_path / "model")
@@ -280,7 +327,12 @@ def test_a_finished_run_is_not_done_again_and_a_longer_one_goes_on(tmp_path):
 
 @pytest.mark.parametrize(
     ("changed", "named"),
-    [({"batch_size": 9}, "batch_size"), ({"optimizer": "sgd"}, "optimizer"), ({"shuffle": False}, "shuffle")],
+    [
+        ({"batch_size": 9}, "batch_size"),
+        ({"optimizer": "sgd"}, "optimizer"),
+        ({"shuffle": False}, "shuffle"),
+        ({}, "data"),
+    ],
 )
 def test_a_checkpoint_of_another_run_is_refused(changed, named, tmp_path, rng):
     fit(fastmlp.MLP([2, 3, 2], rng=1), rng, tmp_path / "run")

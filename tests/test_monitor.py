@@ -162,6 +162,7 @@ def ill_data(name):
     return data_of(name)
 
 
+@pytest.mark.filterwarnings("ignore:training stopped:RuntimeWarning")
 @slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("illness", "name", "sizes", "settings", "how"), ILL.values(), ids=ILL)
@@ -202,6 +203,7 @@ def test_dead_units_are_counted_and_their_layer_named():
     assert all(m.silent[0] < 0.2 for m in found.measured)
 
 
+@pytest.mark.filterwarnings("ignore:training stopped:RuntimeWarning")
 def test_a_loss_that_is_not_finite_is_told_with_its_layer(rng):
     X, Y = rng.standard_normal((50, 3)), rng.standard_normal((50, 1))
     mlp = fastmlp.MLP([3, 8, 1], hidden_activation="relu", rng=0)

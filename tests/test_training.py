@@ -7,7 +7,7 @@ import pytest
 
 import fastmlp
 from conftest import INTERPRETED
-from fastmlp import training
+from fastmlp import oracle, training
 from fastmlp.metrics import METRICS
 
 SAMPLES = 23
@@ -87,9 +87,10 @@ def test_a_batch_of_all_samples(data):
 def test_a_loss_that_is_not_finite_ends_training_in_words(data):
     X, Y = data
     mlp = fastmlp.MLP([2, 5, 1], hidden_activation="identity", rng=3)
-    history = mlp.fit(
-        X, Y, epochs=50, batch_size=4, optimizer="sgd", learning_rate=1e150, shuffle=False, progress=False
-    )
+    with pytest.warns(RuntimeWarning, match="training stopped because the loss was not finite at step"):
+        history = mlp.fit(
+            X, Y, epochs=50, batch_size=4, optimizer="sgd", learning_rate=1e150, shuffle=False, progress=False
+        )
     assert re.fullmatch(
         r"stopped because the loss was not finite at step \d \(rows \d+ to \d+ of the epoch;"
         r" (layer \d|the loss itself) overflows\) in epoch 1",
@@ -382,6 +383,7 @@ def test_epochs_are_trained_ahead(kind, monkeypatch):
     assert max(seen) > 4
 
 
+@pytest.mark.filterwarnings("ignore:training stopped:RuntimeWarning")
 @pytest.mark.parametrize("epoch", [1, 2, 7, 40])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_a_loss_that_is_not_finite_ends_training_in_the_same_step_ahead(epoch, shuffle, rng):
@@ -398,3 +400,67 @@ def test_a_loss_that_is_not_finite_ends_training_in_the_same_step_ahead(epoch, s
         found.append((mlp.parameter_vector.tolist(), history.stopped, history.loss, mlp._rng.random()))
     assert found[0] == found[1]
     assert f"at step 4 (rows 27 to 35 of the epoch; the loss itself overflows) in epoch {epoch}" in found[0][1]
+
+
+@pytest.mark.parametrize("loss", ["poisson", "squared_error", "huber", "binary_cross_entropy"])
+def test_a_sample_without_weight_counts_for_nothing_even_if_it_overflows(loss, dtype):
+    X, Y = np.array([[np.finfo(dtype).max / 4], [1]], dtype), np.array([[0], [1]], dtype)
+    both, one = (fastmlp.MLP([1, 1], loss=loss, dtype=dtype, rng=0) for _ in "12")
+    for mlp in (both, one):
+        mlp.parameters = [(np.full((1, 1), 0.5), np.zeros(1))]
+    weights = np.array([0.0, 1.0])
+    with np.errstate(over="ignore"):
+        forward_pass = oracle.network.forward(both.parameters, X.T.astype(float), activations=["identity"])
+        expected = oracle.network.loss_value(forward_pass, Y.T, loss=loss, sample_weight=weights)
+        gradient = oracle.network.output_gradient(forward_pass, Y.T, loss=loss, sample_weight=weights)
+    found, gradients = both.loss_and_gradients(X, Y, sample_weight=weights)
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert gradients[0].biases[0] == pytest.approx(gradient[0, 1], rel=1e-6)
+    assert gradient[0, 0] == 0
+    fit = {"batch_size": 2, "shuffle": False, "optimizer": "sgd", "epochs": 2, "progress": False}
+    assert both.fit(X, Y, sample_weight=weights, **fit).loss == one.fit(X[1:], Y[1:], **fit).loss
+    np.testing.assert_array_equal(both.parameter_vector, one.parameter_vector)
+
+
+def test_a_loss_that_is_not_a_number_is_never_the_best_one():
+    def loss(A, Y):
+        difference = A - Y
+        is_far = len(A) == 3 and abs(A).max() > 1
+        return np.nan if is_far else float((difference**2).mean() / 2), difference / len(A)
+
+    mlp = fastmlp.MLP([1, 1], loss=loss, rng=0)
+    mlp.parameters = [([[2.0]], [0.0])]
+    stopping = fastmlp.EarlyStopping(patience=3)
+    history = mlp.fit(
+        np.ones((8, 1)), np.zeros((8, 1)), epochs=20, batch_size=8, optimizer="sgd", learning_rate=0.1,
+        validation=(np.ones((3, 1)), np.zeros((3, 1))), early_stopping=stopping, progress=False,
+    )  # fmt: skip
+    assert np.isnan(history.validation_loss[0])
+    assert history.best_epoch == 20
+    assert mlp.predict([[1.0]])[0, 0] < 0.5
+
+
+def test_weights_whose_sum_is_not_finite_are_refused(rng):
+    X, Y = rng.standard_normal((4, 2)), rng.standard_normal((4, 1))
+    for train in (fastmlp.MLP.fit, fastmlp.MLP.train_step, fastmlp.MLP.loss_and_gradients):
+        given = {} if train == fastmlp.MLP.loss_and_gradients else {"optimizer": "adam"}
+        with pytest.raises(ValueError, match=r"sample_weight must have a finite sum; got weights up to 1e\+308"):
+            train(fastmlp.MLP([2, 3, 1], rng=0), X, Y, sample_weight=np.full(4, 1e308), **given)
+
+
+@pytest.mark.parametrize("row", range(10))
+def test_weights_that_leave_nothing_on_one_side_of_a_split_are_refused(row, rng):
+    X, Y = rng.standard_normal((10, 3)), rng.standard_normal((10, 2))
+    mlp = fastmlp.MLP([3, 5, 2], rng=0)
+    before = mlp.parameter_vector.copy()
+    message = "sample_weight must be above 0 somewhere among the samples that are (trained on|held out by validation)"
+    with pytest.raises(ValueError, match=message):
+        mlp.fit(X, Y, sample_weight=np.eye(10)[row], validation=0.3)
+    np.testing.assert_array_equal(mlp.parameter_vector, before)
+
+
+def test_a_loss_of_ones_own_whose_gradient_is_not_finite_is_told(rng):
+    X, Y = rng.standard_normal((4, 2)), rng.standard_normal((4, 1))
+    mlp = fastmlp.MLP([2, 3, 1], loss=lambda A, Y: (1.0, A * np.nan), rng=0)
+    with pytest.raises(ValueError, match=r"the gradient of your loss must be finite; got nan"):
+        mlp.fit(X, Y, progress=False)
