@@ -196,6 +196,8 @@ class Ensemble:
         with training.interruptible() as interrupted:
             self._side_by_side(lambda some: _train(self.members[some], trainees[some], interrupted), interrupted.set)
         self._histories = [trainee.history for trainee in trainees]
+        for history in self._histories:
+            training.warn_if_diverged(history)
         return self._histories
 
     def _side_by_side(self, work: Callable[[slice], None], stop: Callable[[], None] = lambda: None) -> None:
@@ -252,7 +254,10 @@ class Ensemble:
         RuntimeError
             If it has not been trained with validation data.
         """
-        losses = [min(history.validation_loss, default=np.inf) for history in self._histories]
+        losses = [
+            min((loss for loss in history.validation_loss if np.isfinite(loss)), default=np.inf)
+            for history in self._histories
+        ]
         if not np.isfinite(losses).any():
             raise RuntimeError("there is no best member: fit(..., validation=...) compares them")
         return self.members[int(np.argmin(losses))]
@@ -269,6 +274,8 @@ def _all_locked(members: Sequence[MLP]) -> Iterator[None]:
 
 def _for_each(name: str, value: Any, count: int) -> list[Any]:
     """One for each member: a sequence as it is, or the same again and again."""
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = value.tolist()
     if not isinstance(value, Sequence) or isinstance(value, str):
         return [value] * count
     if len(value) != count:
@@ -277,7 +284,7 @@ def _for_each(name: str, value: Any, count: int) -> list[Any]:
 
 
 def _seeds(rng: Any, count: int) -> list[int]:
-    if isinstance(rng, Sequence) and not isinstance(rng, str):
+    if isinstance(rng, Sequence | np.ndarray) and not isinstance(rng, str | bytes):
         return [checks.integer(f"rng[{k}]", seed, least=0) for k, seed in enumerate(_for_each("rng", rng, count))]
     _, generator = arguments.generator(rng)
     return [int(seed) for seed in generator.integers(2**63, size=count)]
@@ -301,6 +308,7 @@ class _Run:
         self._epochs = training.epochs(self.plan, trainee, mlp._rng, trainee.history)
         self._next = next(self._epochs, None)
         self._known = np.empty(0)  # of the epochs of a stretch
+        self._came: tuple[int, float, int] | list[training.Epoch] = []  # what came of the last steps
         self.done, self.total = 0, 0.0
         self.call: calls.Call | None = None
         if calls.are_packed() and trainee.is_plain:
@@ -351,34 +359,41 @@ class _Run:
         table[_SLOTS["first"]], table[_SLOTS["n_steps"]] = self.done * self.plan.batch_size, wanted
         table[_SLOTS["step"]] = self.steps + 1
         table.view(np.float64)[_SLOTS["total"]] = self.total
+        self.workspace.results[stepping.TAKEN] = 0
 
     def take_by_itself(self, wanted: int) -> None:
         """Take steps without the others."""
         if self._next is not None and self.n_epochs > 1:
-            self._next = training.go_on(self._epochs, self.trainee.epochs(self._next))
-            return
-        total, taken = self.trainee.take_steps(self.order, self.done * self.plan.batch_size, wanted, self.total)
-        self._note(total, taken, wanted)
-
-    def take_result(self, wanted: int) -> None:
-        """See what came of the steps that were taken with the others'."""
-        status, total, taken = self.workspace.results.tolist()
-        mlp, run, before = self.mlp, self.trainee.run, self.steps
-        self.steps += int(taken)
-        if taken:
-            mlp._keep(run.optimizer, self.memory, self.steps)
-        if run.optimizer.max_gradient_norm is not None:
-            mlp._limited = float(self.workspace.report[network.BATCH, network.FACTOR])
-        if self._next is not None and self.n_epochs > 1:
-            ended = self.trainee.ended_epochs(self._next, self._known, before, total, int(taken))
-            self._next = training.go_on(self._epochs, ended)
+            self._came = self.trainee.epochs(self._next)
         else:
-            self._note(total, int(taken), wanted, is_finite=status == network.FINITE)
+            first = self.done * self.plan.batch_size
+            total, taken = self.trainee.take_steps(self.order, first, wanted, self.total)
+            self._came = network.FINITE, total, taken
 
-    def _note(self, total: float, taken: int, wanted: int, *, is_finite: bool = True) -> None:
+    def count(self) -> None:
+        """Count the steps that were taken with the others'."""
+        status, total, taken = self.workspace.results.tolist()
+        self._came = int(status), total, int(taken)
+        self.steps += int(taken)
+        optimizer = self.trainee.run.optimizer
+        if taken:
+            self.mlp._keep(optimizer, self.memory, self.steps)
+        if optimizer.max_gradient_norm is not None:
+            self.mlp._limited = float(self.workspace.report[network.BATCH, network.FACTOR])
+
+    def go_on(self, wanted: int) -> None:
+        """See what came of the steps that were wanted: there may be an epoch to end."""
+        if isinstance(self._came, list):
+            self._next = training.go_on(self._epochs, self._came)
+            return
+        status, total, taken = self._came
+        if self._next is not None and self.n_epochs > 1:
+            ended = self.trainee.ended_epochs(self._next, self._known, self.steps - taken, total, taken)
+            self._next = training.go_on(self._epochs, ended)
+            return
         self.total, self.done = total, self.done + taken
         why = ""
-        if taken < wanted or not is_finite:
+        if taken < wanted or status != network.FINITE:
             why = training.not_finite(self.trainee, self.order, self.done * self.plan.batch_size)
         if why or self.done == self.plan.n_steps:
             self.end_epoch(why)
@@ -417,7 +432,7 @@ def _take_turns(runs: list[_Run], interrupted: Event) -> None:
     packed = [run for run in runs if run.call is not None]
     packed_calls = [run.call for run in runs if run.call is not None]
     tables = np.array([call.table for call in packed_calls], np.int64)
-    at_once = 1
+    at_once, most = 1, max(run.plan.n_steps for run in runs)
     while any(run.is_training for run in runs):
         if interrupted.is_set():
             for run in runs:
@@ -425,16 +440,20 @@ def _take_turns(runs: list[_Run], interrupted: Event) -> None:
                     run.end_epoch(training.INTERRUPTED)
             return
         start = perf_counter()
-        active = [k for k, run in enumerate(packed) if run.is_training]
-        wanted = {k: packed[k].wanted(at_once) for k in active}
+        wanted = {run: run.wanted(at_once) for run in runs if run.is_training}
+        active = [k for k, run in enumerate(packed) if run in wanted]
+        for run, n_steps in wanted.items():
+            if run.call is None:
+                run.take_by_itself(n_steps)
         for k in active:
-            packed[k].make_ready(tables[k], wanted[k])
-        if active:
-            calls.run_each(packed_calls[0].entry, tables[active])
+            packed[k].make_ready(tables[k], wanted[packed[k]])
+        try:
+            if active:
+                calls.run_each(packed_calls[0].entry, tables[active])
+        finally:  # whatever happens then, to whichever run
+            for k in active:
+                packed[k].count()
         seconds = perf_counter() - start
-        for k in active:
-            packed[k].take_result(wanted[k])
-        for run in runs:
-            if run.call is None and run.is_training:
-                run.take_by_itself(run.wanted(at_once))
-        at_once = max(1, int(at_once * min(8.0, _SECONDS_PER_CALL / max(seconds, 1e-6))))
+        for run, n_steps in wanted.items():
+            run.go_on(n_steps)
+        at_once = max(1, min(most, int(at_once * min(8.0, _SECONDS_PER_CALL / max(seconds, 1e-6)))))

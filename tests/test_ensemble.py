@@ -3,6 +3,7 @@
 import itertools
 import pickle
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -134,6 +135,36 @@ def test_the_best_member_has_the_lowest_validation_loss(data):
     assert repr(ensemble).startswith("<Ensemble of 4: <MLP 3-5-2")
 
 
+def test_a_member_that_diverged_is_not_the_best(data):
+    ensemble = fastmlp.Ensemble(3, SIZES, rng=0, dtype="float32", hidden_activation="identity")
+    rates = [0.01, 1e19, 0.01]
+    with np.errstate(all="ignore"):
+        histories = ensemble.fit(
+            *data, epochs=1, batch_size=None, optimizer="sgd", learning_rate=rates, validation=data
+        )
+    assert not np.isfinite(histories[1].validation_loss).any()
+    losses = [histories[k].validation_loss[0] for k in (0, 2)]
+    assert ensemble.best is ensemble[2 * int(np.argmin(losses))]
+
+
+@pytest.mark.skipif(INTERPRETED, reason="it takes many epochs")
+def test_many_epochs_with_something_to_do_between_them(data):
+    """More steps at once in each round, eight times as many, are more than a float can hold after 340 rounds."""
+    histories = fastmlp.Ensemble(2, SIZES, rng=0).fit(*data, epochs=400, validation=0.2)
+    assert [history.n_epochs for history in histories] == [400, 400]
+
+
+def test_own_settings_may_stand_in_arrays(data):
+    rates = np.array([0.1, 0.2])
+    given, listed = (fastmlp.Ensemble(2, SIZES, rng=seeds) for seeds in (np.array([3, 4]), [3, 4]))
+    given.fit(*data, epochs=1, learning_rate=rates)
+    listed.fit(*data, epochs=1, learning_rate=rates.tolist())
+    for one, other in zip(given, listed, strict=True):
+        np.testing.assert_array_equal(one.parameter_vector, other.parameter_vector)
+    with pytest.raises(TypeError, match="rng must be"):
+        fastmlp.Ensemble(2, SIZES, rng=b"ab")
+
+
 def test_what_has_no_packed_call_is_trained_too(data):
     """A loss of one's own, and other builds."""
 
@@ -147,6 +178,7 @@ def test_what_has_no_packed_call_is_trained_too(data):
         np.testing.assert_allclose(one.parameter_vector, other.parameter_vector, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:training stopped:RuntimeWarning")
 def test_one_that_diverges_does_not_stop_the_others(data):
     X, Y = data
     rates = [1e200, 0.01, 0.01]
@@ -205,6 +237,39 @@ def test_an_error_ends_all(n_threads, data):
         ensemble.fit(*data, epochs=4 if INTERPRETED else 5000, metrics=metric)
     assert next(numbers) < 10_000  # of 20,000
     assert_free(ensemble, data)
+
+
+def test_after_an_error_of_one_member_the_steps_of_others_are_counted(data):
+    """Their parameters have changed."""
+
+    def metric(predictions, targets):
+        raise ZeroDivisionError
+
+    ensemble = fastmlp.Ensemble(2, SIZES, rng=0, n_threads=1)
+    member, alone = ensemble[1], fastmlp.MLP(SIZES, rng=ensemble[1].config["rng"])
+    member.forward(data[0])
+    with pytest.raises(ZeroDivisionError):
+        ensemble.fit(*data, batch_size=None, optimizer="sgd", learning_rate=0.5, metrics=metric)
+    assert member._steps == (1 if calls.are_packed() else 0)
+    if calls.are_packed():
+        alone.train_step(*data, learning_rate=0.5)
+        with pytest.raises(RuntimeError, match="backward needs a forward pass of the present parameters"):
+            member.backward(data[1])
+    np.testing.assert_array_equal(member.parameter_vector, alone.parameter_vector)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="it would take too long")
+def test_interrupting_members_with_a_loss_of_ones_own_ends_within_an_epoch(rng):
+    def loss(A, Y):
+        return 0.5 * ((A - Y) ** 2).sum() / len(A), (A - Y) / len(A)
+
+    X, Y = rng.standard_normal((200_000, 3)), rng.standard_normal((200_000, 2))
+    ensemble = fastmlp.Ensemble(2, SIZES, loss=loss, rng=0, n_threads=1)
+    timer = threading.Timer(1.0, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    histories = ensemble.fit(X, Y, epochs=1, batch_size=2)
+    timer.join()
+    assert all("interrupted" in history.stopped for history in histories)
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no alarms")
