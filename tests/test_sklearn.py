@@ -67,6 +67,7 @@ SAME_STEPS = {
     "very sparse, lbfgs": (VERY_SPARSE, {"solver": "lbfgs", "max_iter": 8, "activation": "tanh"}),
     "very sparse regression": (VERY_SPARSE_REGRESSION, {"activation": "logistic", "shuffle": False}),
     "no hidden activation": (IRIS, {"activation": "identity"}),
+    "no hidden layer": (IRIS, {"activation": "logistic", "hidden_layer_sizes": ()}),
     "regression": (DIABETES, {"hidden_layer_sizes": (20, 10)}),
     "early stopping of a regression": (DIABETES, {"early_stopping": True, "max_iter": 100}),
     "several outputs": (SEVERAL_OUTPUTS, {"alpha": 0.5, "batch_size": 50}),
@@ -437,8 +438,10 @@ def test_the_network_can_be_proved_and_saved(tmp_path):
         ({"max_iter": 0}, "max_iter must be"),
         ({"n_iter_no_change": 0}, "n_iter_no_change must be"),
         ({"shuffle": "yes"}, "shuffle must be True or False"),
-        ({"power_t": "half"}, "power_t must be a number"),
+        ({"power_t": "half"}, "power_t must be a finite number"),
         ({"dropout": 1}, "dropout must be"),
+        ({"power_t": -1.0}, "power_t must be"),
+        ({"power_t": np.nan}, "power_t must be"),
         ({"loss": "hinge"}, "loss must be"),
         ({"loss": lambda A, Y: (0.0, A)}, "loss must be"),
         ({"solver": fastmlp.Adam(fastmlp.ReduceOnPlateau(0.1))}, "must not wait for a plateau"),
@@ -485,6 +488,42 @@ def test_networks_of_scikit_learn_come_and_go(data, activation):
         np.testing.assert_array_equal(back.predict(X), estimator.predict(X))
     ours = pair(data, {"max_iter": 3})[0].fit(*data)
     np.testing.assert_array_equal(from_sklearn(ours).parameter_vector, ours.mlp_.parameter_vector)
+
+
+def test_a_network_given_to_scikit_learn_is_a_copy():
+    """Of one output as well, whose weights lie in memory as their transpose does."""
+    X, Y = DIABETES[0], DIABETES[1][:, None]
+    mlp = fastmlp.MLP([X.shape[1], 8, 1], hidden_activation="relu", rng=0)
+    converted = to_sklearn(mlp)
+    before = converted.predict(X)
+    mlp.train_step(X, Y, learning_rate=0.01)
+    np.testing.assert_array_equal(converted.predict(X), before)
+    converted.partial_fit(X, Y[:, 0])
+    assert not np.array_equal(converted.predict(X), before)
+
+
+def test_a_single_class_is_always_right(rng):
+    X, y = rng.standard_normal((60, 3)), np.zeros(60, int)
+    ours, scikit_learns = pair((X, y), {"early_stopping": True})
+    for estimator in (ours, scikit_learns):
+        estimator.fit(X, y)
+    assert set(ours.validation_scores_) == {1.0}
+    assert ours.n_iter_ == scikit_learns.n_iter_
+
+
+def test_held_out_samples_without_weight_are_refused(rng):
+    X, y = rng.standard_normal((50, 3)), np.repeat([0, 1], 25)
+    model = MLPClassifier((3,), early_stopping=True, max_iter=2, random_state=0)
+    with pytest.raises(ValueError, match="sample_weight must be above 0 somewhere among the samples held out"):
+        model.fit(X, y, sample_weight=np.r_[np.ones(2), np.zeros(48)])
+
+
+def test_dropout_may_stand_in_lists():
+    X, y = DIABETES
+    for solver, dropout in (("adam", [0.1, 0.2]), ("lbfgs", [0.0, 0.0])):
+        MLPRegressor(hidden_layer_sizes=(3, 3), dropout=dropout, solver=solver, max_iter=2, random_state=0).fit(X, y)
+    with pytest.raises(TypeError, match="dropout must be"):
+        MLPRegressor(hidden_layer_sizes=(3, 3), dropout=np.array([0.1, 0.1])).fit(X, y)
 
 
 def test_training_goes_on_in_scikit_learn():

@@ -113,7 +113,7 @@ def to_sklearn(mlp: MLP, classes: ArrayLike | None = None) -> Any:
     kind = MLPClassifier if is_classifier else MLPRegressor
     loss = {} if is_classifier else {"loss": mlp._loss}
     theirs = kind(hidden_layer_sizes=tuple(sizes[1:-1]), activation=activation, **loss)
-    theirs.coefs_ = [np.ascontiguousarray(W.T) for W, _ in mlp.parameters]
+    theirs.coefs_ = [np.array(W.T, order="C") for W, _ in mlp.parameters]  # copies, of a single row or column too
     theirs.intercepts_ = [b.copy() for _, b in mlp.parameters]
     theirs.n_features_in_, theirs.n_outputs_, theirs.n_layers_ = sizes[0], sizes[-1], len(sizes)
     theirs.out_activation_, theirs.n_iter_, theirs.t_ = output, 0, 0

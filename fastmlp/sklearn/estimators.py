@@ -66,7 +66,7 @@ class _Estimator(BaseEstimator):
             raise InvalidParameterError(str(error)) from None
         if (validation[0] is None) != (validation[1] is None):
             raise ValueError("X_val and y_val belong together; got one of them")
-        if self.solver == "lbfgs" and (self.dropout or validation[0] is not None):
+        if self.solver == "lbfgs" and (np.any(self.dropout) or validation[0] is not None):
             raise ValueError("dropout, X_val and y_val need a solver that trains by minibatches; got 'lbfgs'")
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
@@ -111,7 +111,9 @@ class _Estimator(BaseEstimator):
         self.out_activation_ = self._output_activation()
         names = self._activations(len(sizes) - 2)
         self.coefs_, self.intercepts_ = [], []
-        for inputs, outputs, name in zip(sizes[:-1], sizes[1:], [*names, (names or ["relu"])[-1]], strict=True):
+        # scikit-learn has one activation, and draws the last layer by it too
+        of_last = names[-1] if names else self._activations(1)[0] if isinstance(self.activation, str) else "relu"
+        for inputs, outputs, name in zip(sizes[:-1], sizes[1:], [*names, of_last], strict=True):
             # Glorot & Bengio 2010, for the sigmoid a third of the variance
             bound = np.sqrt((2 if name == "sigmoid" else 6) / (inputs + outputs))
             self.coefs_.append(random_state.uniform(-bound, bound, (inputs, outputs)).astype(dtype, copy=False))
@@ -137,7 +139,7 @@ class _Estimator(BaseEstimator):
             mlp = kept
         else:
             seed = 0 if kept is None else kept.config["rng"]
-            if kept is None and self.dropout:
+            if kept is None and np.any(self.dropout):
                 seed = int(random_state.randint(np.iinfo(np.int32).max))
             mlp = MLP(**wanted, rng=seed)
             if kept is not None and kept._memory.shape == mlp._memory.shape and kept._dtype == mlp._dtype:
@@ -176,6 +178,8 @@ class _Estimator(BaseEstimator):
             training, kept = X[rows], targets.of_rows(rows, dtype)
         else:
             return None
+        if held.targets.weights.size and held.targets.weights.max() == 0:
+            raise ValueError("sample_weight must be above 0 somewhere among the samples held out; got zero for all")
         if self.validation_scores_ is None:
             self.validation_scores_, self.validation_loss_curve_ = [], []
         return Data(_rows_of(training), kept), held, y_held
@@ -212,7 +216,7 @@ class _Estimator(BaseEstimator):
         checks.one_of("learning_rate", self.learning_rate, ("constant", "invscaling", "adaptive"))
         if self.batch_size != "auto":
             checks.integer("batch_size", self.batch_size)
-        for name in ("alpha", "tol"):
+        for name in ("alpha", "tol", "power_t"):
             settings.check_number(name, getattr(self, name), low=0)
         for name in ("learning_rate_init", "epsilon"):
             settings.check_number(name, getattr(self, name), low=0, low_allowed=False)
@@ -224,8 +228,6 @@ class _Estimator(BaseEstimator):
             checks.integer("n_iter_no_change", self.n_iter_no_change)
         for name in ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping"):
             settings.check_flag(name, getattr(self, name))
-        if not isinstance(self.power_t, Real):
-            raise TypeError(f"power_t must be a number; got {self.power_t!r}")
         return [int(size) for size in hidden]
 
     def _activations(self, n_hidden: int) -> list[str]:
@@ -566,6 +568,8 @@ n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, out_activatio
         """The accuracy; of several labels, the share of samples of which all are right."""
         if targets.labels.size:
             right = output.argmax(axis=1) == targets.labels
+        elif len(self.classes_) == 1:
+            right = np.ones(len(output), bool)  # it is what is predicted, whatever the output
         else:
             right = ((output.reshape(targets.values.shape) > 0.5) == (targets.values > 0.5)).all(axis=1)
         return float(np.average(right, weights=weights))
@@ -714,6 +718,8 @@ n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, out_activatio
         """Any number is."""
 
     def _targets(self, y: Any, dtype: np.dtype) -> checks.Targets:
+        if np.asarray(y).dtype.kind in "mM":
+            raise TypeError(f"y must hold real numbers; got dtype {np.asarray(y).dtype}")
         rows = np.ascontiguousarray(y, dtype).reshape(len(y), -1)
         return checks.targets("y", rows, rows.shape[1], settings.loss_name(self.loss), len(rows), dtype)
 
