@@ -33,7 +33,9 @@ def activations(hidden: str | Sequence[str], output: str | None, loss: str, n_la
             )
         names = [checks.one_of(f"hidden_activation[{index}]", name, known) for index, name in enumerate(hidden)]
     else:
-        raise TypeError(f"hidden_activation must be a name or a sequence of names; got {hidden!r}")
+        raise TypeError(
+            f"hidden_activation must be one of {', '.join(known)}, or one for each hidden layer; got {hidden!r}"
+        )
     own = "identity" if loss == "own" else LOSSES[loss].output_activation
     if output is None:
         return [*names, own]

@@ -133,6 +133,11 @@ def to_onnx(mlp: MLP, path: str | os.PathLike[str] | None = None) -> Any:
     """
     if not isinstance(mlp, MLP):
         raise TypeError(f"mlp must be a fastmlp.MLP; got {type(mlp).__name__}")
+    unknown = sorted({*mlp._activations} - {*_ACTIVATIONS})
+    if unknown:
+        raise ValueError(
+            f"mlp must have activations that are written down in fastmlp/onnx.py; got {', '.join(unknown)}"
+        )
     graph = _Graph(mlp._dtype)
     value = "X"
     for layer, ((W, b), name) in enumerate(zip(mlp.parameters, mlp._activations, strict=True)):

@@ -232,6 +232,11 @@ def confusion_matrix(mlp: MLP, X: ArrayLike, Y: ArrayLike, ax: Axes | None = Non
     -------
     matplotlib Axes
     """
+    if not isinstance(mlp, MLP):
+        raise TypeError(
+            f"mlp must be a fastmlp.MLP; got {type(mlp).__name__}. Of scikit-learn's estimators,"
+            " sklearn.metrics.ConfusionMatrixDisplay.from_estimator draws it"
+        )
     ax, right, found = _axes(ax), _labels(Y), _classes(mlp, X)
     n_classes = max(2, mlp.config["layer_sizes"][-1])
     counts = np.zeros((n_classes, n_classes), np.int64)

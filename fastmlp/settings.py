@@ -410,7 +410,9 @@ class Checkpoint:
     """Write the whole state of training to a file, now and then, so that it can go on from there.
 
     The file is replaced in one piece: a process that is killed leaves the last whole one. ``fit`` with a checkpoint
-    whose file is there goes on from it, and ends with the same bits as if it had never been interrupted.
+    whose file is there goes on from it, and ends with the same bits as if it had never been interrupted; of a run that
+    is finished it returns the end, without training. A file of another network, of other settings or of other data is
+    refused. (Of data, some rows are compared; of blocks, and beside ``comm``, none.)
 
     Parameters
     ----------

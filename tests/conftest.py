@@ -5,11 +5,15 @@ The suite runs in three modes: compiled; with ``NUMBA_DISABLE_JIT=1`` on the int
 """
 
 import os
+import signal
 
 import numba
 import numpy as np
 import pytest
 from numba.core import config
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs in the background: some tests send it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 INTERPRETED = bool(config.DISABLE_JIT)
 CHECKED = bool(config.BOUNDSCHECK)

@@ -57,6 +57,14 @@ def test_onnx_has_every_output_activation(activation):
     assert activation in pytest.importorskip("fastmlp.onnx")._ACTIVATIONS
 
 
+def test_an_activation_without_nodes_is_named(monkeypatch):
+    pytest.importorskip("onnx")
+    exporting = pytest.importorskip("fastmlp.onnx")
+    monkeypatch.delitem(exporting._ACTIVATIONS, "tanh")
+    with pytest.raises(ValueError, match="mlp must have activations that are written down in .*; got tanh"):
+        exporting.to_onnx(fastmlp.MLP([2, 3, 1], hidden_activation="tanh", rng=0))
+
+
 def test_onnx_files(tmp_path, rng):
     onnx = pytest.importorskip("onnx")
     mlp = fastmlp.MLP([2, 3], dtype="float32", rng=0)

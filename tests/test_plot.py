@@ -95,6 +95,12 @@ def test_confusion_matrix(fitted, ax, one_hot):
     assert ax.get_title() == f"{(labels == found).mean():.1%} right"
 
 
+def test_a_confusion_matrix_is_of_a_network(fitted):
+    _, X, labels, *_ = fitted
+    with pytest.raises(TypeError, match=r"mlp must be a fastmlp\.MLP; got str\. Of scikit-learn's estimators"):
+        plot.confusion_matrix("mlp", X, labels)
+
+
 def test_decision_boundary(fitted, ax, rng):
     mlp, X, labels, *_ = fitted
     plot.decision_boundary(mlp, X, labels, ax, points=50)

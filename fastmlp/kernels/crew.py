@@ -10,7 +10,11 @@ for each phase, as an alternative, costs 3 to 5 us each time, and on a busy mach
 thread's turn.
 
 A queue is one counter, the *ticket*, in whose bits stand ``phase | end of the queue | next task``. Taking a task adds
-1 to it, in one piece. The state of a crew is an array of counters. No mathematics.
+1 to it, atomically. The state of a crew is an array of counters. No mathematics.
+
+What a member has written in one phase, all others see in the next: who reads that a task is done, or that a phase has
+begun, sees all that was written before that was told (:func:`~fastmlp.kernels.simd.read_counter` acquires what
+:func:`~fastmlp.kernels.simd.set_counter` releases).
 """
 
 from __future__ import annotations
@@ -70,7 +74,8 @@ def _next_task(ticket):
 def open_phase(crew, members, phase, tasks):
     """Begin a phase: its tasks may be claimed from now on. Only one thread may do so, when no task is unfinished.
 
-    Queues without tasks are filled first: when the last task of the phase can be claimed, every queue has been set.
+    Queues without tasks are filled first: when the last task of the phase can be claimed, every queue has been set,
+    so nobody opens the next phase while this one is still being opened.
     """
     set_counter(crew, 0, 0)
     for is_filled in range(2):
@@ -83,7 +88,8 @@ def open_phase(crew, members, phase, tasks):
 @tile_function
 def claim(crew, me, members):
     """Return the phase, and a task that is nobody else's, or NO_TASK."""
-    # read before any queue is looked at: if the next phase is opened meanwhile, it is not that one which is waited out
+    # read before any queue is looked at: if the next phase is opened meanwhile, this is the old one, and the wait for
+    # another ends at once
     own = read_counter(crew, _queue(me))
     for k in range(members):
         queue = _queue(me + k if me + k < members else me + k - members)

@@ -67,21 +67,38 @@ from fastmlp.kernels.optimizers import (
 from fastmlp.kernels.simd import block, fill, lanes, load, load_first, prefetch, store, store_first, sum_lanes, where
 
 INPUTS, OUTPUTS, ACTIVATION, WEIGHTS, BIASES, X_FEATURES, X, Z, A, DZ, DROPPED, X_LEFT = range(12)
-"""One row of the plan per layer. Its inputs and outputs, and its activation's code. Where its weights and biases begin
-in the parameters. Where in the arena there begin: what enters it, by blocks of features and by blocks of samples,
-``Z``, ``A`` and ``dZ``. The threshold below which a random word drops a unit, 0 without dropout; and where there
-begins what is then left of ``X`` (where nothing is dropped, ``X`` itself)."""
+"""The columns of the plan, which has one row per layer:
+
+- ``INPUTS``, ``OUTPUTS``: how many there are;
+- ``ACTIVATION``: its code;
+- ``WEIGHTS``, ``BIASES``: where they begin in the parameters;
+- ``X_FEATURES``, ``X``: where in the arena what enters the layer begins, by blocks of features and of samples;
+- ``Z``, ``A``, ``DZ``: where these begin in the arena. ``Z`` and ``A`` of a hidden layer are one place, unless the
+  slope is a function of ``Z`` (:data:`~fastmlp.kernels.activations.SLOPE_NEEDS_Z`): ``A`` is written over ``Z``;
+- ``DROPPED``: the threshold below which a random word drops a unit, 0 without dropout;
+- ``X_LEFT``: where what is then left of ``X`` begins; where nothing is dropped, ``X`` itself.
+"""
 
 LOSS, PADDED_SAMPLES, TARGETS, TARGETS_BY_FEATURES, SHARES, SAMPLE_LOSSES, THREADS, PARTIALS, PENALIZES = range(9)
-"""The last row of the plan is for the whole batch. The loss's code; the samples for which there is room. Where in the
-arena there begin: targets by blocks of samples, and of features; each sample's share in the mean; each one's loss. The
-number of threads; where the first group's gradient begins in the arena; what is penalized."""
+"""The columns of its last row, which is for the whole batch:
+
+- ``LOSS``: its code;
+- ``PADDED_SAMPLES``: for how many there is room, whole blocks of them;
+- ``TARGETS``, ``TARGETS_BY_FEATURES``: where in the arena they begin, by blocks of samples and of features;
+- ``SHARES``, ``SAMPLE_LOSSES``: where each sample's share in the mean, and its loss, begin;
+- ``THREADS``: how many there are;
+- ``PARTIALS``: where in the arena the first group's gradient begins;
+- ``PENALIZES``: what is penalized;
+- ``DROPS``, ``KEY0``, ``KEY1``: whether any layer drops units, and the key of its random words;
+- ``LEAST_SAMPLES``: the least samples of a group;
+- ``DIVIDES_PENALTY``: whether the penalty is divided by the samples' weight;
+- ``PLACES``: where the samples' places in the minibatch of all ranks begin, -1 if they are not needed;
+- ``APART``: by how many blocks of samples two groups lie apart, beyond their own;
+- ``PARTIAL_SIZE``: how far it is from the beginning of one group's gradient to that of the next;
+- ``PARTIALS_IN_CACHE``: of how many groups the gradients stay in the cache.
+"""
 
 DROPS, KEY0, KEY1, LEAST_SAMPLES, DIVIDES_PENALTY, PLACES, APART, PARTIAL_SIZE, PARTIALS_IN_CACHE = range(9, 18)
-"""Whether any layer drops units, and the key of its random words. The least samples of a group. Whether the penalty is
-divided by the samples' weight. Where in the arena there begin the samples' places in the minibatch of all ranks, -1 if
-they are not needed. By how many blocks of samples two groups lie apart, beyond their own; from the beginning of one
-group's gradient to that of the next; of how many groups the gradients stay in the cache."""
 
 PLAN_COLUMNS = 24
 """Of both kinds of rows: a whole number of cache lines."""
@@ -110,7 +127,7 @@ TILES_PER_THREAD = 2
 """Tiles of samples for each thread, as long as there are blocks: whoever is quick takes one more."""
 
 PARTS_PER_THREAD = 4
-"""Parts into which the weights are divided, for each thread."""
+"""Parts into which the weights are divided, for each thread, where gradients are not summed by groups."""
 
 PARTIAL_BYTES = 1 << 22
 """Bytes of partial gradients up to which they stay in the cache."""
@@ -162,8 +179,8 @@ FINITE, X_NOT_FINITE, Y_NOT_FINITE, LOSS_NOT_FINITE = range(4)
 """The statuses that come back."""
 
 BLOCK_LOSS, X_CHECK, Y_CHECK = range(3)
-"""Columns of the report, which has a row for each block of samples: its loss; and, of a tile's first block, whether a
-value of the tile is not finite."""
+"""Columns of the report, which has a row for each block of samples: its loss; and, in the rows of all blocks of a
+tile, whether a value of the tile is not finite. Where predictions are made, it has one for each member instead."""
 
 RUN, BATCH, SETTINGS, PENALTY = -1, -2, -3, -4
 """The report's last row is for the training run: status, sum of losses, steps taken. The one before it is for the
@@ -255,7 +272,7 @@ def _share_out(plan, arena, report, sample_weights, order, first, samples, p0, p
 def _drop_tile(layer, place, to, dropout_step, plan, arena, p0, p1, apart):
     """What is left of a hidden layer's activations, or of their gradient, where some are dropped.
 
-    The samples' blocks lie so many further on as ``apart`` says than the samples' numbers in the batch tell.
+    Block ``p`` of the arena holds block ``p - apart`` of the batch.
     """
     outputs, size, threshold = plan[layer, OUTPUTS], block(arena), plan[layer, DROPPED]
     for p in range(p0, p1):
@@ -287,7 +304,7 @@ def forward_tile(plan, parameters, arena, p0, p1, before_backward, dropout_step,
                 # Z = affine(W, b, X)
                 affine_strip(rows, parameters, w, parameters, b, inputs, arena, x, arena, z)
         here, count = p0 * outputs * size, (p1 - p0) * outputs * size
-        # A = activate(Z)
+        # A = activate(Z), which may be one place
         activate_strip(code, arena, plan[layer, Z] + here, arena, plan[layer, A] + here, count)
         left = plan[layer, A]
         if dropout_step != NOTHING_DROPPED and plan[layer, DROPPED] > 0:
@@ -315,7 +332,7 @@ def _loss_tile(plan, arena, report, p0, p1, apart):
         z, a, d = plan[last, Z] + here, plan[last, A] + here, plan[last, DZ] + here
         losses, shares = plan[-1, SAMPLE_LOSSES] + p * size, plan[-1, SHARES] + p * size
         loss_block(code, setting, outputs, arena, z, arena, a, arena, plan[-1, TARGETS] + here, arena, losses, d)
-        if code < POISSON:  # a function of A: the slope is still to come
+        if code < POISSON:  # a function of A, as all are whose codes come before: the slope is still to come
             slope_strip(plan[last, ACTIVATION], arena, z, arena, a, arena, arena, d, outputs * size)
         total = fill(arena, 0.0)
         for k in range(0, size, lanes(arena)):
@@ -386,6 +403,7 @@ def _weight_tile(layer, strip, i, first, last, add, plan, arena, gradient, g):
     columns = min(inputs - i, size)
     d, x = plan[layer, DZ] + j * size, plan[layer, X_FEATURES] + i * plan[-1, PADDED_SAMPLES]
     w, b = plan[layer, WEIGHTS] + j * inputs + i, plan[layer, BIASES] + j
+    # by blocks of samples, X is what was there before units were dropped
     if inputs <= FEW_INPUTS and plan[layer, X_LEFT] == plan[layer, X]:
         few_inputs_gradient_strip(
             rows, arena, d, outputs, first, last, add, arena, plan[layer, X], inputs, gradient, g + w
@@ -494,7 +512,7 @@ def _add_partials(start, stop, groups, plan, arena, report, parameters, gradient
 
 @tile_function
 def _n_parts(division, plan, arena, n_parameters):
-    """Parts of the weights: one for one thread; for more, several each."""
+    """Parts of the weights: one for each thread where partial gradients are added; else several for each of many."""
     threads = plan[-1, THREADS]
     if division.groups > 0:
         return min(threads, 1 + n_parameters * division.parts // PARTIALS_AT_ONCE)
@@ -1025,6 +1043,7 @@ def forward(
     The batch is ``samples`` rows of ``data``: those that ``order`` names from its entry ``first`` on, or, if ``order``
     is empty, the rows from ``first`` on.
     """
+    # a forward pass touches neither gradient nor memory, targets nor weights: anything of their type may stand there
     return run(
         crew, FORWARD, plan, parameters, arena, report, parameters, parameters, data, data, NO_ORDER, NO_WEIGHTS,
         order, first + samples, samples, first, 1, NO_UPDATE, NO_SETTINGS, dropout_step + 1, 0.0, ONE_EPOCH,
