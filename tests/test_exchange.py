@@ -61,7 +61,7 @@ def test_an_activation_without_nodes_is_named(monkeypatch):
     pytest.importorskip("onnx")
     exporting = pytest.importorskip("fastmlp.onnx")
     monkeypatch.delitem(exporting._ACTIVATIONS, "tanh")
-    with pytest.raises(ValueError, match="mlp must have activations that are written down in .*; got tanh"):
+    with pytest.raises(ValueError, match=r"mlp must have activations that are written down in .*; got tanh"):
         exporting.to_onnx(fastmlp.MLP([2, 3, 1], hidden_activation="tanh", rng=0))
 
 

@@ -97,7 +97,7 @@ def crew_kernel(function: Callable[..., Any]) -> CrewKernel:
 
 
 def are_packed() -> bool:
-    """Whether calls are packed: not if kernels are interpreted or checked, nor in the child of one that had threads."""
+    """Whether calls are packed: not if kernels are interpreted or checked, nor in a child of one with threads."""
     return not config.DISABLE_JIT and jit.may_launch()
 
 
