@@ -126,7 +126,7 @@ def test_targets_that_do_not_fit_the_loss(loss, bad, words):
         ({"hidden_activation": "swish"}, r"one of identity, sigmoid, tanh, relu, .*gelu; got 'swish'"),
         ({"hidden_activation": ["tanh", "relu"]}, r"one for each of the 1 hidden layers; got 2"),
         ({"hidden_activation": ["nope"]}, r"hidden_activation\[0\] must be one of"),
-        ({"hidden_activation": None}, r"hidden_activation must be a name"),
+        ({"hidden_activation": None}, r"hidden_activation must be one of"),
         ({"output_activation": "softmax"}, r"output_activation must be one of"),
         (
             {"output_activation": "tanh", "loss": "binary_cross_entropy"},
