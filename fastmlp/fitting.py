@@ -152,12 +152,10 @@ def _given(
     if drawn is not None:
         training_rows = drawn(n_samples) if training_rows is None else training_rows[drawn(n_samples)]
     total_weight = _weight_of(targets, training_rows, n_samples)
-    for weight, what in (
-        (total_weight, "trained on"),
-        (1.0 if held is None else held[1].total_weight(len(held[0])), "held out by validation"),
-    ):
-        if weight == 0:
-            raise _no_weight(what)
+    if total_weight == 0:
+        raise _no_weight("trained on")
+    if held is not None and held[1].total_weight(len(held[0])) == 0:
+        raise _no_weight("held out by validation")
     return Given(X, targets, training_rows, held, n_samples, total_weight)
 
 

@@ -267,9 +267,7 @@ class Trainee:
         if stored is None:
             return
         own, theirs = self._settings(), stored.training.get("settings", {})
-        if not theirs.get("data"):
-            own["data"] = theirs.get("data")
-        elif not own["data"]:  # of a run of several ranks, or of blocks
+        if not (own["data"] and theirs.get("data")):  # of a run of several ranks, or of blocks
             del own["data"]
         different = [key for key in own if own[key] != theirs.get(key)]
         if different or stored.best is None:
