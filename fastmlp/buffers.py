@@ -1,7 +1,7 @@
 """Every buffer of one workspace: sized once, allocated once, and where each one lies.
 
 A workspace serves batches of up to ``capacity`` samples. All that a training step works on lies in one array, the
-*arena*, and the *plan* says where (columns as named in :mod:`fastmlp.kernels.network`). With ``N`` the capacity padded
+*arena*, and the *plan* says where (columns as named in :mod:`fastmlp.kernels.columns`). With ``N`` the capacity padded
 to whole blocks (and, where gradients are summed by groups of samples, room behind each group: so many samples as fill
 4,096 bytes of a block of features), and ``I`` the inputs of a layer padded to whole blocks:
 
@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels import activations, calls, crew, dropout, losses, network, simd
+from fastmlp.kernels import activations, calls, columns, crew, dropout, losses, network, prediction, simd
 
 _ALIGNMENT = 128  # bytes: a cache line, and the one that is fetched with it
 
@@ -49,7 +49,7 @@ _NAMES_OF_THE_USERS = "gradient memory data targets labels sample_weights order 
 _OF_THE_USER = [network.train.position(name) for name in _NAMES_OF_THE_USERS.split()]
 """Arguments of ``train`` that a workspace does not keep alive after a call."""
 
-_TO_PREDICT = [network.predict.position(name) for name in ("data", "output")]
+_TO_PREDICT = [prediction.predict.position(name) for name in ("data", "output")]
 """The same of ``predict``."""
 
 
@@ -81,8 +81,8 @@ class Objective(NamedTuple):
     def penalizes(self) -> int:
         """What is penalized, as compiled code knows it."""
         if self.l1 == self.l2 == 0:
-            return network.NOTHING
-        return network.EVERYTHING if self.biases else network.WEIGHTS_ALONE
+            return columns.NOTHING
+        return columns.EVERYTHING if self.biases else columns.WEIGHTS_ALONE
 
 
 class _Partials:
@@ -144,18 +144,18 @@ class Workspace:
         self._used = 0
         partials = _Partials(layer_sizes, dtype.itemsize, self.capacity, block)
         self.room = self.capacity + (partials.groups * partials.samples_apart if partials.groups > 1 else 0)
-        plan = aligned(len(layer_sizes) * network.PLAN_COLUMNS, np.dtype(np.int64))
-        self.plan = plan.reshape(-1, network.PLAN_COLUMNS)
+        plan = aligned(len(layer_sizes) * columns.PLAN_COLUMNS, np.dtype(np.int64))
+        self.plan = plan.reshape(-1, columns.PLAN_COLUMNS)
         self._place_layers(layer_sizes, activation_names, objective.code >= losses.POISSON)
         self._place_batch(layer_sizes[-1], objective)
         self._place_partials(partials)
         self._place_dropout(objective)
         self.arena = aligned(self._used, dtype)
-        rows = self.capacity // block + network.REPORT_ROWS
+        rows = self.capacity // block + columns.REPORT_ROWS
         self.report = aligned(rows * 3, np.dtype(np.float64)).reshape(-1, 3)
-        self.report[network.SETTINGS] = objective.setting, objective.l1, objective.l2
+        self.report[columns.SETTINGS] = objective.setting, objective.l1, objective.l2
         self.panels_of_version = -1
-        self.results = self.report[network.RUN]
+        self.results = self.report[columns.RUN]
         self.packed, self.predict_call, self.predicted_again = {}, None, (None, ())
         self.crew = aligned(crew.size(1), np.dtype(np.int64))
 
@@ -164,45 +164,45 @@ class Workspace:
         entering = self._take(layer_sizes[0])
         for layer, (inputs, outputs) in enumerate(zip(layer_sizes[:-1], layer_sizes[1:], strict=True)):
             row = self.plan[layer]
-            row[network.INPUTS], row[network.OUTPUTS] = inputs, outputs
-            row[network.ACTIVATION] = activations.CODES[names[layer]]
-            row[network.WEIGHTS], row[network.BIASES] = parameters, parameters + inputs * outputs
+            row[columns.INPUTS], row[columns.OUTPUTS] = inputs, outputs
+            row[columns.ACTIVATION] = activations.CODES[names[layer]]
+            row[columns.WEIGHTS], row[columns.BIASES] = parameters, parameters + inputs * outputs
             parameters += (inputs + 1) * outputs
-            row[network.X] = entering
-            row[network.X_FEATURES] = self._take(round_up(inputs, self.block))
-            row[network.A] = entering = self._take(outputs)
-            is_needed = int(row[network.ACTIVATION]) in activations.SLOPE_NEEDS_Z
+            row[columns.X] = entering
+            row[columns.X_FEATURES] = self._take(round_up(inputs, self.block))
+            row[columns.A] = entering = self._take(outputs)
+            is_needed = int(row[columns.ACTIVATION]) in activations.SLOPE_NEEDS_Z
             apart = is_needed or (layer == last and of_pre_activations)
-            row[network.Z] = self._take(outputs) if apart else row[network.A]
-            row[network.DZ] = self._take(outputs)
+            row[columns.Z] = self._take(outputs) if apart else row[columns.A]
+            row[columns.DZ] = self._take(outputs)
 
     def _place_batch(self, outputs: int, objective: Objective) -> None:
         row = self.plan[-1]
-        row[network.LOSS], row[network.PADDED_SAMPLES] = objective.code, self.room
-        row[network.PENALIZES], row[network.DIVIDES_PENALTY] = objective.penalizes, objective.divides_penalty
-        row[network.TARGETS] = self._take(outputs)
-        row[network.TARGETS_BY_FEATURES] = self._take(round_up(outputs, self.block))
-        row[network.THREADS] = self._n_threads = 1
-        row[network.SHARES], row[network.SAMPLE_LOSSES] = self._take(1), self._take(1)
+        row[columns.LOSS], row[columns.PADDED_SAMPLES] = objective.code, self.room
+        row[columns.PENALIZES], row[columns.DIVIDES_PENALTY] = objective.penalizes, objective.divides_penalty
+        row[columns.TARGETS] = self._take(outputs)
+        row[columns.TARGETS_BY_FEATURES] = self._take(round_up(outputs, self.block))
+        row[columns.THREADS] = self._n_threads = 1
+        row[columns.SHARES], row[columns.SAMPLE_LOSSES] = self._take(1), self._take(1)
 
     def _place_dropout(self, objective: Objective) -> None:
         """Take room for what is left of activations; without dropout they are all left, where they are."""
-        self.plan[:-1, network.X_LEFT] = self.plan[:-1, network.X]
+        self.plan[:-1, columns.X_LEFT] = self.plan[:-1, columns.X]
         for layer, rate in enumerate(objective.dropout):
             threshold = round(rate * dropout.WORDS)
             if threshold > 0:
-                self.plan[layer, network.DROPPED] = threshold
-                self.plan[layer + 1, network.X_LEFT] = self._take(int(self.plan[layer, network.OUTPUTS]))
-                self.plan[-1, network.DROPS] = 1
-        self.plan[-1, network.KEY0], self.plan[-1, network.KEY1] = objective.key
-        self.plan[-1, network.PLACES] = self._take(1) if objective.has_places else -1
+                self.plan[layer, columns.DROPPED] = threshold
+                self.plan[layer + 1, columns.X_LEFT] = self._take(int(self.plan[layer, columns.OUTPUTS]))
+                self.plan[-1, columns.DROPS] = 1
+        self.plan[-1, columns.KEY0], self.plan[-1, columns.KEY1] = objective.key
+        self.plan[-1, columns.PLACES] = self._take(1) if objective.has_places else -1
 
     def _place_partials(self, partials: _Partials) -> None:
         """Take room for a gradient of each group of samples."""
         row = self.plan[-1]
-        row[network.PARTIALS_IN_CACHE], row[network.LEAST_SAMPLES] = partials.in_cache, partials.least_samples
-        row[network.PARTIALS], row[network.PARTIAL_SIZE] = self._used, partials.size
-        row[network.APART] = partials.samples_apart // self.block
+        row[columns.PARTIALS_IN_CACHE], row[columns.LEAST_SAMPLES] = partials.in_cache, partials.least_samples
+        row[columns.PARTIALS], row[columns.PARTIAL_SIZE] = self._used, partials.size
+        row[columns.APART] = partials.samples_apart // self.block
         if partials.groups > 1:  # a single one is summed where the batch's gradient belongs
             self._used += partials.groups * partials.size
 
@@ -218,14 +218,14 @@ class Workspace:
             if self.crew.size < crew.size(n_threads):
                 self.crew = aligned(crew.size(n_threads), np.dtype(np.int64))
             # room comes first, and what says that nothing is to be done comes last: Ctrl-C may come between
-            self.plan[-1, network.THREADS] = n_threads
+            self.plan[-1, columns.THREADS] = n_threads
             self._n_threads = n_threads
 
     @cached_property
     def panels(self) -> NDArray[np.floating]:
         """The weights once more, as the prediction of a few samples reads them; only where there is one."""
         vector = simd.VECTOR_BYTES // self.arena.itemsize
-        inputs, outputs = self.plan[:-1, network.INPUTS], self.plan[:-1, network.OUTPUTS]
+        inputs, outputs = self.plan[:-1, columns.INPUTS], self.plan[:-1, columns.OUTPUTS]
         return aligned(int((inputs * -(-outputs // vector) * vector).sum()), self.arena.dtype)
 
     def train(self, *arguments: Any) -> tuple[int, float, int]:
@@ -245,18 +245,18 @@ class Workspace:
     def predict(self, n_threads: int, *arguments: Any) -> bool:
         """Call the kernel ``predict``, packed if it can be: whether the data were finite."""
         if not calls.are_packed():
-            return bool(network.predict(*arguments) == network.FINITE)
-        call = self.pack(*arguments, kernel=network.predict)
+            return bool(prediction.predict(*arguments) == columns.FINITE)
+        call = self.pack(*arguments, kernel=prediction.predict)
         call.run(n_threads)
         call.let_go(_TO_PREDICT)
-        return call.status == network.FINITE
+        return call.status == columns.FINITE
 
     def pack(self, *arguments: Any, kernel: calls.CrewKernel = network.train) -> calls.Call:
         """Pack a call of a kernel: anew, or what has changed since the last one."""
         call = self.packed.get(kernel)
         if call is None:
             call = calls.Call(kernel, *arguments)
-            if kernel is network.predict:
+            if kernel is prediction.predict:
                 call.vary("samples", "data", "output")
             self.packed[kernel] = call  # only now: Ctrl-C may have come before it was ready
         else:
@@ -270,29 +270,29 @@ class Workspace:
         softmax needs several.
         """
         plan, layers = self.plan.copy(), len(self.plan) - 1
-        widths = [int(plan[0, network.INPUTS]), *map(int, plan[:layers, network.OUTPUTS])]
-        plan[-1, network.PADDED_SAMPLES], plan[-1, network.THREADS] = self.block, 1
-        plan[0, network.X_FEATURES], used = 0, round_up(widths[0], self.block) * self.block
+        widths = [int(plan[0, columns.INPUTS]), *map(int, plan[:layers, columns.OUTPUTS])]
+        plan[-1, columns.PADDED_SAMPLES], plan[-1, columns.THREADS] = self.block, 1
+        plan[0, columns.X_FEATURES], used = 0, round_up(widths[0], self.block) * self.block
         places = [used, used + max(widths[:-1]) * self.block]
         used = places[1] + max(widths[:-1]) * self.block
         entering = places[0]
         for layer in range(layers - 1):
             leaving = places[(layer + 1) % 2]
-            plan[layer, network.X], plan[layer, network.Z], plan[layer, network.A] = entering, leaving, leaving
+            plan[layer, columns.X], plan[layer, columns.Z], plan[layer, columns.A] = entering, leaving, leaving
             entering = leaving
         last = plan[layers - 1]
         of_last = [used + k * widths[-1] * self.block for k in range(3)]
-        last[network.X], last[network.Z], last[network.A], last[network.DZ] = entering, *of_last
+        last[columns.X], last[columns.Z], last[columns.A], last[columns.DZ] = entering, *of_last
         return plan, used + 3 * widths[-1] * self.block
 
     def features(self, layer: int, inputs: int) -> NDArray[np.floating]:
         """What enters a layer in feature blocks, as an array ``[i // B, n, i % B]``."""
-        place, size = self.plan[layer, network.X_FEATURES], round_up(inputs, self.block) * self.room
+        place, size = self.plan[layer, columns.X_FEATURES], round_up(inputs, self.block) * self.room
         return self.arena[place : place + size].reshape(-1, self.room, self.block)
 
     def set_places(self, places: NDArray[np.int64]) -> None:
         """Write the samples' places in the minibatch, if there is room for them."""
-        start = int(self.plan[-1, network.PLACES])
+        start = int(self.plan[-1, columns.PLACES])
         if start >= 0:
             self.arena[start : start + len(places)] = places
 

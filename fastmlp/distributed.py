@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from fastmlp import checks, files, rows, training
 from fastmlp.buffers import Workspace, aligned
-from fastmlp.kernels import network, optimizers
+from fastmlp.kernels import columns, network, optimizers
 from fastmlp.metrics import Metric, values_of
 from fastmlp.stepping import Run
 from fastmlp.trainee import Trainee
@@ -343,10 +343,10 @@ class ShardTrainee(Trainee):
             status, total, _ = workspace.train(
                 crew, network.ALL_PASSES, *others, gradient, gradient, rows.flat(data), rows.flat(targets.values),
                 targets.labels, targets.weights, order, start + count, count, start, 1, optimizers.NO_UPDATE,
-                network.NO_SETTINGS, dropout_step + 1, 0.0, network.ONE_EPOCH,
+                optimizers.NO_SETTINGS, dropout_step + 1, 0.0, network.ONE_EPOCH,
             )  # fmt: skip
         mlp._raise_for(status, X=data, Y=targets.values)
-        weight = float(workspace.report[network.BATCH, network.TOTAL_WEIGHT])
+        weight = float(workspace.report[columns.BATCH, columns.TOTAL_WEIGHT])
         gradient *= mlp._dtype.type(weight)  # the kernel has the mean
         return total, weight
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp import arguments, checks, fitting, predicting, rows, settings, stepping, threads, training
-from fastmlp.kernels import calls, network
+from fastmlp import arguments, checks, fitting, predicting, rows, settings, threads, training
+from fastmlp.kernels import calls, columns, layout, network
 from fastmlp.mlp import MLP
 from fastmlp.orders import Order
 from fastmlp.trainee import Trainee
@@ -322,7 +322,7 @@ class _Run:
     @property
     def order(self) -> Order:
         """The rows of the present epochs; of none that is over."""
-        return stepping.NO_ORDER if self._next is None else self._next.order
+        return layout.NO_ORDER if self._next is None else self._next.order
 
     @property
     def n_epochs(self) -> int:
@@ -359,7 +359,7 @@ class _Run:
         table[_SLOTS["first"]], table[_SLOTS["n_steps"]] = self.done * self.plan.batch_size, wanted
         table[_SLOTS["step"]] = self.steps + 1
         table.view(np.float64)[_SLOTS["total"]] = self.total
-        self.workspace.results[stepping.TAKEN] = 0
+        self.workspace.results[columns.TAKEN] = 0
 
     def take_by_itself(self, wanted: int) -> None:
         """Take steps without the others."""
@@ -368,7 +368,7 @@ class _Run:
         else:
             first = self.done * self.plan.batch_size
             total, taken = self.trainee.take_steps(self.order, first, wanted, self.total)
-            self._came = network.FINITE, total, taken
+            self._came = columns.FINITE, total, taken
 
     def count(self) -> None:
         """Count the steps that were taken with the others'."""
@@ -379,7 +379,7 @@ class _Run:
         if taken:
             self.mlp._keep(optimizer, self.memory, self.steps)
         if optimizer.max_gradient_norm is not None:
-            self.mlp._limited = float(self.workspace.report[network.BATCH, network.FACTOR])
+            self.mlp._limited = float(self.workspace.report[columns.BATCH, columns.FACTOR])
 
     def go_on(self, wanted: int) -> None:
         """See what came of the steps that were wanted: there may be an epoch to end."""
@@ -393,7 +393,7 @@ class _Run:
             return
         self.total, self.done = total, self.done + taken
         why = ""
-        if taken < wanted or status != network.FINITE:
+        if taken < wanted or status != columns.FINITE:
             why = training.not_finite(self.trainee, self.order, self.done * self.plan.batch_size)
         if why or self.done == self.plan.n_steps:
             self.end_epoch(why)

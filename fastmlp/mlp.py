@@ -32,7 +32,19 @@ from fastmlp import (
 from fastmlp import curvature as curvatures
 from fastmlp import verify as proof
 from fastmlp.buffers import Objective, Workspace, aligned
-from fastmlp.kernels import calls, derivatives, embedded, layout, network, optimizers, simd
+from fastmlp.kernels import (
+    calls,
+    columns,
+    derivatives,
+    dropout,
+    embedded,
+    layout,
+    network,
+    optimizers,
+    prediction,
+    simd,
+)
+from fastmlp.kernels.layout import NO_ORDER
 from fastmlp.moved import MovedPass
 from fastmlp.oracle import derivatives as oracle_derivatives
 from fastmlp.oracle import dropout as oracle_dropout
@@ -40,7 +52,7 @@ from fastmlp.oracle import network as oracle
 from fastmlp.oracle.losses import LOSSES
 from fastmlp.oracle.network import Parameters, initialize
 from fastmlp.pacing import Paces
-from fastmlp.stepping import DIVERGED, NO_ORDER, TAKEN, Run
+from fastmlp.stepping import DIVERGED, Run
 from fastmlp.trainee import Trainee
 
 if TYPE_CHECKING:
@@ -243,7 +255,7 @@ class MLP:
 
     def _masks(self, dropout_step: int, n_samples: int) -> list[Any] | None:
         """The oracle's masks of hidden layers in a step; None if nothing is dropped."""
-        if dropout_step == network.NOTHING_DROPPED or not any(self._objective.dropout):
+        if dropout_step == dropout.NOTHING_DROPPED or not any(self._objective.dropout):
             return None
         thresholds = [round(rate * oracle_dropout.WORDS) for rate in self._objective.dropout]
         return [
@@ -396,7 +408,7 @@ class MLP:
         with self._lock:
             parameters = self._vector.copy()
         panels = np.empty_like(workspace.panels)
-        network.pack(plan, parameters, panels)
+        prediction.pack(plan, parameters, panels)
         self._free.append(workspace)
         return embedded.embedded(embedded.Prediction(plan, parameters, panels, arena_size))
 
@@ -417,14 +429,14 @@ class MLP:
             self._forward(X)
             return self.activations[-1]
 
-    def _forward(self, X: Array, dropout_step: int = network.NOTHING_DROPPED) -> None:
+    def _forward(self, X: Array, dropout_step: int = dropout.NOTHING_DROPPED) -> None:
         count = X.shape[0]
         workspace = self._borrow(count)
         with self._pace.measured(count, "forward") as n_threads:
             status = network.forward(  # type: ignore[no-untyped-call]
                 *self._of(workspace, n_threads), rows.flat(X), NO_ORDER, 0, count, dropout_step, run=workspace.train
             )
-        if status == network.X_NOT_FINITE:  # a loss, or a penalty, is none of this pass
+        if status == columns.X_NOT_FINITE:  # a loss, or a penalty, is none of this pass
             self._free.append(workspace)
             raise checks.not_finite("X", X)
         if self._pass is not None:
@@ -437,8 +449,8 @@ class MLP:
         with self._lock:
             workspace, count = self._last_pass()
             plan = workspace.plan
-            places = [(plan[0, network.X], self._sizes[0])]
-            places += [(plan[layer, network.A], size) for layer, size in enumerate(self._sizes[1:])]
+            places = [(plan[0, columns.X], self._sizes[0])]
+            places += [(plan[layer, columns.A], size) for layer, size in enumerate(self._sizes[1:])]
             blocks = [workspace.view(place, features, count) for place, features in places]
             return [np.ascontiguousarray(layout.from_sample_blocks(each, count).T) for each in blocks]
 
@@ -494,7 +506,7 @@ class MLP:
         return self._pass
 
     def _backward(
-        self, workspace: Workspace, count: int, targets: checks.Targets, dropout_step: int = network.NOTHING_DROPPED
+        self, workspace: Workspace, count: int, targets: checks.Targets, dropout_step: int = dropout.NOTHING_DROPPED
     ) -> tuple[float, Gradients]:
         vector = np.zeros_like(self._vector)
         with self._pace.measured(count, "backward") as n_threads:
@@ -507,7 +519,7 @@ class MLP:
 
     def _gradients(self, vector: Array, status: int) -> Gradients:
         """Gradients in one vector, as pairs too: NaN if the loss is not finite."""
-        if status != network.FINITE:
+        if status != columns.FINITE:
             vector[:] = np.nan
         return Gradients(self._pairs(vector), vector)
 
@@ -537,7 +549,7 @@ class MLP:
         return loss, gradients
 
     def _loss_and_gradients(
-        self, X: Array, targets: checks.Targets, dropout_step: int = network.NOTHING_DROPPED
+        self, X: Array, targets: checks.Targets, dropout_step: int = dropout.NOTHING_DROPPED
     ) -> tuple[float, Gradients]:
         """Both regions of a training step, without the update."""
         if self._loss == "own":
@@ -549,7 +561,7 @@ class MLP:
             status, total, _ = workspace.train(
                 crew, network.ALL_PASSES, *others, vector, vector, rows.flat(X), rows.flat(targets.values),
                 targets.labels, targets.weights, NO_ORDER, count, count, 0, 1, optimizers.NO_UPDATE,
-                network.NO_SETTINGS, dropout_step + 1, 0.0, network.ONE_EPOCH,
+                optimizers.NO_SETTINGS, dropout_step + 1, 0.0, network.ONE_EPOCH,
             )  # fmt: skip
         self._free.append(workspace)
         self._raise_for(status, X=X, Y=targets.values)
@@ -574,10 +586,10 @@ class MLP:
                         targets.weights, NO_ORDER, first, count, run=workspace.train,
                     )  # fmt: skip
                 self._raise_for(status, X=X, Y=targets.values)
-                weight = workspace.report[network.BATCH, network.TOTAL_WEIGHT]
+                weight = workspace.report[columns.BATCH, columns.TOTAL_WEIGHT]
                 total += loss * weight
                 all_weight += weight
-                penalties += workspace.report[network.PENALTY, network.PENALTIES]
+                penalties += workspace.report[columns.PENALTY, columns.PENALTIES]
         finally:
             self._free.append(workspace)
         if self._objective.divides_penalty:  # each part's rows had all of it to themselves
@@ -810,7 +822,7 @@ class MLP:
             self._forward(X, dropout_step)
             loss, gradient = self._own_gradient(self.activations[-1], targets)
             if not np.isfinite(loss):
-                return loss, self._gradients(np.zeros_like(self._vector), network.LOSS_NOT_FINITE)
+                return loss, self._gradients(np.zeros_like(self._vector), columns.LOSS_NOT_FINITE)
             penalty, gradients = self._backward(*self._last_pass(), gradient, dropout_step)
             return loss + penalty, gradients
 
@@ -844,16 +856,16 @@ class MLP:
         memory, steps = self._memory_for(optimizer)
         array, code = optimizer.with_rates(steps, 1, self._rate_factor), optimizer.code
         workspace = self._borrow(1)
-        workspace.results[TAKEN] = 0
+        workspace.results[columns.TAKEN] = 0
         try:
             network.update(
                 workspace.plan, workspace.report, self._vector, self._gradient, memory, code, array, steps + 1,
                 total_weight,
             )  # fmt: skip
-            self._limited = float(workspace.report[network.BATCH, network.FACTOR])
-            penalty = float(workspace.report[network.PENALTY, network.PENALTIES])
+            self._limited = float(workspace.report[columns.BATCH, columns.FACTOR])
+            penalty = float(workspace.report[columns.PENALTY, columns.PENALTIES])
         finally:
-            if workspace.results[TAKEN]:  # without calls: see stepping.take
+            if workspace.results[columns.TAKEN]:  # without calls: see stepping.take
                 self._memory, self._steps, self._optimizer_code = memory, steps + 1, code
                 self._pass_is_current = False
                 self._version += 1
@@ -1265,7 +1277,7 @@ class MLP:
             if not np.isfinite(loss):
                 raise ValueError(f"the loss must be finite for anything to be explained; got {loss}")
             of_pre_activations = [
-                layout.from_sample_blocks(workspace.view(workspace.plan[layer, network.DZ], size, count), count)
+                layout.from_sample_blocks(workspace.view(workspace.plan[layer, columns.DZ], size, count), count)
                 for layer, size in enumerate(self._sizes[1:])
             ]
             backward_pass = oracle.BackwardPass(
@@ -1283,7 +1295,7 @@ class MLP:
         gradients: Sequence[Parameters],
         *,
         thorough: bool,
-        dropout_step: int = network.NOTHING_DROPPED,
+        dropout_step: int = dropout.NOTHING_DROPPED,
         loss: float | None = None,
         extremes: Sequence[tuple[str, float, Sequence[Parameters]]] = (),
     ) -> proof.Report:
@@ -1400,9 +1412,9 @@ class MLP:
 
     def _raise_for(self, status: int, **arrays: Array) -> None:
         """Tell what a kernel found in the data, in the words of the door. A loss that is infinite is no such thing."""
-        if status == network.X_NOT_FINITE:
+        if status == columns.X_NOT_FINITE:
             raise checks.not_finite("X", arrays["X"])
-        if status == network.Y_NOT_FINITE:
+        if status == columns.Y_NOT_FINITE:
             raise checks.not_finite("Y", arrays["Y"])
 
     # -- copies ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.buffers import Workspace
-from fastmlp.kernels import derivatives, layer, layout, network
+from fastmlp.kernels import columns, derivatives, layer, layout
 from fastmlp.oracle.network import Parameters
 
 Array = NDArray[Any]
@@ -44,16 +44,16 @@ class MovedPass:
         """``Z`` and ``A`` of the last layer, as columns. Where ``Z`` is not kept, its place has ``A``."""
         last = len(self._parameters) - 1
         Z, A = (
-            layout.from_sample_blocks(self._blocks(last, column), self._n_samples) for column in (network.Z, network.A)
+            layout.from_sample_blocks(self._blocks(last, column), self._n_samples) for column in (columns.Z, columns.A)
         )
         return Z.astype(np.float64), A.astype(np.float64)
 
     def forward(self) -> NDArray[np.float64]:
         """How ``Z`` of the last layer moves, as columns."""
-        RX = np.zeros_like(self._blocks(0, network.X, inputs=True))
+        RX = np.zeros_like(self._blocks(0, columns.X, inputs=True))
         for index, ((W, _), (V, v)) in enumerate(zip(self._parameters, self._direction, strict=True)):
-            X = self._blocks(index, network.X, inputs=True)
-            RZ = np.empty_like(self._blocks(index, network.A))
+            X = self._blocks(index, columns.X, inputs=True)
+            RZ = np.empty_like(self._blocks(index, columns.A))
             derivatives.affine_moved(W, V, v, X, RX, RZ, n_threads=self._n_threads)
             self._moved_inputs.append(RX)
             self._moved_outputs.append(RZ)
@@ -64,15 +64,15 @@ class MovedPass:
         return layout.from_sample_blocks(RZ, self._n_samples).astype(np.float64)
 
     def _of_activation(self, index: int) -> tuple[Array, Array, int]:
-        code = int(self._workspace.plan[index, network.ACTIVATION])
-        return self._blocks(index, network.Z), self._blocks(index, network.A), code
+        code = int(self._workspace.plan[index, columns.ACTIVATION])
+        return self._blocks(index, columns.Z), self._blocks(index, columns.A), code
 
     def backward(self, RdZ: NDArray[np.float64], products: Sequence[Parameters]) -> None:
         """From how ``dZ`` of the last layer moves, as columns, to how the gradients move, which go to ``products``."""
         moved = layout.to_sample_blocks(RdZ.astype(products[0].weights.dtype), self._workspace.block)
         for index in reversed(range(len(self._parameters))):
             W, V, product = self._parameters[index].weights, self._direction[index].weights, products[index]
-            dZ, RX = self._blocks(index, network.DZ), self._moved_inputs[index]
+            dZ, RX = self._blocks(index, columns.DZ), self._moved_inputs[index]
             dX, RdX = np.empty_like(RX), np.empty_like(RX)
             derivatives.affine_backward_moved(
                 W, V, self._workspace.features(index, W.shape[1]), self._by_features(RX), dZ, moved, dX, RdX,

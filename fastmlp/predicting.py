@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import checks, rows, threads
 from fastmlp.buffers import Workspace
-from fastmlp.kernels import calls, jit, network
+from fastmlp.kernels import calls, columns, jit, prediction
 from fastmlp.pacing import class_of, tell
 
 Array = NDArray[Any]
@@ -49,7 +49,7 @@ def _many_again(mlp: Any, workspace: Workspace, X: Any) -> Array | None:
     vector, shape = workspace.predicted_again
     if vector is not mlp._vector or not checks.is_such(X, mlp._dtype, shape) or not calls.are_packed():
         return None
-    output, call = np.empty((shape[0], mlp._sizes[-1]), mlp._dtype), workspace.packed[network.predict]
+    output, call = np.empty((shape[0], mlp._sizes[-1]), mlp._dtype), workspace.packed[prediction.predict]
     with threads.at_work:
         pace, start = mlp._pace(shape[0], "predict"), time.perf_counter()
         n_threads = pace.n_threads
@@ -57,7 +57,7 @@ def _many_again(mlp: Any, workspace: Workspace, X: Any) -> Array | None:
         call.set_rows(shape[0], X, output)
         call.run(n_threads)
         tell(pace, start, shape[0], n_threads)
-    return output if call.status == network.FINITE else None
+    return output if call.status == columns.FINITE else None
 
 
 def anew(mlp: Any, X: ArrayLike) -> Array:
@@ -65,7 +65,7 @@ def anew(mlp: Any, X: ArrayLike) -> Array:
     X = checks.samples("X", X, mlp._sizes[0], mlp._dtype)
     samples = X.shape[0]
     output = np.empty((samples, mlp._sizes[-1]), mlp._dtype)
-    if samples <= network.SAMPLES_ALONE:
+    if samples <= prediction.SAMPLES_ALONE:
         _a_few(mlp, X, samples, output)
         return output
     pace = mlp._pace.of_at_most(jit.max_threads(), class_of(min(samples, _AT_ONCE)), "predict")
@@ -82,14 +82,14 @@ def _a_few(mlp: Any, X: Array, samples: int, output: Array) -> None:
     try:
         if workspace.panels_of_version != mlp._version:
             version = mlp._version
-            network.pack(workspace.plan, mlp._vector, workspace.panels)
+            prediction.pack(workspace.plan, mlp._vector, workspace.panels)
             workspace.panels_of_version = version
         if calls.are_packed() and X.flags.writeable:
             call = workspace.predict_call
             if call is None:
                 workspace.run_with = calls.run_with(mlp._dtype, mlp._dtype, 2)
                 call = calls.Call(
-                    network.predict_alone, workspace.plan, mlp._vector, workspace.panels, workspace.arena,
+                    prediction.predict_alone, workspace.plan, mlp._vector, workspace.panels, workspace.arena,
                     workspace.report, mlp._vector, mlp._vector, 0, samples,
                 )  # fmt: skip
                 call.vary("samples", "data", "output")
@@ -98,20 +98,20 @@ def _a_few(mlp: Any, X: Array, samples: int, output: Array) -> None:
             call.run()
             status = call.status
         else:
-            status = network.predict_alone(
+            status = prediction.predict_alone(
                 workspace.plan, mlp._vector, workspace.panels, workspace.arena, workspace.report, rows.flat(X),
                 output.reshape(-1), 0, samples,
             )  # fmt: skip
     finally:
         mlp._free.append(workspace)
-    if status != network.FINITE:
+    if status != columns.FINITE:
         raise checks.not_finite("X", X)
 
 
 @contextmanager
 def room_for(mlp: Any, most_threads: int) -> Iterator[Workspace]:
     """A workspace in which so many threads can predict many rows."""
-    workspace = mlp._borrow(most_threads * network.PREDICTED_BLOCKS * mlp._block)
+    workspace = mlp._borrow(most_threads * prediction.PREDICTED_BLOCKS * mlp._block)
     try:
         yield workspace
     finally:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastmlp.ensemble import Ensemble
-from fastmlp.kernels import jit, network
+from fastmlp.kernels import jit, prediction
 from fastmlp.mlp import MLP
 from fastmlp.settings import SGD
 
@@ -37,7 +37,7 @@ def warm_up(dtype: DTypeLike = np.float64, *, derivatives: bool = False) -> None
     step = SGD()
     for n_threads in range(1, min(jit.max_threads(), 2) + 1):
         mlp = MLP([1, 1], dtype=dtype, rng=0, n_threads=n_threads)
-        X = np.zeros((network.SAMPLES_ALONE + 1, 1), mlp.config["dtype"])
+        X = np.zeros((prediction.SAMPLES_ALONE + 1, 1), mlp.config["dtype"])
         mlp.fit(X, X, epochs=1, validation=(X, X), progress=False)
         for samples in (1, len(X), len(X)):  # the third one is packed
             mlp.predict(X[:samples])

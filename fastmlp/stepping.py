@@ -17,17 +17,13 @@ from numpy.typing import NDArray
 
 from fastmlp import checks, rows, settings, threads
 from fastmlp.buffers import Workspace
-from fastmlp.kernels import calls, jit, network
+from fastmlp.kernels import calls, columns, jit, network
+from fastmlp.kernels.layout import NO_ORDER
 from fastmlp.kernels.optimizers import LEARNING_RATE
 
 Array = NDArray[Any]
 
 DIVERGED = "the loss is not finite; the parameters were left as they were"
-
-NO_ORDER = np.empty(0, np.int64)
-"""The rows as they stand."""
-
-TAKEN = 2  # of a workspace's results
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -69,13 +65,13 @@ def take(
     unit = -(-n_rows // batch_size) if ended.size else 1
     memory, steps = mlp._memory_for(optimizer)
     flat, values = rows.flat(X), rows.flat(targets.values)
-    done, status = 0, network.FINITE
+    done, status = 0, columns.FINITE
     workspace, pace = mlp._borrow(batch_size), mlp._pace(batch_size)
-    workspace.results[TAKEN] = 0
+    workspace.results[columns.TAKEN] = 0
     is_measured, array = len(pace.candidates) > 1, optimizer.array
     mlp._parameters_changed()
     try:
-        while done < n_steps and status == network.FINITE:
+        while done < n_steps and status == columns.FINITE:
             n_threads, wanted = pace.n_threads, n_steps - done
             if is_measured:
                 wanted, start = min(wanted, max(1, pace.units_left // unit) * unit), time.perf_counter()
@@ -94,14 +90,14 @@ def take(
                 n_rows, batch_size, begin, wanted, optimizer.code, array, steps + done + 1, total, known,
             )  # fmt: skip
             done += taken
-            workspace.results[TAKEN] = 0
-            mlp._penalties += float(workspace.report[network.PENALTY, network.PENALTIES])
+            workspace.results[columns.TAKEN] = 0
+            mlp._penalties += float(workspace.report[columns.PENALTY, columns.PENALTIES])
             if is_measured:
                 pace.tell(time.perf_counter() - start, wanted, n_threads)
         if optimizer.max_gradient_norm is not None:
-            mlp._limited = float(workspace.report[network.BATCH, network.FACTOR])
+            mlp._limited = float(workspace.report[columns.BATCH, columns.FACTOR])
     except BaseException:  # Ctrl-C may come between steps and their count
-        done += int(workspace.results[TAKEN])
+        done += int(workspace.results[columns.TAKEN])
         raise
     finally:
         if done:  # as in mlp._keep; but Python looks for Ctrl-C in calls, so what belongs together is done without any
@@ -109,7 +105,7 @@ def take(
             mlp._pass_is_current = False
             mlp._version += 1
         mlp._free.append(workspace)
-    if status != network.FINITE:
+    if status != columns.FINITE:
         mlp._raise_for(status, X=X, Y=targets.values)
     return total, done
 
@@ -262,7 +258,9 @@ def forget(mlp: Any) -> None:
         mlp._prepared = None
 
 
-def take_prepared(mlp: Any, prepared: Prepared, learning_rate: Any, X: Any, Y: Any) -> float | None:
+def take_prepared(
+    mlp: Any, prepared: Prepared, learning_rate: Any, X: Any, Y: Any, sample_weight: Any
+) -> float | None:
     """Take the step that has been prepared, over new data; None if these are others, or it is prepared no more."""
     if not (
         checks.is_such(X, mlp._dtype, prepared.shape_of_x)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks, files, rows, settings, stepping, training
-from fastmlp.kernels import network, optimizers
+from fastmlp.kernels import layout, network, optimizers, weights
 from fastmlp.metrics import Metric, values_of
 from fastmlp.monitor import Monitor, Step
 from fastmlp.stepping import Run
@@ -117,7 +117,7 @@ class Trainee:
             take = stepping.take_converted if mlp.config["verify"] else stepping.take
             targets = self._targets.of_rows(chosen, mlp._dtype)
             one = self._run._replace(n_rows=len(X))
-            total, taken = take(mlp, X, targets, stepping.NO_ORDER, 0, 1, one, total)
+            total, taken = take(mlp, X, targets, layout.NO_ORDER, 0, 1, one, total)
             if not taken:
                 return total, done
         return total, n_steps
@@ -186,7 +186,7 @@ class Trainee:
         rate = self._rate_of(mlp._steps)
         # not by np.linalg.norm: its threads, OpenBLAS's, go on waiting busily and take the processors from ours
         factor = 1.0 if self._run.optimizer.max_gradient_norm is None else mlp._limited
-        norm = math.sqrt(network.gradient_square(mlp._gradient, factor))
+        norm = math.sqrt(weights.gradient_square(mlp._gradient, factor))
         held_loss = self._loss_of_held()
         found = self._metrics_of_training() if self._metrics else {}
         of_held = self._metrics_of(*self._held) if self._held is not None and self._metrics else {}

@@ -65,27 +65,16 @@ NOT_MUTATED_NAMES = {"_FEATURES", "VECTOR_BYTES", "HAS_FMA", "ROWS", "Array", "_
 
 _UNUSED = "one more that nothing reads"
 _TUNING = "a size chosen for speed; the results are the same for any"
-_SLOPE_OF_A = "every slope there is uses A alone; to be taken off this list when one uses Z"
 
 EQUIVALENT: dict[tuple[str, str, str, str], str] = {
-    (
-        "kernels/layer.py", "activate_backward",
-        "slope_strip(activation, z, p * size, a, p * size, d_a, d_z, p * size, size)",
-        "slope_strip(activation, z, p, a, p * size, d_a, d_z, p * size, size)",
-    ): _SLOPE_OF_A,
-    (
-        "kernels/network.py", "backward_tile",
-        "slope_strip(plan[below, ACTIVATION], arena, z, arena, a, arena, arena, x, count)",
-        "slope_strip(plan[below, ACTIVATION], arena, a, arena, z, arena, arena, x, count)",
-    ): "the Z of a hidden layer lies on its A",
-    ("kernels/network.py", "module", "PLAN_COLUMNS = 24", "PLAN_COLUMNS = 25"): _UNUSED,
-    ("kernels/network.py", "module", "TILE_BLOCKS = 8", "TILE_BLOCKS = 9"): _TUNING,
+    ("kernels/columns.py", "module", "PLAN_COLUMNS = 24", "PLAN_COLUMNS = 25"): _UNUSED,
+    ("kernels/samples.py", "module", "TILE_BLOCKS = 8", "TILE_BLOCKS = 9"): _TUNING,
     ("kernels/network.py", "module", "TILES_PER_THREAD = 2", "TILES_PER_THREAD = 3"): _TUNING,
-    ("kernels/network.py", "module", "PARTS_PER_THREAD = 4", "PARTS_PER_THREAD = 5"): _TUNING,
-    ("kernels/network.py", "module", "OUTPUTS_AT_ONCE = 64", "OUTPUTS_AT_ONCE = 65"): _TUNING,
-    ("kernels/network.py", "module", "STRIPS_AT_ONCE = 8", "STRIPS_AT_ONCE = 9"): _TUNING,
-    ("kernels/network.py", "module", "BLOCKS_AT_ONCE = 32", "BLOCKS_AT_ONCE = 33"): _TUNING,
-    ("kernels/network.py", "module", "SAMPLES_ALONE = 3", "SAMPLES_ALONE = 4"): _TUNING,
+    ("kernels/weights.py", "module", "TASKS_PER_THREAD = 4", "TASKS_PER_THREAD = 5"): _TUNING,
+    ("kernels/samples.py", "module", "OUTPUTS_AT_ONCE = 64", "OUTPUTS_AT_ONCE = 65"): _TUNING,
+    ("kernels/weights.py", "module", "STRIPS_AT_ONCE = 8", "STRIPS_AT_ONCE = 9"): _TUNING,
+    ("kernels/weights.py", "module", "BLOCKS_AT_ONCE = 32", "BLOCKS_AT_ONCE = 33"): _TUNING,
+    ("kernels/prediction.py", "module", "SAMPLES_ALONE = 3", "SAMPLES_ALONE = 4"): _TUNING,
     ("kernels/optimizers.py", "module", "N_SETTINGS = 8", "N_SETTINGS = 9"): _UNUSED,
 }  # fmt: skip
 """Reviewed mutants that change nothing: (file, function, text before, text after), and why."""
@@ -621,7 +610,7 @@ FIRST_TESTS = {
     "kernels/simd.py": ["test_simd", "test_index_lines", "test_twins", "test_layout", "test_accuracy", "test_kernels"],
     "kernels/elementary.py": ["test_accuracy", "test_twins"],
     "kernels/layout.py": ["test_layout", "test_twins", "test_kernels"],
-    "kernels/network.py": ["test_kernels", "test_mlp"],
+    **{f"kernels/{file}.py": ["test_kernels", "test_mlp"] for file in ("network", "prediction", "samples", "weights")},
     "kernels": ["test_twins", "test_index_lines", "test_accuracy", "test_kernels"],
 }
 """The test files to begin with, by mutated file or folder; all others follow."""

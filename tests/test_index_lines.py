@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +23,10 @@ import fastmlp
 from conftest import compiled
 from fastmlp import buffers
 from fastmlp.kernels import activations as kernel_activations
+from fastmlp.kernels import columns, layout, simd
 from fastmlp.kernels import derivatives as kernel_derivatives
 from fastmlp.kernels import dropout as kernel_dropout
 from fastmlp.kernels import layer as kernel_layer
-from fastmlp.kernels import layout, simd
 from fastmlp.kernels import losses as kernel_losses
 from fastmlp.kernels import network as kernel_network
 from fastmlp.kernels import sparse as kernel_sparse
@@ -277,8 +278,8 @@ def kernel_by_sample(given: Arrays, _: str) -> Arrays:
     objective = buffers.Objective("squared_error")
     workspace = buffers.Workspace([n_inputs, n_outputs], ["identity"], objective, np.dtype(np.float64), n_samples)
     plan, blocks = workspace.plan, layout.to_feature_blocks(X, simd.block(X)).ravel()
-    workspace.arena[plan[0, kernel_network.X_FEATURES] :][: blocks.size] = blocks
-    workspace.view(plan[0, kernel_network.DZ], n_outputs, n_samples)[...] = sample_blocks(dZ)
+    workspace.arena[plan[0, columns.X_FEATURES] :][: blocks.size] = blocks
+    workspace.view(plan[0, columns.DZ], n_outputs, n_samples)[...] = sample_blocks(dZ)
     output = np.full((n_samples, (n_inputs + 1) * n_outputs), np.nan)
     every_sample_by_itself(plan, workspace.arena, output)
     weights = n_inputs * n_outputs
@@ -497,7 +498,7 @@ def kernel_loss_value(given: Arrays, loss: str) -> Arrays:
     status, value = kernel_network.loss_value(
         *buffers_of_step, rows, targets, no_labels, 3 * given["s"], every_row, 0, n_samples
     )
-    assert status == kernel_network.FINITE
+    assert status == columns.FINITE
     return {"loss": np.array(value)}
 
 
@@ -534,7 +535,7 @@ STRIPS = {
     "activations.slope_strip": "layer.activate_backward",
     **{f"losses.{name}_block": f"losses.{name}" for name in LOSSES},
     "losses.softmax_block": "losses.softmax",
-    "network._loss_tile": "network.loss_value",
+    "samples._loss_tile": "network.loss_value",
 }
 """The kernel that runs each strip function."""
 
@@ -603,17 +604,29 @@ def test_kernel_computes_its_index_line(line: IndexLine, sizes: Sizes) -> None:
 @pytest.mark.parametrize(("strip", "kernel"), STRIPS.items())
 def test_kernel_runs_its_strip(strip: str, kernel: str) -> None:
     """Otherwise a line above the strip would be compared with other code."""
-    module, name = kernel.split(".")
-    parsed = ast.parse(SOURCES[f"kernels.{module}"]).body
-    bodies = {node.name: node for node in parsed if isinstance(node, ast.FunctionDef)}
-    called, waiting = set(), [name]
-    while waiting:  # also through functions of the same file, called or handed over
-        body = bodies[waiting.pop()]
-        calls = [node.func for node in ast.walk(body) if isinstance(node, ast.Call)] + body.args.kw_defaults
-        new = {function.id for function in calls if isinstance(function, ast.Name)} - called
+    called, waiting = set(), [kernel]
+    while waiting:  # also through others, called or handed over
+        module, name = waiting.pop().split(".")
+        bodies, imported = functions_in(module)
+        if name not in bodies:
+            continue
+        calls = [node.func for node in ast.walk(bodies[name]) if isinstance(node, ast.Call)]
+        names = {call.id for call in calls + bodies[name].args.kw_defaults if isinstance(call, ast.Name)}
+        new = {f"{imported.get(name, module)}.{name}" for name in names} - called
         called |= new
-        waiting += new & bodies.keys()
-    assert strip.split(".")[1] in called
+        waiting += new
+    assert strip in called
+
+
+@cache
+def functions_in(module: str) -> tuple[dict[str, ast.FunctionDef], dict[str, str]]:
+    """Functions that a file of kernels defines; and the files that it has others from."""
+    parsed = ast.parse(SOURCES.get(f"kernels.{module}", "")).body
+    imports = [node for node in parsed if isinstance(node, ast.ImportFrom) and node.module]
+    return (
+        {node.name: node for node in parsed if isinstance(node, ast.FunctionDef)},
+        {alias.name: node.module.split(".")[-1] for node in imports for alias in node.names},
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -629,7 +642,7 @@ FORMULAS_OF_FILES = {
     "kernels.layer": {"Z", "dX", "dW", "db", "A", "dZ"},
     "kernels.activations": {"A", "dZ"},
     "kernels.losses": {"L", "dA", "dZ", "A"},
-    "kernels.network": {"loss"},
+    "kernels.samples": {"loss"},
     "oracle.sparse": {"Z", "dW", "db"},
     "kernels.sparse": {"Z", "dW", "db"},
 }

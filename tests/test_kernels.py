@@ -9,9 +9,11 @@ import pytest
 
 from conftest import INTERPRETED
 from fastmlp.buffers import Objective, Workspace, aligned
+from fastmlp.kernels import columns, dropout, prediction, simd
 from fastmlp.kernels import network as kernels
 from fastmlp.kernels import optimizers as codes
-from fastmlp.kernels import simd
+from fastmlp.kernels import samples as over_samples
+from fastmlp.kernels import weights as over_weights
 from fastmlp.oracle import network as oracle
 from fastmlp.oracle import optimizers as rules
 from fastmlp.oracle.losses import LOSSES
@@ -24,7 +26,7 @@ NO_ORDER = np.empty(0, np.int64)
 NO_LABELS = np.empty(0, np.int64)
 NO_WEIGHTS = np.empty(0, np.float64)
 RATE = (0.1,)  # plain gradient descent
-NOTHING = kernels.NOTHING_DROPPED
+NOTHING = dropout.NOTHING_DROPPED
 
 # layer sizes and samples: distinct, square, 1, around the tile's rows, its block, and a tile of samples
 SHAPES = [
@@ -34,12 +36,12 @@ SHAPES = [
     ([1, 1, 1], BLOCK + 1),
     ([ROWS, ROWS + 1, ROWS - 1], BLOCK - 1),
     ([BLOCK + 1, BLOCK - 1, BLOCK], BLOCK),
-    ([5, 2 * ROWS + 1, 3], kernels.TILE_BLOCKS * BLOCK + 1),
-    ([2 * BLOCK + 1, 3, 2, 5, 1], 2 * kernels.TILE_BLOCKS * BLOCK),
+    ([5, 2 * ROWS + 1, 3], over_samples.TILE_BLOCKS * BLOCK + 1),
+    ([2 * BLOCK + 1, 3, 2, 5, 1], 2 * over_samples.TILE_BLOCKS * BLOCK),
     ([20, 21, 20], 2 * kernels.GROUP_SAMPLES + 2),  # two groups of samples
 ]
 if not INTERPRETED:
-    SHAPES += [([64, 33, 10], 130), ([7, 100, 50, 3], 300), ([2, 3, 2], (kernels.BLOCKS_AT_ONCE + 1) * BLOCK + 1)]
+    SHAPES += [([64, 33, 10], 130), ([7, 100, 50, 3], 300), ([2, 3, 2], (over_weights.BLOCKS_AT_ONCE + 1) * BLOCK + 1)]
 
 PENALTY = (0.02, 0.03, False)
 WAYS = {
@@ -128,8 +130,8 @@ class Network:
     def predict_alone(self, output):
         """Predict sample by sample."""
         workspace = self.workspace
-        kernels.pack(workspace.plan, self.vector, workspace.panels)
-        return kernels.predict_alone(
+        prediction.pack(workspace.plan, self.vector, workspace.panels)
+        return prediction.predict_alone(
             workspace.plan, self.vector, workspace.panels, workspace.arena, workspace.report, flat(self.data), output,
             0, self.samples,
         )  # fmt: skip
@@ -146,7 +148,7 @@ class Network:
 
 def sum_by_weights(network):
     """Let the gradients be summed strip by strip of the weights, in a network whose plan says otherwise."""
-    network.workspace.plan[-1, kernels.PARTIALS_IN_CACHE] = 0
+    network.workspace.plan[-1, columns.PARTIALS_IN_CACHE] = 0
 
 
 def by_members(kernel, *arguments):
@@ -169,10 +171,10 @@ def test_members_do_together_what_one_does_alone(limit, dtype, rng):
         result = call(kernels.train, workspace.crew, kernels.ALL_PASSES, *network.first, *arguments, *steps)
         update = network.vector, network.gradient, network.memory, codes.ADAM, settings, 3, 65.0
         call(kernels.update, workspace.plan, workspace.report, *update)
-        status = call(kernels.predict, *network.first, flat(network.data), flat(output), 0, 130)
+        status = call(prediction.predict, *network.first, flat(network.data), flat(output), 0, 130)
         network.data[129, 0] = np.nan
-        bad = call(kernels.predict, *network.first, flat(network.data), flat(output.copy()), 0, 130)
-        assert (result[0], result[2], status, bad) == (kernels.FINITE, 2, kernels.FINITE, kernels.X_NOT_FINITE)
+        bad = call(prediction.predict, *network.first, flat(network.data), flat(output.copy()), 0, 130)
+        assert (result[0], result[2], status, bad) == (columns.FINITE, 2, columns.FINITE, columns.X_NOT_FINITE)
         found.append((result[1], network.vector, network.memory, output))
     for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -197,7 +199,7 @@ def test_groups_follow_from_the_batch_alone(samples, groups, rng):
 def unlike_partials(network):
     """The room for gradients of groups of samples, a row for each, filled with NaN."""
     workspace = network.workspace
-    place, size = workspace.plan[-1, kernels.PARTIALS], workspace.plan[-1, kernels.PARTIAL_SIZE]
+    place, size = workspace.plan[-1, columns.PARTIALS], workspace.plan[-1, columns.PARTIAL_SIZE]
     partials = workspace.arena[place:].reshape(-1, size)[:, : network.vector.size]
     partials[:] = np.nan
     return partials
@@ -230,7 +232,7 @@ def test_training_step_computes_the_oracles_gradient(sizes, samples, case, dtype
     network = Network(sizes, samples, case, dtype, rng)
     loss, gradient, _ = network.expected()
     status, total, taken = network.train()
-    assert (status, taken) == (kernels.FINITE, 1)
+    assert (status, taken) == (columns.FINITE, 1)
     assert total / samples == pytest.approx(loss, abs=tolerance(network, np.array(loss)))
     np.testing.assert_allclose(network.gradient, gradient, rtol=0, atol=tolerance(network, gradient))
 
@@ -245,7 +247,7 @@ def test_forward_then_backward_is_the_training_step(sizes, samples, way, dtype, 
     _, total, _ = network.train()
     gradient = np.full_like(network.gradient, np.nan)
     first = network.workspace.crew, *network.first
-    assert kernels.forward(*first, flat(network.data), NO_ORDER, 0, samples, NOTHING) == kernels.FINITE
+    assert kernels.forward(*first, flat(network.data), NO_ORDER, 0, samples, NOTHING) == columns.FINITE
     status, loss = kernels.backward(
         network.workspace.crew,
         *network.first,
@@ -258,7 +260,7 @@ def test_forward_then_backward_is_the_training_step(sizes, samples, way, dtype, 
         NOTHING,
         gradient,
     )
-    assert status == kernels.FINITE
+    assert status == columns.FINITE
     assert loss * samples == total
     np.testing.assert_array_equal(gradient, network.gradient)
 
@@ -269,14 +271,14 @@ def test_prediction_loss_and_activations(sizes, samples, case, dtype, rng):
     network = Network(sizes, samples, case, dtype, rng)
     loss, _, forward_pass = network.expected()
     output = np.full((samples, sizes[-1]), np.nan, dtype)
-    kernels.predict(*network.first, flat(network.data), output.reshape(-1), 0, samples)
+    prediction.predict(*network.first, flat(network.data), output.reshape(-1), 0, samples)
     expected = forward_pass.activations[-1].T
     np.testing.assert_allclose(output, expected, rtol=0, atol=tolerance(network, expected))
     status, found = kernels.loss_value(
         network.workspace.crew, *network.first, flat(network.data), flat(network.targets), NO_LABELS, NO_WEIGHTS,
         NO_ORDER, 0, samples,
     )  # fmt: skip
-    assert status == kernels.FINITE
+    assert status == columns.FINITE
     assert found == pytest.approx(loss, abs=tolerance(network, np.array(loss)))
 
 
@@ -288,13 +290,13 @@ def test_one_sample_has_the_bits_that_it_has_among_others(sizes, case, dtype, rn
     """One by one, a few at a time, in tiles of one thread or two, whose arena holds a part of the samples only."""
     samples = 5 * BLOCK + 3
     network = Network(sizes, samples, case, dtype, rng)
-    tile = Workspace(sizes, network.names, network.objective, dtype, 2 * kernels.PREDICTED_BLOCKS * BLOCK)
+    tile = Workspace(sizes, network.names, network.objective, dtype, 2 * prediction.PREDICTED_BLOCKS * BLOCK)
     outputs = []
     for workspace, n_threads, at_once in [
         (network.workspace, 1, samples), (tile, 1, samples), (tile, 2, samples), (tile, 2, BLOCK + 1), (tile, 1, 1),
-        (tile, 1, 2), (tile, 1, kernels.SAMPLES_ALONE + 1),
+        (tile, 1, 2), (tile, 1, prediction.SAMPLES_ALONE + 1),
     ]:  # fmt: skip
-        alone = n_threads == 1 and at_once <= kernels.SAMPLES_ALONE
+        alone = n_threads == 1 and at_once <= prediction.SAMPLES_ALONE
         output = np.full((samples, sizes[-1]), np.nan, dtype)
         workspace.arena[:] = np.nan
         workspace.divide(n_threads)
@@ -304,11 +306,11 @@ def test_one_sample_has_the_bits_that_it_has_among_others(sizes, case, dtype, rn
                 min(at_once, samples - first),
             )  # fmt: skip
             if alone:
-                kernels.pack(workspace.plan, network.vector, workspace.panels)
-                status = kernels.predict_alone(workspace.plan, network.vector, workspace.panels, *rest)
+                prediction.pack(workspace.plan, network.vector, workspace.panels)
+                status = prediction.predict_alone(workspace.plan, network.vector, workspace.panels, *rest)
             else:
-                status = kernels.predict(workspace.plan, network.vector, *rest, n_threads=n_threads)
-            assert status == kernels.FINITE
+                status = prediction.predict(workspace.plan, network.vector, *rest, n_threads=n_threads)
+            assert status == columns.FINITE
         outputs.append(output)
     expected = network.expected()[2].activations[-1].T
     np.testing.assert_allclose(outputs[0], expected, rtol=0, atol=tolerance(network, expected))
@@ -316,18 +318,18 @@ def test_one_sample_has_the_bits_that_it_has_among_others(sizes, case, dtype, rn
         np.testing.assert_array_equal(output, outputs[0])
 
 
-@pytest.mark.parametrize("samples", [1, 2, kernels.SAMPLES_ALONE + 1, 3 * BLOCK])
+@pytest.mark.parametrize("samples", [1, 2, prediction.SAMPLES_ALONE + 1, 3 * BLOCK])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_prediction_tells_what_is_not_finite(samples, value, dtype, rng):
     network = Network([BLOCK + 1, 3, 2], samples, CASES[1], dtype, rng)
     output = np.empty(2 * samples, dtype)
     for feature in (0, BLOCK):
         network.data[samples - 1, feature] = value
-        assert kernels.predict(*network.first, flat(network.data), output, 0, samples) == kernels.X_NOT_FINITE
-        assert network.predict_alone(output) == kernels.X_NOT_FINITE
+        assert prediction.predict(*network.first, flat(network.data), output, 0, samples) == columns.X_NOT_FINITE
+        assert network.predict_alone(output) == columns.X_NOT_FINITE
         network.data[samples - 1, feature] = 1
-    assert kernels.predict(*network.first, flat(network.data), output, 0, samples) == kernels.FINITE
-    assert network.predict_alone(output) == kernels.FINITE
+    assert prediction.predict(*network.first, flat(network.data), output, 0, samples) == columns.FINITE
+    assert network.predict_alone(output) == columns.FINITE
 
 
 @pytest.mark.parametrize(("sizes", "samples"), SHAPES, ids=str)
@@ -369,7 +371,7 @@ def test_same_bits_at_any_number_of_threads(sizes, samples, way, extra, dtype, r
             flat(network.data), flat(network.targets), NO_LABELS, network.weights, order, order.size, batch_size, 0,
             n_steps, codes.ADAM, settings, 1, 0.0, kernels.ONE_EPOCH, n_threads=n_threads,
         )  # fmt: skip
-        assert (status, taken) == (kernels.FINITE, n_steps)
+        assert (status, taken) == (columns.FINITE, n_steps)
         results.append((network.vector.copy(), network.gradient.copy(), network.memory.copy(), np.array(total)))
     for one, *others in zip(*results, strict=True):
         for other in others:
@@ -445,8 +447,8 @@ def test_what_the_arena_held_before_does_not_count(n_threads, dtype, rng):
     network.train(n_threads)
     expected = network.gradient.copy()
     network.workspace.arena[:] = np.nan
-    network.workspace.report[: kernels.SETTINGS] = np.nan
-    network.workspace.report[kernels.BATCH :] = np.nan
+    network.workspace.report[: columns.SETTINGS] = np.nan
+    network.workspace.report[columns.BATCH :] = np.nan
     network.workspace.crew[:] = 99
     network.gradient[:] = np.nan
     network.train(n_threads)
@@ -519,7 +521,7 @@ def test_steps_over_minibatches_are_the_oracles_steps(optimizer, way, summed, dt
     status, found, taken = network.train(
         batch_size=batch_size, n_steps=n_steps, optimizer=codes.CODES[optimizer], settings=settings, order=order
     )
-    assert (status, taken) == (kernels.FINITE, n_steps)
+    assert (status, taken) == (columns.FINITE, n_steps)
     # Adam divides by the root of a small second moment, which magnifies a gradient's rounding up to 1/epsilon's root
     bound = 1e-9 if dtype == np.float64 else 3e-4
     assert found == pytest.approx(total, rel=bound)
@@ -567,10 +569,10 @@ def test_a_sum_over_samples_becomes_the_gradient_before_the_update(penalty, limi
         np.testing.assert_allclose(
             gradient, expected, rtol=0, atol=20 * np.finfo(dtype).eps * np.abs(alone.gradient).max()
         )
-        np.testing.assert_allclose(report[kernels.PENALTY, kernels.PENALTIES], value * weight, rtol=1e-5)
+        np.testing.assert_allclose(report[columns.PENALTY, columns.PENALTIES], value * weight, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("bad", "status"), [("data", kernels.X_NOT_FINITE), ("targets", kernels.Y_NOT_FINITE)])
+@pytest.mark.parametrize(("bad", "status"), [("data", columns.X_NOT_FINITE), ("targets", columns.Y_NOT_FINITE)])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("row", [0, BLOCK, -1])
 def test_what_is_not_finite_comes_back_as_a_status_and_changes_nothing(bad, status, value, row, dtype, rng):
@@ -580,7 +582,7 @@ def test_what_is_not_finite_comes_back_as_a_status_and_changes_nothing(bad, stat
     assert network.train(optimizer=codes.SGD)[::2] == (status, 0)
     np.testing.assert_array_equal(network.vector, before)
     getattr(network, bad)[row, 1] = 0.5  # the buffers remember nothing of it
-    assert network.train(optimizer=codes.SGD)[0] == kernels.FINITE
+    assert network.train(optimizer=codes.SGD)[0] == columns.FINITE
     assert np.isfinite(network.vector).all()
 
 
@@ -589,7 +591,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(dtype, rng):
     network.vector[:] = np.finfo(dtype).max / 8
     before = network.vector.copy()
     status, _, taken = network.train(optimizer=codes.SGD, n_steps=1)
-    assert (status, taken) == (kernels.LOSS_NOT_FINITE, 0)
+    assert (status, taken) == (columns.LOSS_NOT_FINITE, 0)
     np.testing.assert_array_equal(network.vector, before)
 
 
@@ -600,26 +602,26 @@ def test_buffers_do_not_overlap_and_hold_the_stated_size(sizes, case, dtype, rng
     samples = 70
     workspace = Network(sizes, samples, case, dtype, rng).workspace
     block = simd.block(np.empty(0, dtype))
-    groups, page = workspace.plan[-1, kernels.PARTIALS_IN_CACHE], 4096 // dtype.itemsize
+    groups, page = workspace.plan[-1, columns.PARTIALS_IN_CACHE], 4096 // dtype.itemsize
     operations = 6 * sum(i * j for i, j in itertools.pairwise(sizes)) * dtype.itemsize // 4
     least = -(-kernels.GROUP_OPERATIONS // operations)
     groups = min(2, groups, max(1, workspace.capacity // least))
     N = workspace.capacity + (groups * page // block if groups > 1 else 0)
     plan, taken = workspace.plan, []
-    taken.append((plan[0, kernels.X], sizes[0] * N))
+    taken.append((plan[0, columns.X], sizes[0] * N))
     for layer, (i, j) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        taken.append((plan[layer, kernels.X_FEATURES], -(-i // block) * block * N))
-        columns = {plan[layer, kernels.A], plan[layer, kernels.Z], plan[layer, kernels.DZ]}
-        taken += [(column, j * N) for column in columns]
+        taken.append((plan[layer, columns.X_FEATURES], -(-i // block) * block * N))
+        places = {plan[layer, columns.A], plan[layer, columns.Z], plan[layer, columns.DZ]}
+        taken += [(place, j * N) for place in places]
     outputs, n_parameters = sizes[-1], sum((i + 1) * j for i, j in zip(sizes[:-1], sizes[1:], strict=True))
     taken += [
-        (plan[-1, kernels.TARGETS], outputs * N),
-        (plan[-1, kernels.TARGETS_BY_FEATURES], -(-outputs // block) * block * N),
-        (plan[-1, kernels.SHARES], N),
-        (plan[-1, kernels.SAMPLE_LOSSES], N),
+        (plan[-1, columns.TARGETS], outputs * N),
+        (plan[-1, columns.TARGETS_BY_FEATURES], -(-outputs // block) * block * N),
+        (plan[-1, columns.SHARES], N),
+        (plan[-1, columns.SAMPLE_LOSSES], N),
     ]
     of_groups = groups if groups > 1 else 0
-    taken.append((plan[-1, kernels.PARTIALS], of_groups * (-(-n_parameters // page) + 1) * page))
+    taken.append((plan[-1, columns.PARTIALS], of_groups * (-(-n_parameters // page) + 1) * page))
     taken.sort()
     ends = [place + size for place, size in taken]
     assert [place for place, _ in taken] == [0, *ends[:-1]]
@@ -645,7 +647,7 @@ def test_a_member_that_comes_late_finds_how_the_present_batch_is_divided():
             kernels.train.python(kernels.ALONE, *arguments, 0.0, kernels.ONE_EPOCH)
             continue
         kernels.train.python(kernels.OPENING, *arguments, 0.0, kernels.ONE_EPOCH)
-        kernels.weigh(workspace.plan, workspace.report, NO_WEIGHTS, NO_ORDER, BLOCK, 3)
+        over_samples.weigh(workspace.plan, workspace.report, NO_WEIGHTS, NO_ORDER, BLOCK, 3)
         kernels.open_phase(workspace.crew, 1, 2, 1)  # the first one of the second step
         division = kernels._divided(workspace.plan, workspace.arena, BLOCK)
         kernels._train_along(0, *arguments, kernels.ONE_EPOCH, division)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import compiled
-from fastmlp.kernels import layout, network, simd
+from fastmlp.kernels import layout, simd
 from fastmlp.kernels.layout import (
     feature_blocks_of,
     gather_labels,
@@ -17,6 +17,7 @@ from fastmlp.kernels.layout import (
     sample_blocks_of,
     scatter_rows,
 )
+from fastmlp.kernels.samples import TILE_BLOCKS
 
 NO_ORDER = np.empty(0, np.int64)
 
@@ -43,7 +44,7 @@ def lanes_of(dtype):
 def size_of(name, dtype):
     """A size by its name."""
     L = lanes_of(dtype)
-    return SIZES[name](L, 2 * L, 2 * L * network.TILE_BLOCKS)
+    return SIZES[name](L, 2 * L, 2 * L * TILE_BLOCKS)
 
 
 def round_up(number, multiple):

@@ -34,10 +34,7 @@ MACHINERY = {
         "rates_of", "decays", "decay_range", "penalize_range", "penalty_of_range", "square_of_range", "scale_range",
         "update_beside_others", "update_rows",
     },
-    "network": {
-        "gradient_square", "predict", "predict_alone", "pack", "train", "update",
-        "backward_tile", "forward_tile", "loss_of_tile", "n_blocks", "note", "read_samples", "status_of", "weigh",
-    },
+    "network": {"status_of", "train", "update"},
     "derivatives": {"affine_moved_strip", "input_gradient_moved_strip"},
 }  # fmt: skip
 

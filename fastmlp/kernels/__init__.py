@@ -10,8 +10,9 @@ The rule of the threads
 in block order.** No two threads write one cell and no sum is split by the number of threads: the same bits at any
 thread count.
 
-In reading order: ``layer.py`` (the tile functions, each under its formula), ``network.py`` (a training step as two
-regions over tiles), ``activations.py``, ``losses.py``, ``optimizers.py`` (elementwise, on vector registers),
-``elementary.py`` (exp and log on vector registers), ``layout.py`` (how memory turns), ``simd.py`` (registers as Numba
-values), ``jit.py`` (how everything is compiled, cached and launched).
+In reading order: ``layer.py`` (the tile functions, each under its formula), ``samples.py`` and ``weights.py`` (the two
+phases of a training step over tiles), ``network.py`` (the step, its tasks and who takes them), ``activations.py``,
+``losses.py``, ``optimizers.py`` (elementwise, on vector registers), ``elementary.py`` (exp and log on vector
+registers), ``layout.py`` (how memory turns), ``simd.py`` (registers as Numba values), ``jit.py`` (how everything is
+compiled, cached and launched).
 """

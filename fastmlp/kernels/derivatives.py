@@ -10,7 +10,26 @@ from numba import prange
 
 from fastmlp.kernels.activations import SOFTMAX, curvature_strip, slope_strip
 from fastmlp.kernels.calls import ALONE, CLOSING, OPENING, crew_kernel
+from fastmlp.kernels.columns import (
+    ACTIVATION,
+    BIASES,
+    BLOCK_LOSS,
+    DZ,
+    INPUTS,
+    OUTPUTS,
+    PADDED_SAMPLES,
+    SHARES,
+    THREADS,
+    WEIGHTS,
+    X_CHECK,
+    X_FEATURES,
+    Y_CHECK,
+    A,
+    X,
+    Z,
+)
 from fastmlp.kernels.crew import share
+from fastmlp.kernels.dropout import NOTHING_DROPPED
 from fastmlp.kernels.jit import inlined_function, kernel, tile_function
 from fastmlp.kernels.layer import (
     bias_gradient_strip,
@@ -21,33 +40,16 @@ from fastmlp.kernels.layer import (
     weight_gradient_strip,
 )
 from fastmlp.kernels.layout import scatter_rows
-from fastmlp.kernels.network import (
-    ACTIVATION,
-    BIASES,
-    BLOCK_LOSS,
-    DZ,
-    INPUTS,
-    NOTHING_DROPPED,
-    OUTPUTS,
+from fastmlp.kernels.network import status_of
+from fastmlp.kernels.samples import (
     OUTPUTS_AT_ONCE,
-    PADDED_SAMPLES,
-    SHARES,
-    THREADS,
     TILE_BLOCKS,
-    WEIGHTS,
-    X_CHECK,
-    X_FEATURES,
-    Y_CHECK,
-    A,
-    X,
-    Z,
     backward_tile,
     forward_tile,
     loss_of_tile,
     n_blocks,
     note,
     read_samples,
-    status_of,
     weigh,
 )
 from fastmlp.kernels.simd import block, column, fill, fma, lanes, load, rank1, store, store_first, store_tile, zeros

@@ -11,6 +11,9 @@ from numba import prange
 from fastmlp.kernels.jit import kernel, tile_function
 from fastmlp.kernels.simd import block, fill_like, lanes, load, random_words, store, where
 
+NOTHING_DROPPED = -1
+"""In the place of the number of the step, by which it is known what is dropped."""
+
 WORDS = 1 << 24
 """The words that are compared with a threshold are whole numbers from 0 to below this."""
 

@@ -16,7 +16,8 @@ from numba import types
 from numba.core import cgutils, config, errors
 from numba.extending import intrinsic
 
-from fastmlp.kernels import network
+from fastmlp.kernels import columns
+from fastmlp.kernels import prediction as kernels
 from fastmlp.kernels.calls import ALONE, ENTRY, SLOTS, Call, CrewKernel
 from fastmlp.kernels.jit import embedded_function
 
@@ -55,7 +56,7 @@ class _Packed:
             "plan": prediction.plan, "parameters": prediction.parameters, "panels": prediction.panels, "arena": here,
             "report": np.zeros((1, 3)), "data": here, "output": here, "first": 0, "samples": 0,
         }  # fmt: skip
-        called: CrewKernel = getattr(network, kernel)
+        called: CrewKernel = getattr(kernels, kernel)
         call = Call(called, *(given[name] for name in called.argument_names))
         self.entry, self.table = call.entry, tuple(call.table.tolist())
         # where the arguments stand in the table: rows, and behind them the output
@@ -73,13 +74,13 @@ def embedded(prediction: Prediction) -> Callable[[Any, Any], None]:
         return _interpreted(prediction)
     dtype = types.float32 if prediction.parameters.dtype == np.float32 else types.float64
     plan = prediction.plan
-    inputs, outputs = int(plan[0, network.INPUTS]), int(plan[-2, network.OUTPUTS])
-    block = int(plan[-1, network.PADDED_SAMPLES])
+    inputs, outputs = int(plan[0, columns.INPUTS]), int(plan[-2, columns.OUTPUTS])
+    block = int(plan[-1, columns.PADDED_SAMPLES])
     predict_few, predict_many = (
         _caller(_Packed(kernel, prediction), dtype, prediction.arena_size, inputs, outputs)
         for kernel in ("predict_alone", "predict")
     )
-    most_alone = network.SAMPLES_ALONE
+    most_alone = kernels.SAMPLES_ALONE
 
     @embedded_function
     def predict(x, out):
@@ -101,11 +102,11 @@ def _interpreted(prediction: Prediction) -> Callable[[Any, Any], None]:
     plan = prediction.plan
 
     def predict(x: Any, out: Any) -> None:
-        inputs, outputs = plan[0, network.INPUTS], plan[-2, network.OUTPUTS]
+        inputs, outputs = plan[0, columns.INPUTS], plan[-2, columns.OUTPUTS]
         if x.shape[-1] != inputs or out.shape[-1] != outputs or x.size // inputs != out.size // outputs:
             raise ValueError(_SHAPES)
         arena = np.zeros(prediction.arena_size, prediction.parameters.dtype)
-        network.predict_alone(
+        kernels.predict_alone(
             plan, prediction.parameters, prediction.panels, arena, np.zeros((1, 3)), x.reshape(-1), out.reshape(-1), 0,
             x.size // inputs,
         )  # fmt: skip

@@ -47,6 +47,10 @@ def to_feature_blocks(M: np.ndarray, n_lanes: int) -> np.ndarray:
     return np.ascontiguousarray(padded.reshape(-1, n_lanes, shape[1]).transpose(0, 2, 1))
 
 
+NO_ORDER = np.empty(0, np.int64)
+"""The rows as they stand."""
+
+
 @tile_function
 def row_of(order, n):
     """Row of the user's data that is sample ``n`` of the batch; an empty order means row ``n``."""

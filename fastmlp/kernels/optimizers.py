@@ -40,6 +40,9 @@ learning rates of the steps of a call, one each, instead of the one in front."""
 
 N_SETTINGS = 8
 
+NO_SETTINGS = np.zeros(N_SETTINGS)
+"""Those of no optimizer."""
+
 
 @tile_function
 def sgd(parameter, gradient, velocity, learning_rate, momentum):

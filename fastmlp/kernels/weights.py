@@ -1,0 +1,352 @@
+"""The phase over weights: a tile of ``W`` is summed over all samples in a fixed order, and updated.
+
+And where an update needs all gradients first, what is then done to all parameters, range by range.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fastmlp.kernels.calls import crew_kernel
+from fastmlp.kernels.columns import (
+    BATCH,
+    BIASES,
+    DZ,
+    EVERYTHING,
+    FACTOR,
+    INPUTS,
+    L1,
+    L2,
+    NOTHING,
+    OUTPUTS,
+    PADDED_SAMPLES,
+    PARAMETER_RANGES,
+    PARTIAL_SIZE,
+    PARTIALS,
+    PENALIZES,
+    PENALTY,
+    REPORT_ROWS,
+    THREADS,
+    WEIGHTS,
+    X_FEATURES,
+    X_LEFT,
+    X,
+)
+from fastmlp.kernels.jit import inlined_function, tile_function
+from fastmlp.kernels.layer import (
+    FEW_INPUTS,
+    bias_gradient_strip,
+    few_inputs_gradient_strip,
+    n_strips,
+    strip_start,
+    weight_gradient_strip,
+)
+from fastmlp.kernels.optimizers import (
+    NO_UPDATE,
+    decay_range,
+    decays,
+    penalize_range,
+    penalty_of_range,
+    scale_range,
+    square_of_range,
+    update_beside_others,
+    update_rows,
+)
+from fastmlp.kernels.simd import block, lanes, load_first, store_first
+
+LINE = 32
+"""Elements of a cache line, and of the one that is fetched with it."""
+
+PARTIALS_AT_ONCE = 2_000
+"""Elements of partial gradients that are worth a thread's while."""
+
+STRIPS_AT_ONCE = 8
+"""Strips of ``dW`` that take turns at a block of inputs, which comes from memory once for all of them."""
+
+BLOCKS_AT_ONCE = 32
+"""Blocks of samples over which ``dW`` is summed in one go: so many samples of a block of inputs stay in the cache."""
+
+TASKS_PER_THREAD = 4
+"""Tasks into which the weights are divided, for each thread, where gradients are not summed by groups."""
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# one tile of one layer's W, that is a strip of rows j and a block of inputs i
+
+
+@tile_function
+def _input_blocks(arena, inputs):
+    return (inputs + block(arena) - 1) // block(arena)
+
+
+@tile_function
+def _count_weight_tiles(plan, arena):
+    """Tiles of all layers."""
+    total = 0
+    for layer in range(plan.shape[0] - 1):
+        total += n_strips(plan[layer, OUTPUTS]) * _input_blocks(arena, plan[layer, INPUTS])
+    return total
+
+
+@inlined_function
+def _weight_tile(layer, strip, i, first, last, add, plan, arena, gradient, g):
+    """Gradient of one tile of weights, and with the first tile of a strip that of its biases.
+
+    The gradient of the whole network begins at ``g`` in ``gradient``. The sum runs over blocks of samples from
+    ``first`` to before ``last``; with ``add`` it goes on. Returns where the tile's weights and its biases begin, its
+    rows and its columns.
+    """
+    inputs, outputs, size = plan[layer, INPUTS], plan[layer, OUTPUTS], block(arena)
+    j = strip_start(outputs, strip)
+    rows = strip_start(outputs, strip + 1) - j
+    columns = min(inputs - i, size)
+    d, x = plan[layer, DZ] + j * size, plan[layer, X_FEATURES] + i * plan[-1, PADDED_SAMPLES]
+    w, b = plan[layer, WEIGHTS] + j * inputs + i, plan[layer, BIASES] + j
+    # by blocks of samples, X is what was there before units were dropped
+    if inputs <= FEW_INPUTS and plan[layer, X_LEFT] == plan[layer, X]:
+        few_inputs_gradient_strip(
+            rows, arena, d, outputs, first, last, add, arena, plan[layer, X], inputs, gradient, g + w
+        )
+    else:
+        weight_gradient_strip(rows, arena, d, outputs, first, last, add, arena, x, columns, gradient, g + w, inputs)
+    if i == 0:
+        bias_gradient_strip(rows, arena, d, outputs, first, last, add, gradient, g + b)
+    return w, b, rows, columns
+
+
+@inlined_function
+def _finish_tile(w, b, rows, columns, inputs, is_first, plan, report, parameters, gradient, optimizer, rates, memory):
+    """Penalty and update of what :func:`_weight_tile` returned; of the biases with the first tile of a strip."""
+    if plan[-1, PENALIZES] != NOTHING:
+        l1, l2 = report[PENALTY, L1], report[PENALTY, L2]
+        for r in range(rows):
+            penalize_range(l1, l2, parameters, gradient, w + r * inputs, w + r * inputs + columns)
+        if is_first and plan[-1, PENALIZES] == EVERYTHING:
+            penalize_range(l1, l2, parameters, gradient, b, b + rows)
+    if optimizer == NO_UPDATE:
+        return
+    if decays(rates, True):
+        for r in range(rows):
+            decay_range(rates, parameters, w + r * inputs, w + r * inputs + columns)
+        if is_first and decays(rates, False):
+            decay_range(rates, parameters, b, b + rows)
+    update_rows(optimizer, rates, parameters, gradient, memory, w, columns, rows, inputs)
+    if is_first:
+        update_rows(optimizer, rates, parameters, gradient, memory, b, rows, 1, 0)
+
+
+@tile_function
+def _weight_tiles(start, stop, plan, arena, report, blocks, parameters, gradient, optimizer, rates, memory):
+    """Tiles ``start`` to ``stop`` of all layers' weights.
+
+    They are counted in bundles of strips; in one, block of inputs after block of inputs; there, strip after strip.
+    """
+    for first in range(0, blocks, BLOCKS_AT_ONCE):
+        last = min(first + BLOCKS_AT_ONCE, blocks)
+        tile = 0  # the first one of a bundle
+        for layer in range(plan.shape[0] - 1):
+            strips, input_blocks = n_strips(plan[layer, OUTPUTS]), _input_blocks(arena, plan[layer, INPUTS])
+            for s0 in range(0, strips, STRIPS_AT_ONCE):
+                bundle = min(STRIPS_AT_ONCE, strips - s0)
+                for k in range(max(start - tile, 0), min(stop - tile, bundle * input_blocks)):
+                    strip, i = s0 + k % bundle, k // bundle * block(arena)
+                    w, b, rows, columns = _weight_tile(
+                        layer, strip, i, first, last, first > 0, plan, arena, gradient, 0
+                    )
+                    if last == blocks:
+                        inputs = plan[layer, INPUTS]
+                        _finish_tile(
+                            w, b, rows, columns, inputs, i == 0, plan, report, parameters, gradient, optimizer, rates,
+                            memory,
+                        )  # fmt: skip
+                tile += bundle * input_blocks
+
+
+@tile_function
+def partial_gradient(add, plan, arena, p0, p1, partial, to):
+    """All gradients, summed over one tile of samples only, which is in the cache; ``add`` them to the group's."""
+    for layer in range(plan.shape[0] - 1):
+        for i in range(0, plan[layer, INPUTS], block(arena)):
+            for strip in range(n_strips(plan[layer, OUTPUTS])):
+                _weight_tile(layer, strip, i, p0, p1, add, plan, arena, partial, to)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# any parameters, of whatever layers they are
+
+
+@tile_function
+def _meant(start, stop, layer, with_biases, plan):
+    """The parameters of a layer among those from ``start`` to ``stop``: its weights, and its biases too if wanted."""
+    after = plan[layer, BIASES] + (plan[layer, OUTPUTS] if with_biases else 0)
+    return max(start, plan[layer, WEIGHTS]), min(stop, after)
+
+
+@tile_function
+def _penalize_flat(start, stop, plan, report, parameters, gradient):
+    """Add the penalty's gradient for the parameters from ``start`` to ``stop``, of whatever layers they are."""
+    if plan[-1, PENALIZES] != NOTHING:
+        for layer in range(plan.shape[0] - 1):
+            first, last = _meant(start, stop, layer, plan[-1, PENALIZES] == EVERYTHING, plan)
+            penalize_range(report[PENALTY, L1], report[PENALTY, L2], parameters, gradient, first, last)
+
+
+@inlined_function
+def _update_flat(start, stop, plan, parameters, gradient, optimizer, rates, memory):
+    """Decay and update of the parameters from ``start`` to ``stop``, of whatever layers they are."""
+    if decays(rates, True):
+        for layer in range(plan.shape[0] - 1):
+            first, last = _meant(start, stop, layer, decays(rates, False), plan)
+            decay_range(rates, parameters, first, last)
+    if plan[-1, THREADS] > 1:
+        update_beside_others(optimizer, rates, parameters, gradient, memory, start, stop)
+    else:
+        update_rows(optimizer, rates, parameters, gradient, memory, start, stop - start, 1, 0)
+
+
+@inlined_function
+def _add_partials(start, stop, groups, plan, arena, report, parameters, gradient, optimizer, rates, memory):
+    """Gradients of the parameters from ``start`` to ``stop``, from the groups' partial ones, and their update."""
+    if groups > 1:
+        for k in range(start, stop, lanes(arena)):
+            here = plan[-1, PARTIALS] + k
+            total = load_first(arena, here, stop - k)
+            for group in range(1, groups):
+                total = total + load_first(arena, here + group * plan[-1, PARTIAL_SIZE], stop - k)
+            store_first(gradient, k, total, stop - k)
+    _penalize_flat(start, stop, plan, report, parameters, gradient)
+    if optimizer != NO_UPDATE:
+        _update_flat(start, stop, plan, parameters, gradient, optimizer, rates, memory)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# the tasks of the phase over weights
+
+
+@tile_function
+def n_weight_tasks(division, plan, arena, n_parameters):
+    """Tasks of the phase: one for each thread where partial gradients are added; else several for each of many."""
+    threads = plan[-1, THREADS]
+    if division.groups > 0:
+        return min(threads, 1 + n_parameters * division.parts // PARTIALS_AT_ONCE)
+    return min(TASKS_PER_THREAD * threads, _count_weight_tiles(plan, arena)) if threads > 1 else 1
+
+
+@tile_function
+def _whole_lines(task, tasks, parameters):
+    """Where a task's parameters begin: at the beginning of a cache line, so that no two tasks share one."""
+    size = parameters.size
+    return task * size // tasks // LINE * LINE if task < tasks else size
+
+
+@inlined_function
+def weight_task(task, tasks, division, plan, arena, report, parameters, gradient, optimizer, rates, memory):
+    """One of ``tasks`` equal parts of all weights: their gradient, and their update."""
+    if division.groups > 0:
+        start, stop = _whole_lines(task, tasks, parameters), _whole_lines(task + 1, tasks, parameters)
+        _add_partials(start, stop, division.parts, plan, arena, report, parameters, gradient, optimizer, rates, memory)
+    else:
+        tiles = _count_weight_tiles(plan, arena)
+        start, stop = task * tiles // tasks, (task + 1) * tiles // tasks
+        _weight_tiles(
+            start, stop, plan, arena, report, division.blocks, parameters, gradient, optimizer, rates, memory
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# sums over all parameters, range by range
+
+
+@tile_function
+def _range_of(k, size):
+    """Where a range of parameters begins and ends."""
+    return k * size // PARAMETER_RANGES, (k + 1) * size // PARAMETER_RANGES
+
+
+@tile_function
+def _first_sum(report):
+    return report.shape[0] - REPORT_ROWS
+
+
+@tile_function
+def penalty_task(task, plan, parameters, report):
+    """Note the penalty of a range of parameters."""
+    start, stop = _range_of(task, parameters.size)
+    l1, l2 = report[PENALTY, L1], report[PENALTY, L2]
+    total = 0.0
+    for layer in range(plan.shape[0] - 1):
+        first, last = _meant(start, stop, layer, plan[-1, PENALIZES] == EVERYTHING, plan)
+        total += penalty_of_range(l1, l2, parameters, first, last)
+    report[_first_sum(report) + task, 0] = total
+
+
+@tile_function
+def square_task(task, gradient, report):
+    """Note the sum of squares of a range's gradient."""
+    start, stop = _range_of(task, gradient.size)
+    report[_first_sum(report) + task, 0] = square_of_range(gradient, start, stop)
+
+
+@tile_function
+def update_task(task, plan, report, parameters, gradient, optimizer, rates, memory):
+    """Update a range of parameters from its gradient, times the batch's factor."""
+    start, stop = _range_of(task, parameters.size)
+    scale_range(report[BATCH, FACTOR], gradient, start, stop)
+    _update_flat(start, stop, plan, parameters, gradient, optimizer, rates, memory)
+
+
+@tile_function
+def sum_of_ranges(report):
+    """The ranges' sums, in their order."""
+    total = 0.0
+    for k in range(PARAMETER_RANGES):
+        total += report[_first_sum(report) + k, 0]
+    return total
+
+
+@tile_function
+def limit(report, max_norm):
+    """Note by what the gradient is multiplied, so that its norm is ``max_norm`` at most."""
+    norm = math.sqrt(sum_of_ranges(report))
+    report[BATCH, FACTOR] = max_norm / norm if norm > max_norm else 1.0
+
+
+@tile_function
+def complete_range(k, total_weight, plan, parameters, gradient, report):
+    """The mean of a range's gradient, from its sum over samples of so much weight; and the penalty's."""
+    start, stop = _range_of(k, parameters.size)
+    scale_range(1.0 / total_weight if total_weight > 0 else 0.0, gradient, start, stop)
+    _penalize_flat(start, stop, plan, report, parameters, gradient)
+
+
+@tile_function
+def square_before(gradient, factor):
+    """``Σ g²`` in float64, of the gradient before it was multiplied.
+
+    Eight sums take turns: with one, each addition waited for the one before, and of a million parameters this took a
+    millisecond.
+    """
+    whole = gradient.size // 8 * 8
+    a, b, c, d, e, f, g, h = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for k in range(0, whole, 8):
+        a, b = a + _square(gradient, k), b + _square(gradient, k + 1)
+        c, d = c + _square(gradient, k + 2), d + _square(gradient, k + 3)
+        e, f = e + _square(gradient, k + 4), f + _square(gradient, k + 5)
+        g, h = g + _square(gradient, k + 6), h + _square(gradient, k + 7)
+    for k in range(whole, gradient.size):
+        a += _square(gradient, k)
+    square = ((a + b) + (c + d)) + ((e + f) + (g + h))
+    return square / (factor * factor) if factor > 0 else square
+
+
+@tile_function
+def _square(gradient, k):
+    return np.float64(gradient[k]) * np.float64(gradient[k])
+
+
+@crew_kernel
+def gradient_square(me, gradient, factor):
+    """The square of the norm of the gradient, before it was multiplied by ``factor`` to limit it."""
+    return square_before(gradient, factor)
