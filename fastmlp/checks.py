@@ -5,6 +5,7 @@ The sentence names the argument, what came and what was expected. Nothing here c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastmlp import rows
 from fastmlp.kernels import calls
-from fastmlp.kernels.door import all_finite, labels_fit, rows_fit
+from fastmlp.kernels.door import all_finite, labels_fit, rows_fit, weights_fit
 from fastmlp.kernels.losses import CODES
 
 Array = NDArray[np.floating]
@@ -290,6 +291,12 @@ def sample_weight(
         if not np.isfinite(weights.sum()):
             raise ValueError(f"sample_weight must have a finite sum; got weights up to {weights.max():g}")
     return weights
+
+
+def sum_of_weights(weights: NDArray[np.float64]) -> float:
+    """Return the sum of samples' weights; NaN if they are none: no words, and quick."""
+    total = float(np.add.reduce(weights)) if weights_fit(weights) else math.nan
+    return total if 0 < total < math.inf else math.nan
 
 
 def weights_of_classes(

@@ -228,7 +228,7 @@ class MLP:
         self._steps = 0  # of the optimizer whose memory this is
         self._optimizer_code = optimizers.NO_UPDATE
         self._rate_factor = 1.0  # by which ReduceOnPlateau has reduced the rate
-        self._run: Run | None = None  # of the last training step
+        self._last_step: stepping.Step | None = None
         self._limited = 1.0  # by what the last gradient was multiplied, to limit its norm
         self._penalties = 0.0  # what part of the losses of training steps, times their weights, was the penalty's
         self._block = simd.VECTORS * (simd.VECTOR_BYTES // self._dtype.itemsize)
@@ -908,11 +908,11 @@ class MLP:
         prepared, given = self._prepared, X
         if (
             prepared is not None
-            and sample_weight is None
+            and (sample_weight is None) is (prepared.weights is None)
             and optimizer is prepared.optimizer
             and (learning_rate is prepared.learning_rate or stepping.is_another_rate(prepared, learning_rate))
         ):
-            loss = stepping.take_prepared(self, prepared, learning_rate, X, Y)
+            loss = stepping.take_prepared(self, prepared, learning_rate, X, Y, sample_weight)
             if loss is not None:
                 return loss
         if learning_rate is None and optimizer is None:
@@ -924,11 +924,12 @@ class MLP:
             take = stepping.take_converted if self.config["verify"] else stepping.take
             if self._loss == "own":
                 take = stepping.take_own
-            last, run = self._run, Run(chosen, count, count)
-            self._run = run
-            total, taken = take(self, X, targets, NO_ORDER, 0, 1, run)
-            is_plain = X is given and sample_weight is None and stepping.can_be_prepared(self, chosen)
-            if taken and is_plain and isinstance(Y, np.ndarray) and stepping.are_alike(last, run, optimizer):
+            last, step = self._last_step, stepping.Step(chosen, count, sample_weight is not None)
+            self._last_step = step
+            total, taken = take(self, X, targets, NO_ORDER, 0, 1, Run(chosen, count, count))
+            is_plain = X is given and stepping.are_plain_weights(sample_weight, count)
+            is_likely = stepping.can_be_prepared(self, chosen) and stepping.are_alike(last, step, optimizer)
+            if taken and is_plain and is_likely and isinstance(Y, np.ndarray):
                 stepping.prepare(self, (optimizer, learning_rate), chosen, X, Y, targets)
         if not taken:
             raise FloatingPointError(DIVERGED)

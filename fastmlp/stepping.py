@@ -183,6 +183,8 @@ class Prepared:
     shape_of_x: tuple[int, ...]
     shape_of_y: tuple[int, ...]
     """Shapes of the data."""
+    weights: NDArray[np.float64] | None
+    """Where the samples' weights are copied to, if there are any."""
     dtype_of_y: np.dtype
     takes_any: bool
     """Whether all targets of that shape have a meaning for the loss."""
@@ -195,6 +197,13 @@ class Prepared:
     memory: Array
     """The optimizer's, to which the call goes."""
 
+    def take_weights(self, given: Any) -> float:
+        """Copy the samples' weights to where the call finds them. Returns their sum; NaN if they are none."""
+        if self.weights is None or not are_plain_weights(given, self.weights.size):
+            return math.nan
+        np.copyto(self.weights, given)
+        return checks.sum_of_weights(self.weights)
+
 
 def can_be_prepared(mlp: Any, optimizer: settings.Optimizer) -> bool:
     """Whether the next step like this one needs nothing but its data, and maybe its rate."""
@@ -205,11 +214,24 @@ def can_be_prepared(mlp: Any, optimizer: settings.Optimizer) -> bool:
     )
 
 
-def are_alike(last: Run | None, run: Run, given: settings.Optimizer | str | None) -> bool:
+def are_plain_weights(given: Any, n_samples: int) -> bool:
+    """Whether samples' weights, if there are any, can be copied as they are."""
+    return given is None or (type(given) is np.ndarray and given.dtype.kind == "f" and given.shape == (n_samples,))
+
+
+class Step(NamedTuple):
+    """What steps that are alike have in common."""
+
+    optimizer: settings.Optimizer
+    n_samples: int
+    is_weighted: bool
+
+
+def are_alike(last: Step | None, step: Step, given: settings.Optimizer | str | None) -> bool:
     """Whether one more step like these two is likely: by one optimizer; or by its name, where only numbers differ."""
-    if last is None or last.n_rows != run.n_rows:
+    if last is None or last[1:] != step[1:]:
         return False
-    before, now = last.optimizer, run.optimizer
+    before, now = last.optimizer, step.optimizer
     if isinstance(given, settings.Optimizer) or type(before) is not type(now):
         return before is now
     return before.learning_rate is now.learning_rate or not (before.is_scheduled or now.is_scheduled)
@@ -238,16 +260,17 @@ def prepare(
     rate = optimizer.learning_rate
     schedule = rate if callable(rate) else None
     array = np.append(optimizer.array, optimizer.array[LEARNING_RATE])
+    weights = targets.weights.copy()
     call = workspace.pack(
         workspace.crew, network.ALL_PASSES, workspace.plan, mlp._vector, workspace.arena, workspace.report,
-        mlp._gradient, mlp._memory, mlp._vector, mlp._vector, checks.NO_LABELS, checks.NO_WEIGHTS, NO_ORDER,
+        mlp._gradient, mlp._memory, mlp._vector, mlp._vector, checks.NO_LABELS, weights, NO_ORDER,
         count, count, 0, 1, optimizer.code, array, mlp._steps, 0.0, network.ONE_EPOCH,
     )  # fmt: skip
     call.vary("step", "data", "labels" if has_labels else "targets")
     run = calls.run_with(mlp._dtype, dtype_of_y, Y.ndim)
     mlp._prepared = Prepared(
-        *given, schedule, array, X.shape, Y.shape, dtype_of_y, takes_any, of_all == (1,), workspace, call, run,
-        mlp._memory,
+        *given, schedule, array, X.shape, Y.shape, weights if weights.size else None, dtype_of_y, takes_any,
+        of_all == (1,), workspace, call, run, mlp._memory,
     )  # fmt: skip
 
 
@@ -274,6 +297,9 @@ def take_prepared(
             prepared.settings[-1] = settings.rate_at(prepared.schedule, mlp._steps)
         if prepared is not mlp._prepared or prepared.memory is not mlp._memory:
             return None
+        total_weight = prepared.shape_of_x[0] if sample_weight is None else prepared.take_weights(sample_weight)
+        if total_weight != total_weight:  # noqa: PLR0124 (it is NaN)
+            return None
         if learning_rate is not prepared.learning_rate:
             prepared.settings[-1] = learning_rate
             prepared.learning_rate = learning_rate
@@ -294,7 +320,7 @@ def take_prepared(
         if total == total:  # noqa: PLR0124 (it is not NaN)
             mlp._steps += 1
             mlp._version += 1
-            return total / prepared.shape_of_x[0]
+            return total / total_weight
         status = call.status
     mlp._raise_for(status, X=X, Y=Y)
     raise FloatingPointError(DIVERGED)

@@ -69,6 +69,36 @@ def test_steps_like_the_last_one_have_the_same_bits(optimizer, n_threads, dtype,
     assert plain._prepared is None
 
 
+@THREADS
+@pytest.mark.parametrize("of_weights", [np.float64, np.float32])
+def test_steps_with_weights_have_the_same_bits(of_weights, n_threads, dtype, rng):
+    """Those that are refused change nothing; steps without any may come between."""
+    packed, plain = both(dtype, n_threads)
+    optimizer = OPTIMIZERS[2]
+    for k, (X, Y) in enumerate(batches(dtype, rng, 9)):
+        weights = None if k in (3, 7) else rng.integers(0, 3, len(X)).astype(of_weights) + of_weights(k == 0)
+        losses = [
+            packed.train_step(X, Y, optimizer=optimizer, sample_weight=weights),
+            plain.train_step(X, Y, optimizer=copied(optimizer), sample_weight=weights),
+        ]
+        assert losses[0] == losses[1]
+        assert_same(packed, plain)
+        assert (packed._prepared is not None) == (k > 0 and not (INTERPRETED or CHECKED))
+    for wrong in (np.nan, np.inf, -1.0, 0.0):
+        weights = np.zeros(len(X), of_weights)
+        weights[-1] = wrong
+        with pytest.raises(ValueError, match="sample_weight must be"):
+            packed.train_step(X, Y, optimizer=optimizer, sample_weight=weights)
+        with pytest.raises(ValueError, match=r"sample_weight must have shape"):
+            packed.train_step(X, Y, optimizer=optimizer, sample_weight=weights[1:])
+        assert_same(packed, plain)
+    whole = np.arange(len(X))  # whole numbers are not prepared, but taken
+    for _ in range(3):
+        packed.train_step(X, Y, optimizer=optimizer, sample_weight=whole)
+        plain.train_step(X, Y, optimizer=copied(optimizer), sample_weight=whole)
+        assert_same(packed, plain)
+
+
 def targets_of(kind, rng, dtype):
     """Five samples' targets of a kind, for two outputs; or for one."""
     classes = rng.integers(0, 2, 5)

@@ -36,6 +36,15 @@ def labels_fit(labels, n_classes):
 
 
 @plain_function
+def weights_fit(weights):
+    """Whether all are numbers of at least 0."""
+    for n in range(weights.size):  # noqa: SIM110 (as above)
+        if not weights[n] >= 0:
+            return False
+    return True
+
+
+@plain_function
 def rows_fit(code, Y, within):
     """Whether rows of numbers suit a loss that does not take any: a row's sum may be ``within`` so much of 1.
 
