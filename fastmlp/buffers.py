@@ -9,7 +9,7 @@ to whole blocks (and, where gradients are summed by groups of samples, room behi
 what                elements             layout              note
 ==================  ===================  ==================  =====================================================
 ``X`` of layer 0    inputs × N           sample-blocked      the batch
-``X_FEATURES``      I × N, each layer    feature-blocked     what enters the layer, for ``dW = dZ Xᵀ``
+``X_BY_FEATURES``      I × N, each layer    feature-blocked     what enters the layer, for ``dW = dZ Xᵀ``
 ``A``               outputs × N, each    sample-blocked      what leaves the layer, the next one's ``X``
 ``Z``               0, or outputs × N    sample-blocked      lies on ``A`` where the slope can be had from ``A`` alone;
                                                              apart where it cannot (silu, gelu), and where the loss is
@@ -27,7 +27,7 @@ what                elements             layout              note
                                                              two of them
 ==================  ===================  ==================  =====================================================
 
-So the arena takes about ``N × (2 × inputs + 3 × hidden units + 3 or 4 × outputs)`` elements, and nothing in it grows
+So the arena takes about ``N × (2 × inputs + 3 × hidden units + 4 or 5 × outputs)`` elements, and nothing in it grows
 with the data set.
 """
 
@@ -109,7 +109,7 @@ class Workspace:
     arena: NDArray[np.floating]
     """Everything that a step works on."""
     report: NDArray[np.float64]
-    """One row per block of samples: its loss, and whether its ``X`` and ``Y`` are finite; then sums over groups of
+    """One row per block of samples: its loss, and whether its ``X`` and ``Y`` are finite; then sums over ranges of
     parameters, and a row each for the penalty, the settings, the batch, and the run."""
     results: NDArray[np.float64]
     """The report's last row: status, sum of losses, steps taken."""
@@ -157,7 +157,7 @@ class Workspace:
         self.panels_of_version = -1
         self.results = self.report[columns.RUN]
         self.packed, self.predict_call, self.predicted_again = {}, None, (None, ())
-        self.crew = aligned(crew.size(1), np.dtype(np.int64))
+        self.crew = aligned(crew.n_counters(1), np.dtype(np.int64))
 
     def _place_layers(self, layer_sizes: Sequence[int], names: Sequence[str], of_pre_activations: bool) -> None:
         parameters, last = 0, len(layer_sizes) - 2
@@ -169,7 +169,7 @@ class Workspace:
             row[columns.WEIGHTS], row[columns.BIASES] = parameters, parameters + inputs * outputs
             parameters += (inputs + 1) * outputs
             row[columns.X] = entering
-            row[columns.X_FEATURES] = self._take(round_up(inputs, self.block))
+            row[columns.X_BY_FEATURES] = self._take(round_up(inputs, self.block))
             row[columns.A] = entering = self._take(outputs)
             is_needed = int(row[columns.ACTIVATION]) in activations.SLOPE_NEEDS_Z
             apart = is_needed or (layer == last and of_pre_activations)
@@ -215,8 +215,8 @@ class Workspace:
     def divide(self, n_threads: int) -> None:
         """Make the plan ready for so many threads."""
         if self._n_threads != n_threads:
-            if self.crew.size < crew.size(n_threads):
-                self.crew = aligned(crew.size(n_threads), np.dtype(np.int64))
+            if self.crew.size < crew.n_counters(n_threads):
+                self.crew = aligned(crew.n_counters(n_threads), np.dtype(np.int64))
             # room comes first, and what says that nothing is to be done comes last: Ctrl-C may come between
             self.plan[-1, columns.THREADS] = n_threads
             self._n_threads = n_threads
@@ -272,7 +272,7 @@ class Workspace:
         plan, layers = self.plan.copy(), len(self.plan) - 1
         widths = [int(plan[0, columns.INPUTS]), *map(int, plan[:layers, columns.OUTPUTS])]
         plan[-1, columns.PADDED_SAMPLES], plan[-1, columns.THREADS] = self.block, 1
-        plan[0, columns.X_FEATURES], used = 0, round_up(widths[0], self.block) * self.block
+        plan[0, columns.X_BY_FEATURES], used = 0, round_up(widths[0], self.block) * self.block
         places = [used, used + max(widths[:-1]) * self.block]
         used = places[1] + max(widths[:-1]) * self.block
         entering = places[0]
@@ -287,7 +287,7 @@ class Workspace:
 
     def features(self, layer: int, inputs: int) -> NDArray[np.floating]:
         """What enters a layer in feature blocks, as an array ``[i // B, n, i % B]``."""
-        place, size = self.plan[layer, columns.X_FEATURES], round_up(inputs, self.block) * self.room
+        place, size = self.plan[layer, columns.X_BY_FEATURES], round_up(inputs, self.block) * self.room
         return self.arena[place : place + size].reshape(-1, self.room, self.block)
 
     def set_places(self, places: NDArray[np.int64]) -> None:

@@ -408,7 +408,7 @@ class MLP:
         with self._lock:
             parameters = self._vector.copy()
         panels = np.empty_like(workspace.panels)
-        prediction.pack(plan, parameters, panels)
+        prediction.write_panels(plan, parameters, panels)
         self._free.append(workspace)
         return embedded.embedded(embedded.Prediction(plan, parameters, panels, arena_size))
 

@@ -82,7 +82,7 @@ def _a_few(mlp: Any, X: Array, samples: int, output: Array) -> None:
     try:
         if workspace.panels_of_version != mlp._version:
             version = mlp._version
-            prediction.pack(workspace.plan, mlp._vector, workspace.panels)
+            prediction.write_panels(workspace.plan, mlp._vector, workspace.panels)
             workspace.panels_of_version = version
         if calls.are_packed() and X.flags.writeable:
             call = workspace.predict_call

@@ -42,8 +42,8 @@ def warm_up(dtype: DTypeLike = np.float64, *, derivatives: bool = False) -> None
         for samples in (1, len(X), len(X)):  # the third one is packed
             mlp.predict(X[:samples])
         for targets in (X, X[:, 0].copy()):
-            for _ in range(3):  # the third one is packed
-                mlp.train_step(X, targets, optimizer=step)
+            for sample_weight in (None, None, None, *[np.ones(len(X))] * 3):  # the third one of a kind is packed
+                mlp.train_step(X, targets, optimizer=step, sample_weight=sample_weight)
         classifier = MLP([1, 2], loss="softmax_cross_entropy", dtype=dtype, rng=0, n_threads=n_threads)
         labels = np.zeros(len(X), np.int64)
         for targets in (labels, np.eye(2, dtype=X.dtype)[labels]):

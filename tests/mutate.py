@@ -135,7 +135,7 @@ COMPARISONS = {"<": ("<=", ">"), "<=": ("<", ">"), ">": (">=", "<"), ">=": (">",
 # names that are easily confused; a slip is made only where both are known
 CONFUSED = [
     # the plan, the settings and the codes
-    ("INPUTS", "OUTPUTS"), ("WEIGHTS", "BIASES"), ("X_FEATURES", "X"), ("X", "A"), ("A", "Z"), ("Z", "DZ"),
+    ("INPUTS", "OUTPUTS"), ("WEIGHTS", "BIASES"), ("X_BY_FEATURES", "X"), ("X", "A"), ("A", "Z"), ("Z", "DZ"),
     ("A", "DZ"), ("SHARES", "SAMPLE_LOSSES"), ("TARGETS", "SHARES"), ("LEARNING_RATE", "FIRST_DECAY"),
     ("FIRST_DECAY", "SECOND_DECAY"), ("SECOND_DECAY", "EPSILON"), ("SIGMOID", "TANH"), ("RELU", "IDENTITY"),
     ("SGD", "ADAM"), ("SQUARED_ERROR", "BINARY_CROSS_ENTROPY"), ("X_NOT_FINITE", "Y_NOT_FINITE"),

@@ -496,7 +496,7 @@ def test_an_interrupt_while_room_for_threads_is_made_leaves_too_many_of_none(mon
         with pytest.raises(KeyboardInterrupt):
             workspace.divide(16)
     workspace.divide(16)
-    assert workspace.crew.size >= crew.size(16)
+    assert workspace.crew.size >= crew.n_counters(16)
 
 
 WAYS = {

@@ -278,7 +278,7 @@ def kernel_by_sample(given: Arrays, _: str) -> Arrays:
     objective = buffers.Objective("squared_error")
     workspace = buffers.Workspace([n_inputs, n_outputs], ["identity"], objective, np.dtype(np.float64), n_samples)
     plan, blocks = workspace.plan, layout.to_feature_blocks(X, simd.block(X)).ravel()
-    workspace.arena[plan[0, columns.X_FEATURES] :][: blocks.size] = blocks
+    workspace.arena[plan[0, columns.X_BY_FEATURES] :][: blocks.size] = blocks
     workspace.view(plan[0, columns.DZ], n_outputs, n_samples)[...] = sample_blocks(dZ)
     output = np.full((n_samples, (n_inputs + 1) * n_outputs), np.nan)
     every_sample_by_itself(plan, workspace.arena, output)
@@ -526,13 +526,13 @@ STRIPS = {
     "dropout.drop_block": "dropout.drop",
     "derivatives.affine_moved_strip": "derivatives.affine_moved",
     "derivatives.input_gradient_moved_strip": "derivatives.affine_backward_moved",
-    "activations.curvature_strip": "derivatives.activate_backward_moved",
+    "activations.curvature_vectors": "derivatives.activate_backward_moved",
     "layer.affine_strip": "layer.affine",
     "layer.input_gradient_strip": "layer.affine_backward",
     "layer.weight_gradient_strip": "layer.affine_backward",
     "layer.bias_gradient_strip": "layer.affine_backward",
-    "activations.activate_strip": "layer.activate",
-    "activations.slope_strip": "layer.activate_backward",
+    "activations.activate_vectors": "layer.activate",
+    "activations.slope_vectors": "layer.activate_backward",
     **{f"losses.{name}_block": f"losses.{name}" for name in LOSSES},
     "losses.softmax_block": "losses.softmax",
     "samples._loss_tile": "network.loss_value",

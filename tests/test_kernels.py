@@ -130,7 +130,7 @@ class Network:
     def predict_alone(self, output):
         """Predict sample by sample."""
         workspace = self.workspace
-        prediction.pack(workspace.plan, self.vector, workspace.panels)
+        prediction.write_panels(workspace.plan, self.vector, workspace.panels)
         return prediction.predict_alone(
             workspace.plan, self.vector, workspace.panels, workspace.arena, workspace.report, flat(self.data), output,
             0, self.samples,
@@ -306,7 +306,7 @@ def test_one_sample_has_the_bits_that_it_has_among_others(sizes, case, dtype, rn
                 min(at_once, samples - first),
             )  # fmt: skip
             if alone:
-                prediction.pack(workspace.plan, network.vector, workspace.panels)
+                prediction.write_panels(workspace.plan, network.vector, workspace.panels)
                 status = prediction.predict_alone(workspace.plan, network.vector, workspace.panels, *rest)
             else:
                 status = prediction.predict(workspace.plan, network.vector, *rest, n_threads=n_threads)
@@ -610,7 +610,7 @@ def test_buffers_do_not_overlap_and_hold_the_stated_size(sizes, case, dtype, rng
     plan, taken = workspace.plan, []
     taken.append((plan[0, columns.X], sizes[0] * N))
     for layer, (i, j) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        taken.append((plan[layer, columns.X_FEATURES], -(-i // block) * block * N))
+        taken.append((plan[layer, columns.X_BY_FEATURES], -(-i // block) * block * N))
         places = {plan[layer, columns.A], plan[layer, columns.Z], plan[layer, columns.DZ]}
         taken += [(place, j * N) for place in places]
     outputs, n_parameters = sizes[-1], sum((i + 1) * j for i, j in zip(sizes[:-1], sizes[1:], strict=True))

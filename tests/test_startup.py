@@ -9,16 +9,17 @@ import pytest
 
 import fastmlp
 from conftest import CHECKED, INTERPRETED
-from fastmlp.kernels import calls, door, network
+from fastmlp.kernels import calls, door, network, prediction, weights
 
 pytestmark = pytest.mark.skipif(INTERPRETED or CHECKED, reason="only ordinary code is compiled before the first user")
 
 
 def compiled_forms():
     """What each kernel of the network has been compiled for."""
-    kernels = {k.__name__: k.serial for k in vars(network).values() if isinstance(k, calls.CrewKernel)}
+    rooms = network, prediction, weights
+    kernels = {k.__name__: k.serial for r in rooms for k in vars(r).values() if isinstance(k, calls.CrewKernel)}
     kernels |= {name: f for room in (calls, door) for name, f in vars(room).items() if hasattr(f, "signatures")}
-    assert len(kernels) == 14
+    assert len(kernels) == 15
     return {name: set(kernel.signatures) for name, kernel in kernels.items()}
 
 
@@ -38,8 +39,9 @@ def test_after_warm_up_nothing_is_left_to_compile(dtype, rng, tmp_path):
                 mlp = fastmlp.MLP([5, 4, 3], loss=loss, dtype=dtype, rng=0, n_threads=n_threads)
                 mlp.fit(data, targets, epochs=2, batch_size=33, validation=(data, targets), progress=False)
                 mlp.fit(data, targets, epochs=1, optimizer="sgd", shuffle=False, progress=False)
-                for _ in range(3):
-                    mlp.train_step(data, targets, optimizer=step)
+                for sample_weight in (None, np.ones(70)):
+                    for _ in range(3):
+                        mlp.train_step(data, targets, optimizer=step, sample_weight=sample_weight)
                 mlp.predict(data[:1])
                 for _ in range(2):  # the second one is packed
                     mlp.predict(data)

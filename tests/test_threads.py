@@ -354,7 +354,7 @@ def test_every_task_is_done_once_and_no_phase_begins_early(absent, n_threads, rn
 
     members = n_threads + absent
     tasks_of_phase = rng.integers(1, 9, 300)
-    counters, done = np.full(crew.size(members), 99, np.int64), np.zeros(100 * tasks_of_phase.size + 1, np.int64)
+    counters, done = np.full(crew.n_counters(members), 99, np.int64), np.zeros(100 * tasks_of_phase.size + 1, np.int64)
     begin(counters, members, 0, tasks_of_phase[0])
     with ThreadPoolExecutor(n_threads) as pool:  # they arrive when they like
         for result in [pool.submit(member, counters, me, members, tasks_of_phase, done) for me in range(n_threads)]:
@@ -380,7 +380,7 @@ def wait(counters, phase):
 
 
 def test_who_waits_gives_way_and_sees_the_next_phase():
-    counters = np.zeros(crew.size(1), np.int64)
+    counters = np.zeros(crew.n_counters(1), np.int64)
     begin(counters, 1, 0, 1)
     wait(counters, 7)  # which is not the present one: there is nothing to wait for
     with ThreadPoolExecutor(1) as pool:
@@ -393,7 +393,7 @@ def test_who_waits_gives_way_and_sees_the_next_phase():
 
 @pytest.mark.skipif(not INTERPRETED, reason="compiled code cannot be interfered with; threads meet it by chance")
 def test_a_task_that_another_takes_meanwhile_is_not_claimed(monkeypatch):
-    counters = np.zeros(crew.size(1), np.int64)
+    counters = np.zeros(crew.n_counters(1), np.int64)
     crew.open_phase(counters, 1, 0, 1)
 
     def take_a_moment_later(array, place, by):

@@ -21,9 +21,9 @@ FILES = ["activations", "derivatives", "dropout", "layer", "losses", "network", 
 # the machinery around the formulas: not a formula of its own, so it has no twin
 MACHINERY = {
     "dropout": {"drop_block"},
-    "activations": {"activate_strip", "curvature_strip", "slope_strip"},
+    "activations": {"activate_vectors", "curvature_vectors", "slope_vectors"},
     "layer": {
-        "for_every_height", "n_strips", "strip_start", "most_rows",
+        "for_every_height", "n_strips", "strip_of", "most_rows",
         "affine_sample", "affine_strip", "input_gradient_strip", "weight_gradient_strip", "bias_gradient_strip",
         "few_inputs_gradient_strip",
     },
@@ -211,7 +211,7 @@ def test_activations_reach_the_last_vector(vectors, at_once, dtype, rng, monkeyp
     monkeypatch.setattr(simd, "AT_ONCE", at_once)
     z = rng.standard_normal((vectors + 1) * simd.lanes(np.empty(0, dtype))).astype(dtype)
     a, count = np.full_like(z, np.nan), vectors * simd.lanes(z)
-    activations.activate_strip(activations.SIGMOID, z, 0, a, 0, count)
+    activations.activate_vectors(activations.SIGMOID, z, 0, a, 0, count)
     np.testing.assert_array_equal(a[:count], activations.sigmoid(z[:count]))
     assert np.isnan(a[count:]).all()
 

@@ -1,9 +1,9 @@
 """Activations on vector registers, the twins of :mod:`fastmlp.oracle.activations`: each beside slope and curvature.
 
-The small letters are where a strip begins in the arrays of the large ones: ``z`` in ``Z``, ``a`` in ``A``, ``d`` in
-``dA``. Compiled code chooses by an integer, once per strip of a tile, not per element: adding an activation is adding
-its three functions, its code, the loop over its elements, and its line in :func:`activate_strip`, in
-:func:`slope_strip` and in :func:`curvature_strip`.
+The small letters are where some vectors begin in the arrays of the large ones: ``z`` in ``Z``, ``a`` in ``A``, ``d``
+in ``dA``. Compiled code chooses by an integer, once for all vectors of a layer and tile. One more activation is its
+three functions, its code, its two loops, and its line in :func:`activate_vectors`, :func:`slope_vectors` and
+:func:`curvature_vectors`.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def _over_elements(activation):
     """Make the loop that applies an activation to ``count`` elements, a whole number of vectors."""
 
     @tile_function
-    def strip(Z, z, A, a, count):
+    def vectors(Z, z, A, a, count):
         step = wide(Z)
         whole = count // step * step
         for k in range(0, whole, step):
@@ -222,86 +222,98 @@ def _over_elements(activation):
         for k in range(whole, count, lanes(Z)):
             store(A, a + k, activation(load(Z, z + k)))
 
-    return strip
+    return vectors
 
 
-_sigmoid_strip = _over_elements(sigmoid)
-_tanh_strip = _over_elements(tanh)
-_relu_strip = _over_elements(relu)
-_leaky_relu_strip = _over_elements(leaky_relu)
-_elu_strip = _over_elements(elu)
-_softplus_strip = _over_elements(softplus)
-_silu_strip = _over_elements(silu)
-_gelu_strip = _over_elements(gelu)
-_exponential_strip = _over_elements(exponential)
-_identity_strip = _over_elements(identity)
+_sigmoid_vectors = _over_elements(sigmoid)
+_tanh_vectors = _over_elements(tanh)
+_relu_vectors = _over_elements(relu)
+_leaky_relu_vectors = _over_elements(leaky_relu)
+_elu_vectors = _over_elements(elu)
+_softplus_vectors = _over_elements(softplus)
+_silu_vectors = _over_elements(silu)
+_gelu_vectors = _over_elements(gelu)
+_exponential_vectors = _over_elements(exponential)
+_identity_vectors = _over_elements(identity)
 
 
 @inlined_function
-def activate_strip(code, Z, z, A, a, count):
+def activate_vectors(code, Z, z, A, a, count):
     """Apply an activation to ``count`` elements, a whole number of vectors: ``A = f(Z)``, which may be in place."""
     # A[j,n] = f(Z[j,n])
     if code == SIGMOID:
-        _sigmoid_strip(Z, z, A, a, count)
+        _sigmoid_vectors(Z, z, A, a, count)
     elif code == TANH:
-        _tanh_strip(Z, z, A, a, count)
+        _tanh_vectors(Z, z, A, a, count)
     elif code == RELU:
-        _relu_strip(Z, z, A, a, count)
+        _relu_vectors(Z, z, A, a, count)
     elif code == LEAKY_RELU:
-        _leaky_relu_strip(Z, z, A, a, count)
+        _leaky_relu_vectors(Z, z, A, a, count)
     elif code == ELU:
-        _elu_strip(Z, z, A, a, count)
+        _elu_vectors(Z, z, A, a, count)
     elif code == SOFTPLUS:
-        _softplus_strip(Z, z, A, a, count)
+        _softplus_vectors(Z, z, A, a, count)
     elif code == SILU:
-        _silu_strip(Z, z, A, a, count)
+        _silu_vectors(Z, z, A, a, count)
     elif code == GELU:
-        _gelu_strip(Z, z, A, a, count)
+        _gelu_vectors(Z, z, A, a, count)
     elif code == EXP:
-        _exponential_strip(Z, z, A, a, count)
+        _exponential_vectors(Z, z, A, a, count)
     else:  # identity; and softmax, which is not elementwise
-        _identity_strip(Z, z, A, a, count)
+        _identity_vectors(Z, z, A, a, count)
+
+
+def _times(slope):
+    """Make the loop that multiplies ``count`` elements, a whole number of vectors, by a slope."""
+
+    @tile_function
+    def vectors(Z, z, A, a, dA, dZ, d, count):
+        for k in range(0, count, lanes(Z)):
+            store(dZ, d + k, load(dA, d + k) * slope(load(Z, z + k), load(A, a + k)))
+
+    return vectors
+
+
+_times_sigmoid_slope = _times(sigmoid_slope)
+_times_tanh_slope = _times(tanh_slope)
+_times_relu_slope = _times(relu_slope)
+_times_leaky_relu_slope = _times(leaky_relu_slope)
+_times_elu_slope = _times(elu_slope)
+_times_softplus_slope = _times(softplus_slope)
+_times_silu_slope = _times(silu_slope)
+_times_gelu_slope = _times(gelu_slope)
+_times_exponential_slope = _times(exponential_slope)
+_times_identity_slope = _times(identity_slope)
 
 
 @inlined_function
-def slope_strip(code, Z, z, A, a, dA, dZ, d, count):
+def slope_vectors(code, Z, z, A, a, dA, dZ, d, count):
     """Multiply ``count`` elements by the slope; ``dA`` and ``dZ`` stand at the same place, and may be the same."""
     # dZ[j,n] = dA[j,n] f'(Z[j,n])
-    step = lanes(Z)
     if code == SIGMOID:
-        for k in range(0, count, step):
-            store(dZ, d + k, load(dA, d + k) * sigmoid_slope(load(Z, z + k), load(A, a + k)))
+        _times_sigmoid_slope(Z, z, A, a, dA, dZ, d, count)
     elif code == TANH:
-        for k in range(0, count, step):
-            store(dZ, d + k, load(dA, d + k) * tanh_slope(load(Z, z + k), load(A, a + k)))
+        _times_tanh_slope(Z, z, A, a, dA, dZ, d, count)
     elif code == RELU:
-        for k in range(0, count, step):
-            store(dZ, d + k, load(dA, d + k) * relu_slope(load(Z, z + k), load(A, a + k)))
+        _times_relu_slope(Z, z, A, a, dA, dZ, d, count)
     elif code == LEAKY_RELU:
-        for k in range(0, count, step):
-            store(dZ, d + k, load(dA, d + k) * leaky_relu_slope(load(Z, z + k), load(A, a + k)))
+        _times_leaky_relu_slope(Z, z, A, a, dA, dZ, d, count)
     elif code == ELU:
-        for k in range(0, count, step):
-            store(dZ, d + k, load(dA, d + k) * elu_slope(load(Z, z + k), load(A, a + k)))
+        _times_elu_slope(Z, z, A, a, dA, dZ, d, count)
     elif code == SOFTPLUS:
-        for k in range(0, count, step):
-            store(dZ, d + k, load(dA, d + k) * softplus_slope(load(Z, z + k), load(A, a + k)))
+        _times_softplus_slope(Z, z, A, a, dA, dZ, d, count)
     elif code == SILU:
-        for k in range(0, count, step):
-            store(dZ, d + k, load(dA, d + k) * silu_slope(load(Z, z + k), load(A, a + k)))
+        _times_silu_slope(Z, z, A, a, dA, dZ, d, count)
     elif code == GELU:
-        for k in range(0, count, step):
-            store(dZ, d + k, load(dA, d + k) * gelu_slope(load(Z, z + k), load(A, a + k)))
+        _times_gelu_slope(Z, z, A, a, dA, dZ, d, count)
     elif code == EXP:
-        for k in range(0, count, step):
-            store(dZ, d + k, load(dA, d + k) * exponential_slope(load(Z, z + k), load(A, a + k)))
+        _times_exponential_slope(Z, z, A, a, dA, dZ, d, count)
     else:
-        for k in range(0, count, step):
-            store(dZ, d + k, load(dA, d + k) * identity_slope(load(Z, z + k), load(A, a + k)))
+        _times_identity_slope(Z, z, A, a, dA, dZ, d, count)
 
 
 @inlined_function
-def curvature_strip(code, Z, z, A, a, dA, RZ, D, d, count):
+def curvature_vectors(code, Z, z, A, a, dA, RZ, D, d, count):
     """From ``RdA`` to ``RdZ``, both at ``d`` in ``D``, over ``count`` elements; ``dA`` and ``RZ`` stand there too."""
     # RdZ[j,n] = RdA[j,n] f'(Z[j,n]) + dA[j,n] RZ[j,n] f''(Z[j,n])
     step = lanes(Z)

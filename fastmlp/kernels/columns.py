@@ -6,13 +6,13 @@ The *plan* says what the network is and where in the arena everything stands: se
 
 from __future__ import annotations
 
-INPUTS, OUTPUTS, ACTIVATION, WEIGHTS, BIASES, X_FEATURES, X, Z, A, DZ, DROPPED, X_LEFT = range(12)
+INPUTS, OUTPUTS, ACTIVATION, WEIGHTS, BIASES, X_BY_FEATURES, X, Z, A, DZ, DROPPED, X_LEFT = range(12)
 """The columns of the plan, which has one row per layer:
 
 - ``INPUTS``, ``OUTPUTS``: how many there are;
 - ``ACTIVATION``: its code;
 - ``WEIGHTS``, ``BIASES``: where they begin in the parameters;
-- ``X_FEATURES``, ``X``: where in the arena what enters the layer begins, by blocks of features and of samples;
+- ``X_BY_FEATURES``, ``X``: where in the arena what enters the layer begins, by blocks of features and of samples;
 - ``Z``, ``A``, ``DZ``: where these begin in the arena. ``Z`` and ``A`` of a hidden layer are one place, unless the
   slope is a function of ``Z`` (:data:`~fastmlp.kernels.activations.SLOPE_NEEDS_Z`): ``A`` is written over ``Z``;
 - ``DROPPED``: the threshold below which a random word drops a unit, 0 without dropout;

@@ -12,6 +12,8 @@ thread's turn.
 A queue is one counter, the *ticket*, in whose bits stand ``phase | end of the queue | next task``. Taking a task adds
 1 to it, atomically. The state of a crew is an array of counters. No mathematics.
 
+A phase's number has the 23 bits that are left: 8 million phases in a call, which are a second's at least.
+
 What a member has written in one phase, all others see in the next: who reads that a task is done, or that a phase has
 begun, sees all that was written before that was told (:func:`~fastmlp.kernels.simd.read_counter` acquires what
 :func:`~fastmlp.kernels.simd.set_counter` releases).
@@ -37,7 +39,7 @@ _PATIENCE = 2000
 """Looks at the counter, some 40 us in all, before a waiting thread gives its processor to others."""
 
 
-def size(members: int) -> int:
+def n_counters(members: int) -> int:
     """Elements of the array of counters: one for the tasks done, and one for each queue."""
     return (1 + members) * _COUNTER
 

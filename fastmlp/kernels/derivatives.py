@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from fastmlp.kernels.activations import SOFTMAX, curvature_strip, slope_strip
+from fastmlp.kernels.activations import SOFTMAX, curvature_vectors, slope_vectors
 from fastmlp.kernels.calls import ALONE, CLOSING, OPENING, crew_kernel
 from fastmlp.kernels.columns import (
     ACTIVATION,
@@ -21,8 +21,8 @@ from fastmlp.kernels.columns import (
     SHARES,
     THREADS,
     WEIGHTS,
+    X_BY_FEATURES,
     X_CHECK,
-    X_FEATURES,
     Y_CHECK,
     A,
     X,
@@ -36,38 +36,22 @@ from fastmlp.kernels.layer import (
     for_every_height,
     input_gradient_strip,
     n_strips,
-    strip_start,
+    strip_of,
     weight_gradient_strip,
 )
-from fastmlp.kernels.layout import scatter_rows
+from fastmlp.kernels.layout import n_blocks, scatter_rows
 from fastmlp.kernels.network import status_of
 from fastmlp.kernels.samples import (
-    OUTPUTS_AT_ONCE,
     TILE_BLOCKS,
     backward_tile,
     forward_tile,
+    input_gradient_tile,
     loss_of_tile,
-    n_blocks,
     note,
     read_samples,
     weigh,
 )
 from fastmlp.kernels.simd import block, column, fill, fma, lanes, load, rank1, store, store_first, store_tile, zeros
-
-
-@tile_function
-def _input_gradient_tile(plan, parameters, arena, p0, p1):
-    """``dX`` of the first layer, in the place of its ``X``, which is not needed any more."""
-    inputs, outputs, size = plan[0, INPUTS], plan[0, OUTPUTS], block(arena)
-    for first in range(0, outputs, OUTPUTS_AT_ONCE):
-        last = min(first + OUTPUTS_AT_ONCE, outputs)
-        for strip in range(n_strips(inputs)):
-            i = strip_start(inputs, strip)
-            rows = strip_start(inputs, strip + 1) - i
-            for p in range(p0, p1):
-                d, x = plan[0, DZ] + p * outputs * size, plan[0, X] + (p * inputs + i) * size
-                # dX, dW, db = affine_backward(W, X, dZ)
-                input_gradient_strip(rows, parameters, plan[0, WEIGHTS] + i, inputs, first, last, arena, d, arena, x)
 
 
 @tile_function
@@ -91,7 +75,8 @@ def input_gradient(me, plan, parameters, arena, report, data, targets, labels, s
             _tile_of_samples(
                 plan, parameters, arena, report, data, targets, labels, sample_weights, order, samples, p0, p1
             )
-            _input_gradient_tile(plan, parameters, arena, p0, p1)
+            # in the place of X, which is not needed any more
+            input_gradient_tile(0, plan[0, X], plan, parameters, arena, p0, p1)
             features = plan[0, INPUTS]
             scatter_rows(arena, plan[0, X], features, samples, p0, p1, output, 0, features)
     return status_of(plan, arena, samples, report)[0] if me in (ALONE, CLOSING) else 0
@@ -105,7 +90,7 @@ def by_sample(layer, plan, arena, n, scale, output, o):
         d = arena[plan[layer, DZ] + ((n // size) * outputs + j) * size + n % size] * scale
         # dW[n,j,i] = dZ[j,n] X[i,n]
         for i in range(0, inputs, step):
-            x = plan[layer, X_FEATURES] + ((i // size) * plan[-1, PADDED_SAMPLES] + n) * size + i % size
+            x = plan[layer, X_BY_FEATURES] + ((i // size) * plan[-1, PADDED_SAMPLES] + n) * size + i % size
             store_first(output, o + plan[layer, WEIGHTS] + j * inputs + i, load(arena, x) * d, inputs - i)
         # db[n,j] = dZ[j,n]
         output[o + plan[layer, BIASES] + j] = d
@@ -160,7 +145,7 @@ def _output_gradient_tile(j, plan, arena, p0, p1):
         if code == SOFTMAX:
             softmax_backward(outputs, arena, a, arena, d)
         else:
-            slope_strip(code, arena, z, arena, a, arena, arena, d, outputs * size)
+            slope_vectors(code, arena, z, arena, a, arena, arena, d, outputs * size)
 
 
 @crew_kernel
@@ -178,7 +163,8 @@ def jacobian(me, plan, parameters, arena, report, data, order, samples, output):
             for j in range(outputs):
                 _output_gradient_tile(j, plan, arena, p0, p1)
                 backward_tile(plan, parameters, arena, p0, p1, NOTHING_DROPPED, 0)
-                _input_gradient_tile(plan, parameters, arena, p0, p1)
+                # in the place of X, which is not needed any more
+                input_gradient_tile(0, plan[0, X], plan, parameters, arena, p0, p1)
                 scatter_rows(arena, plan[0, X], inputs, samples, p0, p1, output, j * inputs, outputs * inputs)
     return status_of(plan, arena, samples, report)[0] if me in (ALONE, CLOSING) else 0
 
@@ -232,15 +218,14 @@ def affine_moved(W, V, v, X, RX, RZ):
         The result.
     """
     # RZ[j,n] = Σ_i V[j,i] X[i,n] + Σ_i W[j,i] RX[i,n] + v[j]
-    blocks, inputs, whole_block = X.shape
+    blocks, inputs, size = X.shape
     outputs = W.shape[0]
     weights, moved = W.reshape(W.size), V.reshape(V.size)
     x, r_x, z = X.reshape(X.size), RX.reshape(RX.size), RZ.reshape(RZ.size)
     for p in prange(blocks):
         for strip in range(n_strips(outputs)):
-            j = strip_start(outputs, strip)
-            rows = strip_start(outputs, strip + 1) - j
-            from_, to = p * inputs * whole_block, (p * outputs + j) * whole_block
+            j, rows = strip_of(outputs, strip)
+            from_, to = p * inputs * size, (p * outputs + j) * size
             affine_moved_strip(rows, weights, moved, j * inputs, v, j, inputs, x, r_x, from_, z, to)
 
 
@@ -264,34 +249,32 @@ def affine_backward_moved(W, V, X, RX, dZ, RdZ, dX, RdX, RdW, Rdb):
     # RdW[j,i] = Σ_n RdZ[j,n] X[i,n] + Σ_n dZ[j,n] RX[i,n]
     # Rdb[j] = Σ_n RdZ[j,n]
     outputs, inputs = W.shape
-    blocks, _, whole_block = dZ.shape
+    blocks, _, size = dZ.shape
     weights, moved, x, r_x = W.reshape(W.size), V.reshape(V.size), X.reshape(X.size), RX.reshape(RX.size)
     d, r_d = dZ.reshape(dZ.size), RdZ.reshape(RdZ.size)
     d_inputs, r_inputs, r_weights = dX.reshape(dX.size), RdX.reshape(RdX.size), RdW.reshape(RdW.size)
     for p in prange(blocks):
-        here = p * outputs * whole_block
+        here = p * outputs * size
         for strip in range(n_strips(inputs)):
-            i = strip_start(inputs, strip)
-            rows = strip_start(inputs, strip + 1) - i
-            to = (p * inputs + i) * whole_block
+            i, rows = strip_of(inputs, strip)
+            to = (p * inputs + i) * size
             input_gradient_strip(rows, weights, i, inputs, 0, outputs, d, here, d_inputs, to)
             input_gradient_moved_strip(rows, weights, moved, i, inputs, outputs, d, r_d, here, r_inputs, to)
     for task in prange(n_strips(outputs)):
-        # Numba counts a parallel loop in unsigned numbers, to which it does not add signed ones
+        # signed: see affine_backward
         strip = np.int64(task)
-        j = strip_start(outputs, strip)
-        rows = strip_start(outputs, strip + 1) - j
-        for i in range(0, inputs, whole_block):
+        j, rows = strip_of(outputs, strip)
+        for i in range(0, inputs, size):
             w = j * inputs + i
             weight_gradient_strip(
-                rows, r_d, j * whole_block, outputs, 0, blocks, False, x, i * X.shape[1], inputs - i, r_weights, w,
+                rows, r_d, j * size, outputs, 0, blocks, False, x, i * X.shape[1], inputs - i, r_weights, w,
                 inputs,
             )  # fmt: skip
             weight_gradient_strip(
-                rows, d, j * whole_block, outputs, 0, blocks, True, r_x, i * RX.shape[1], inputs - i, r_weights, w,
+                rows, d, j * size, outputs, 0, blocks, True, r_x, i * RX.shape[1], inputs - i, r_weights, w,
                 inputs,
             )  # fmt: skip
-        bias_gradient_strip(rows, r_d, j * whole_block, outputs, 0, blocks, False, Rdb, j)
+        bias_gradient_strip(rows, r_d, j * size, outputs, 0, blocks, False, Rdb, j)
 
 
 @kernel
@@ -304,4 +287,4 @@ def activate_backward_moved(activation, Z, A, dA, RZ, RdA, RdZ):
     for p in prange(Z.size // size):
         for k in range(0, size, lanes(Z)):
             store(r_d, p * size + k, load(r_a, p * size + k))
-        curvature_strip(activation, z, p * size, a, p * size, d_a, r_z, r_d, p * size, size)
+        curvature_vectors(activation, z, p * size, a, p * size, d_a, r_z, r_d, p * size, size)

@@ -244,7 +244,7 @@ def _type_of_tile_function(function: _TileFunction, _: Any) -> Any:
 
 
 def tile_function(function: Callable[..., Any]) -> Any:
-    """Compile a function that only kernels call: it becomes part of them and needs no cache of its own."""
+    """Compile a function that only kernels call, for a tile or less: it becomes part of them, and of their cache."""
     return function if config.DISABLE_JIT else _TileFunction(function)
 
 
@@ -269,7 +269,7 @@ def parallel_function(function: Callable[..., Any]) -> Any:
 
 
 class Kernel:
-    """One body, compiled twice at first call: ``serial``, and ``parallel`` over its ``prange`` loops."""
+    """One body, and two twins, compiled at their first call: ``serial``; ``parallel`` over its ``prange`` loops."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.__name__ = function.__name__

@@ -5,8 +5,9 @@ block wide. The strip is a register tile; the loop under the formula runs over t
 adds one rank-1 product to the tile: a column of the first operand times a row of the second. The layouts of
 :mod:`fastmlp.kernels.layout` make that row contiguous.
 
-The strip functions are all that the training step in :mod:`fastmlp.kernels.network` is made of. The kernels at the end
-run them over whole arrays, one layer and one formula at a time.
+All products of a training step are made of the strip functions, which :mod:`fastmlp.kernels.samples` and
+:mod:`fastmlp.kernels.weights` call. The kernels at the end run them over whole arrays, one layer and one formula at a
+time.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from fastmlp.kernels.activations import activate_strip, slope_strip
+from fastmlp.kernels.activations import activate_vectors, slope_vectors
 from fastmlp.kernels.jit import inlined_function, kernel
 from fastmlp.kernels.simd import (
     ROWS,
@@ -42,7 +43,8 @@ _WAYS = 8
 _ALIASED_VECTORS = 4096 // VECTOR_BYTES
 
 FEW_INPUTS = 4
-"""Inputs up to which the gradient of the weights is summed in another way: see :func:`few_inputs_gradient_strip`."""
+"""Inputs up to which the gradient of the weights is summed in another way: see :func:`few_inputs_gradient_strip`. They
+are never more than a block has."""
 
 
 def for_every_height(make: Callable[[int], Any]) -> Any:
@@ -57,10 +59,11 @@ def n_strips(outputs, most=ROWS):
 
 
 @inlined_function
-def strip_start(outputs, strip, most=ROWS):
-    """The first row of a strip. Strips are equally high, or differ by one row: a low one is hardly any faster."""
+def strip_of(outputs, strip, most=ROWS):
+    """The first row of a strip, and how many it has: equally many, or one less. A low strip is hardly any faster."""
     strips = n_strips(outputs, most)
-    return strip * (outputs // strips) + min(strip, outputs % strips)
+    rows, higher = outputs // strips, outputs % strips
+    return strip * rows + min(strip, higher), rows + (1 if strip < higher else 0)
 
 
 @inlined_function
@@ -132,6 +135,7 @@ def input_gradient_strip(rows):
     @inlined_function
     def strip(weights, w, inputs, first, last, dZ, d, dX, x):
         # dX[i,n] = Σ_j W[j,i] dZ[j,n]
+        # a tile of no columns is zero
         t = load_tile(dX, x, block(dX), block(dX) if first > 0 else 0, rows)
         for j in range(first, last):
             t = rank1(t, weights, w + j * inputs, 1, dZ, d + j * block(dZ))
@@ -144,7 +148,7 @@ def input_gradient_strip(rows):
 def weight_gradient_strip(rows):
     """Gradient of the weights, for ``rows`` outputs ``j`` and one block of inputs ``i``, ``columns`` of them.
 
-    ``d`` is where row ``j`` of the first block stands in ``dZ`` (sample-blocked), ``x`` where the block of inputs
+    ``d`` is where row ``j`` of block 0 stands in ``dZ`` (sample-blocked), ``x`` where the block of inputs
     stands in ``X`` (feature-blocked), ``w`` where the strip stands in ``gradient``. The sum runs over blocks of
     samples from ``first`` to before ``last``; with ``add`` it goes on from what stands in ``gradient``.
     """
@@ -152,13 +156,13 @@ def weight_gradient_strip(rows):
     @inlined_function
     def strip(dZ, d, outputs, first, last, add, X, x, columns, gradient, w, inputs):
         # dW[j,i] = Σ_n dZ[j,n] X[i,n]
-        whole_block = block(X)
+        size = block(X)
         t = load_tile(gradient, w, inputs, columns if add else 0, rows)
         for p in range(first, last):
-            column_of_dZ = d + p * outputs * whole_block
-            row_of_X = x + p * whole_block * whole_block
-            for n in range(whole_block):
-                t = rank1(t, dZ, column_of_dZ + n, whole_block, X, row_of_X + n * whole_block)
+            column_of_dZ = d + p * outputs * size
+            row_of_X = x + p * size * size
+            for n in range(size):
+                t = rank1(t, dZ, column_of_dZ + n, size, X, row_of_X + n * size)
         store_columns(t, gradient, w, inputs, columns)
 
     return strip
@@ -169,24 +173,24 @@ def few_inputs_gradient_strip(rows, dZ, d, outputs, first, last, add, X, x, inpu
     """Gradient of the weights, for ``rows`` outputs ``j`` and all inputs ``i`` of a layer that has four at most.
 
     :func:`weight_gradient_strip` would compute a whole block of inputs, most of them for nothing. Here samples lie
-    side by side: ``X`` is sample-blocked too, and ``x`` is where its first block stands. Everything else is as there.
+    side by side: ``X`` is sample-blocked too, and ``x`` is where its block 0 stands. Everything else is as there.
     All gradients of 4-32-16-4 over 512 samples take 11 us instead of 15 (one thread, AVX2).
     """
     # dW[j,i] = Σ_n dZ[j,n] X[i,n]
-    whole_block = block(X)
+    size = block(X)
     i1, i2, i3 = min(1, inputs - 1), min(2, inputs - 1), min(3, inputs - 1)
     for r in range(0, rows, 2):  # eight sums take turns, some of them twice the same
         r1, nothing = min(r + 1, rows - 1), fill(X, 0.0)
         s0, s1, s2, s3, t0, t1, t2, t3 = nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing
         for p in range(first, last):
-            for k in range(0, whole_block, lanes(X)):
+            for k in range(0, size, lanes(X)):
                 s, t = (
-                    load(dZ, d + (p * outputs + r) * whole_block + k),
-                    load(dZ, d + (p * outputs + r1) * whole_block + k),
+                    load(dZ, d + (p * outputs + r) * size + k),
+                    load(dZ, d + (p * outputs + r1) * size + k),
                 )
-                here = x + p * inputs * whole_block + k
-                x0, x1 = load(X, here), load(X, here + i1 * whole_block)
-                x2, x3 = load(X, here + i2 * whole_block), load(X, here + i3 * whole_block)
+                here = x + p * inputs * size + k
+                x0, x1 = load(X, here), load(X, here + i1 * size)
+                x2, x3 = load(X, here + i2 * size), load(X, here + i3 * size)
                 s0, s1, s2, s3 = fma(s, x0, s0), fma(s, x1, s1), fma(s, x2, s2), fma(s, x3, s3)
                 t0, t1, t2, t3 = fma(t, x0, t0), fma(t, x1, t1), fma(t, x2, t2), fma(t, x3, t3)
         _note_sums(s0, s1, s2, s3, add, inputs, gradient, w + r * inputs)
@@ -219,15 +223,15 @@ def _note_sum(total, add, gradient, place):
 def bias_gradient_strip(rows, dZ, d, outputs, first, last, add, gradient, b):
     """Gradient of the biases, for ``rows`` outputs ``j``, over blocks of samples as above; ``b`` is its place."""
     # db[j] = Σ_n dZ[j,n]
-    whole_block, nothing = block(dZ), fill(dZ, 0.0)
+    size, nothing = block(dZ), fill(dZ, 0.0)
     for r in range(0, rows, 4):  # four rows take turns, some of them twice the same
         r1, r2, r3 = min(r + 1, rows - 1), min(r + 2, rows - 1), min(r + 3, rows - 1)
         s0, s1, s2, s3 = nothing, nothing, nothing, nothing
         for p in range(first, last):
-            for k in range(0, whole_block, lanes(dZ)):
-                here = d + p * outputs * whole_block + k
-                s0, s1 = s0 + load(dZ, here + r * whole_block), s1 + load(dZ, here + r1 * whole_block)
-                s2, s3 = s2 + load(dZ, here + r2 * whole_block), s3 + load(dZ, here + r3 * whole_block)
+            for k in range(0, size, lanes(dZ)):
+                here = d + p * outputs * size + k
+                s0, s1 = s0 + load(dZ, here + r * size), s1 + load(dZ, here + r1 * size)
+                s2, s3 = s2 + load(dZ, here + r2 * size), s3 + load(dZ, here + r3 * size)
         _note_sums(s0, s1, s2, s3, add, rows - r, gradient, b + r)
 
 
@@ -248,15 +252,14 @@ def affine(W, b, X, Z):
         The result.
     """
     # Z[j,n] = Σ_i W[j,i] X[i,n] + b[j]
-    blocks, inputs, whole_block = X.shape
+    blocks, inputs, size = X.shape
     outputs = W.shape[0]
     weights, x, z = W.reshape(W.size), X.reshape(X.size), Z.reshape(Z.size)
     for p in prange(blocks):
         for strip in range(n_strips(outputs)):
-            j = strip_start(outputs, strip)
-            rows = strip_start(outputs, strip + 1) - j
-            to = (p * outputs + j) * whole_block
-            affine_strip(rows, weights, j * inputs, b, j, inputs, x, p * inputs * whole_block, z, to)
+            j, rows = strip_of(outputs, strip)
+            to = (p * outputs + j) * size
+            affine_strip(rows, weights, j * inputs, b, j, inputs, x, p * inputs * size, z, to)
 
 
 @kernel
@@ -278,26 +281,24 @@ def affine_backward(W, X, dZ, dX, dW, db):
     # dW[j,i] = Σ_n dZ[j,n] X[i,n]
     # db[j] = Σ_n dZ[j,n]
     outputs, inputs = W.shape
-    blocks, _, whole_block = dZ.shape
+    blocks, _, size = dZ.shape
     weights, x, d = W.reshape(W.size), X.reshape(X.size), dZ.reshape(dZ.size)
     d_inputs, d_weights = dX.reshape(dX.size), dW.reshape(dW.size)
     for p in prange(blocks):
         for strip in range(n_strips(inputs)):
-            i = strip_start(inputs, strip)
-            rows = strip_start(inputs, strip + 1) - i
-            to = (p * inputs + i) * whole_block
-            input_gradient_strip(rows, weights, i, inputs, 0, outputs, d, p * outputs * whole_block, d_inputs, to)
+            i, rows = strip_of(inputs, strip)
+            to = (p * inputs + i) * size
+            input_gradient_strip(rows, weights, i, inputs, 0, outputs, d, p * outputs * size, d_inputs, to)
     for task in prange(n_strips(outputs)):
-        # Numba counts a parallel loop in unsigned numbers, to which it does not add signed ones
+        # Numba counts a parallel loop in unsigned numbers; the smaller of these and signed ones would be a float
         strip = np.int64(task)
-        j = strip_start(outputs, strip)
-        rows = strip_start(outputs, strip + 1) - j
-        for i in range(0, inputs, whole_block):
+        j, rows = strip_of(outputs, strip)
+        for i in range(0, inputs, size):
             weight_gradient_strip(
-                rows, d, j * whole_block, outputs, 0, blocks, False, x, i * X.shape[1], inputs - i, d_weights,
+                rows, d, j * size, outputs, 0, blocks, False, x, i * X.shape[1], inputs - i, d_weights,
                 j * inputs + i, inputs,
             )  # fmt: skip
-        bias_gradient_strip(rows, d, j * whole_block, outputs, 0, blocks, False, db, j)
+        bias_gradient_strip(rows, d, j * size, outputs, 0, blocks, False, db, j)
 
 
 @kernel
@@ -307,7 +308,7 @@ def activate(activation, Z, A):
     z, a = Z.reshape(Z.size), A.reshape(A.size)
     size = block(Z)
     for p in prange(Z.size // size):
-        activate_strip(activation, z, p * size, a, p * size, size)
+        activate_vectors(activation, z, p * size, a, p * size, size)
 
 
 @kernel
@@ -317,4 +318,4 @@ def activate_backward(activation, Z, A, dA, dZ):
     z, a, d_a, d_z = Z.reshape(Z.size), A.reshape(A.size), dA.reshape(dA.size), dZ.reshape(dZ.size)
     size = block(Z)
     for p in prange(Z.size // size):
-        slope_strip(activation, z, p * size, a, p * size, d_a, d_z, p * size, size)
+        slope_vectors(activation, z, p * size, a, p * size, d_a, d_z, p * size, size)

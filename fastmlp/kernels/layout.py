@@ -1,7 +1,7 @@
 """Where memory turns: rows to blocks, and blocks to blocks. No mathematics; tested by round trip.
 
 A matrix ``M[i,n]`` of features and samples is kept in one of two layouts, so that every access of a sum is contiguous.
-With ``B = block(M)`` (two vector registers):
+With ``B = block(M)``, which is one or two vector registers:
 
 *sample-blocked*
     ``[n // B][i][n % B]``: the samples of a block lie side by side. It is the operand of ``Z = W X`` and of
@@ -24,13 +24,16 @@ from fastmlp.kernels.simd import block, fill, gather, lanes, load_first, prefetc
 AHEAD = 4
 """Vectors of a row that are asked for before they are read: rows in any order come from memory a sixth quicker."""
 
+NO_ORDER = np.empty(0, np.int64)
+"""The rows as they stand."""
 
-def to_sample_blocks(M: np.ndarray, n_lanes: int) -> np.ndarray:
+
+def to_sample_blocks(M: np.ndarray, size: int) -> np.ndarray:
     """Return ``M[i,n]`` in the sample-blocked layout, as an array ``[n // B, i, n % B]``."""
     features, samples = M.shape
-    padded = np.zeros((features, -(-samples // n_lanes) * n_lanes), M.dtype)
+    padded = np.zeros((features, -(-samples // size) * size), M.dtype)
     padded[:, :samples] = M
-    return np.ascontiguousarray(padded.reshape(features, -1, n_lanes).transpose(1, 0, 2))
+    return np.ascontiguousarray(padded.reshape(features, -1, size).transpose(1, 0, 2))
 
 
 def from_sample_blocks(blocks: np.ndarray, samples: int) -> np.ndarray:
@@ -38,17 +41,19 @@ def from_sample_blocks(blocks: np.ndarray, samples: int) -> np.ndarray:
     return np.ascontiguousarray(blocks.transpose(1, 0, 2).reshape(blocks.shape[1], -1)[:, :samples])
 
 
-def to_feature_blocks(M: np.ndarray, n_lanes: int) -> np.ndarray:
+def to_feature_blocks(M: np.ndarray, size: int) -> np.ndarray:
     """Return ``M[i,n]`` in the feature-blocked layout, as an array ``[i // B, n, i % B]``."""
     features, samples = M.shape
-    shape = (-(-features // n_lanes) * n_lanes, -(-samples // n_lanes) * n_lanes)
+    shape = (-(-features // size) * size, -(-samples // size) * size)
     padded = np.zeros(shape, M.dtype)
     padded[:features, :samples] = M
-    return np.ascontiguousarray(padded.reshape(-1, n_lanes, shape[1]).transpose(0, 2, 1))
+    return np.ascontiguousarray(padded.reshape(-1, size, shape[1]).transpose(0, 2, 1))
 
 
-NO_ORDER = np.empty(0, np.int64)
-"""The rows as they stand."""
+@tile_function
+def n_blocks(M, count):
+    """Blocks that hold so many samples, or features, the last of which may be filled up."""
+    return (count + block(M) - 1) // block(M)
 
 
 @tile_function
@@ -64,19 +69,19 @@ def gather_rows(X, features, order, first, samples, n0, n1, F, f, padded):
     Returns 0 if every value is finite, else NaN.
     """
     step = lanes(F)
-    whole_block = block(F)
+    size = block(F)
     check = fill(F, 0.0)
     # a block of rows side by side: row by row, each vector would be stored kilobytes away from the one before
-    for start in range(n0, n1, whole_block):
-        stop = min(start + whole_block, n1)
+    for start in range(n0, n1, size):
+        stop = min(start + size, n1)
         for i in range(0, features, step):
-            to = f + (i // whole_block) * padded * whole_block + i % whole_block
+            to = f + (i // size) * padded * size + i % size
             for n in range(start, stop):
                 row = row_of(order, first + n) * features if n < samples else 0
                 prefetch(X, row + i + AHEAD * step)
                 x = load_first(X, row + i, features - i if n < samples else 0)
                 check = check + (x - x)
-                store(F, to + n * whole_block, x)
+                store(F, to + n * size, x)
     return sum_lanes(check)
 
 
@@ -84,26 +89,26 @@ def gather_rows(X, features, order, first, samples, n0, n1, F, f, padded):
 def sample_blocks_of(F, f, features, padded, p0, p1, S, s):
     """Feature blocks to sample blocks ``p0`` to ``p1``."""
     step = lanes(S)
-    whole_block = block(S)
+    size = block(S)
     for p in range(p0, p1):
         for i in range(0, features, step):
-            source = f + ((i // whole_block) * padded + p * whole_block) * whole_block + i % whole_block
-            for k in range(0, whole_block, step):
-                to = s + (p * features + i) * whole_block + k
-                transpose(F, source + k * whole_block, whole_block, step, S, to, whole_block, features - i)
+            source = f + ((i // size) * padded + p * size) * size + i % size
+            for k in range(0, size, step):
+                to = s + (p * features + i) * size + k
+                transpose(F, source + k * size, size, step, S, to, size, features - i)
 
 
 @tile_function
 def feature_blocks_of(S, s, features, padded, p0, p1, F, f):
     """Sample blocks ``p0`` to ``p1`` to feature blocks. What pads the last block of features is left undefined."""
     step = lanes(S)
-    whole_block = block(S)
+    size = block(S)
     for p in range(p0, p1):
         for i in range(0, features, step):
-            to = f + ((i // whole_block) * padded + p * whole_block) * whole_block + i % whole_block
-            for k in range(0, whole_block, step):
-                source = s + (p * features + i) * whole_block + k
-                transpose(S, source, whole_block, features - i, F, to + k * whole_block, whole_block, step)
+            to = f + ((i // size) * padded + p * size) * size + i % size
+            for k in range(0, size, step):
+                source = s + (p * features + i) * size + k
+                transpose(S, source, size, features - i, F, to + k * size, size, step)
 
 
 @tile_function
@@ -126,25 +131,25 @@ def panels_of(W, w, inputs, outputs, P, p):
 @tile_function
 def gather_labels(labels, outputs, order, first, samples, p0, p1, S, s):
     """Class indices to one-hot sample blocks ``p0`` to ``p1``."""
-    whole_block = block(S)
+    size = block(S)
     nothing = fill(S, 0.0)
     for p in range(p0, p1):
-        here = s + p * outputs * whole_block
-        for k in range(0, outputs * whole_block, lanes(S)):
+        here = s + p * outputs * size
+        for k in range(0, outputs * size, lanes(S)):
             store(S, here + k, nothing)
-        for n in range(p * whole_block, min((p + 1) * whole_block, samples)):
-            S[here + labels[row_of(order, first + n)] * whole_block + n % whole_block] = 1.0
+        for n in range(p * size, min((p + 1) * size, samples)):
+            S[here + labels[row_of(order, first + n)] * size + n % size] = 1.0
 
 
 @tile_function
 def scatter_rows(S, s, features, samples, p0, p1, X, x, stride):
     """Sample blocks ``p0`` to ``p1`` to rows, without the padding. Row ``n`` begins at ``X[x + n * stride]``."""
-    whole_block = block(S)
+    size = block(S)
     for p in range(p0, p1):
-        row = x + p * whole_block * stride
+        row = x + p * size * stride
         for i in range(features):
-            here = s + (p * features + i) * whole_block
-            for n in range(min(whole_block, samples - p * whole_block)):
+            here = s + (p * features + i) * size
+            for n in range(min(size, samples - p * size)):
                 X[row + n * stride + i] = S[here + n]
 
 

@@ -6,7 +6,7 @@ back, in its own cache: it writes the activations and the gradients ``dZ`` of it
 *Over weights* (:mod:`fastmlp.kernels.weights`). Each thread takes tiles of ``W``, sums over all samples in a fixed
 order, and updates them.
 
-All steps of a call run in one parallel region, whose threads claim the tiles of a phase from each other: see
+All steps of a call run in one parallel region, whose threads claim the tasks of a phase from each other: see
 :mod:`fastmlp.kernels.crew`.
 
 As long as a few gradients of the whole network stay in the cache, those of some samples are cheaper summed while these
@@ -55,14 +55,13 @@ from fastmlp.kernels.columns import (
 from fastmlp.kernels.crew import MOST_TASKS, NO_TASK, claim, finish, open_phase, share, wait_for_next
 from fastmlp.kernels.dropout import NOTHING_DROPPED
 from fastmlp.kernels.jit import inlined_function, tile_function
-from fastmlp.kernels.layout import NO_ORDER
+from fastmlp.kernels.layout import NO_ORDER, n_blocks
 from fastmlp.kernels.optimizers import MAX_NORM, NO_SETTINGS, NO_UPDATE, rates_of
 from fastmlp.kernels.samples import (
     TILE_BLOCKS,
     backward_tile,
     forward_tile,
     loss_of_tile,
-    n_blocks,
     note,
     penalize_batch,
     read_samples,
@@ -143,7 +142,9 @@ def _divided(plan, arena, samples):
     if groups > 0:
         part_blocks = (blocks + groups - 1) // groups
     else:
-        part_blocks = max(1, min(TILE_BLOCKS, blocks // (TILES_PER_THREAD * plan[-1, THREADS])), blocks // MOST_TASKS)
+        part_blocks = max(
+            min(TILE_BLOCKS, blocks // (TILES_PER_THREAD * plan[-1, THREADS])), (blocks + MOST_TASKS - 1) // MOST_TASKS
+        )
     return _Division(blocks, groups, part_blocks, (blocks + part_blocks - 1) // part_blocks)
 
 
@@ -201,6 +202,7 @@ def _sample_task(
         if passes & FORWARD:
             check = read_samples(plan, arena, data, order, first, samples, p0, p1)
             note(report, X_CHECK, p0 - apart, p1 - apart, check)
+            # a forward pass by itself may be followed by a backward one
             forward_tile(plan, parameters, arena, p0, p1, passes != (FORWARD | LOSSES), dropout_step, apart)
         if passes & LOSSES:
             loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1, apart)
@@ -285,11 +287,14 @@ def _batch(k, first, batch_size, n_rows, per_epoch, order):
 
 
 @tile_function
-def _end_epoch(epoch, report, gradient, settings, ended):
-    """Note what is known of an epoch, and begin the sum of the next one's losses."""
-    factor = report[BATCH, FACTOR] if settings[MAX_NORM] > 0 else 1.0
-    ended[OF_EPOCH * epoch], ended[OF_EPOCH * epoch + 1] = report[RUN, SUM_OF_LOSSES], square_before(gradient, factor)
-    report[RUN, SUM_OF_LOSSES] = 0.0
+def _end_step(k, per_epoch, report, gradient, settings, ended):
+    """Count a step; with an epoch's last one, note what is known of it, and begin the sum of the next one's losses."""
+    report[RUN, TAKEN] += 1
+    if per_epoch > 0 and (k + 1) % per_epoch == 0:
+        epoch, factor = k // per_epoch, report[BATCH, FACTOR] if settings[MAX_NORM] > 0 else 1.0
+        ended[OF_EPOCH * epoch] = report[RUN, SUM_OF_LOSSES]
+        ended[OF_EPOCH * epoch + 1] = square_before(gradient, factor)
+        report[RUN, SUM_OF_LOSSES] = 0.0
 
 
 @tile_function
@@ -298,7 +303,7 @@ def _steps_of_epoch(n_rows, batch_size, ended):
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# the kernels: each is called by every member ``me`` of a crew, or by one that is ALONE
+# a run of steps: each function is called by every member ``me`` of a crew, or by one that is ALONE
 
 
 @inlined_function
@@ -344,7 +349,7 @@ def _train_along(
                 weight_task(task, tasks, division, plan, arena, report, parameters, gradient, rule, rates, memory)
             elif kind == OVER_SQUARES:
                 square_task(task, gradient, report)
-            else:
+            else:  # OVER_RANGES
                 update_task(task, plan, report, parameters, gradient, optimizer, rates, memory)
         if finish(crew, tasks):
             following = phase + 1
@@ -354,9 +359,7 @@ def _train_along(
             elif kind == OVER_SQUARES:
                 limit(report, settings[MAX_NORM])
             elif kind == phases - 1:
-                report[RUN, TAKEN] += 1
-                if per_epoch > 0 and (k + 1) % per_epoch == 0:
-                    _end_epoch(k // per_epoch, report, gradient, settings, ended)
+                _end_step(k, per_epoch, report, gradient, settings, ended)
                 if k + 1 < n_steps:
                     start, samples = _batch(k + 1, first, batch_size, n_rows, per_epoch, order)
                     weigh(plan, report, sample_weights, order, start, samples)
@@ -392,14 +395,15 @@ def train(
     me, crew, passes, plan, parameters, arena, report, gradient, memory, data, targets, labels, sample_weights, order,
     n_rows, batch_size, first, n_steps, optimizer, settings, step, total, ended,
 ):  # fmt: skip
-    """Take ``n_steps`` training steps over minibatches of ``n_rows`` rows, from row ``first`` of ``order`` on.
-
-    If there is room in ``ended``, :data:`OF_EPOCH` numbers for each, they are the steps of whole epochs, whose orders
-    stand one after the other; and ``total`` is 0. It comes back for an epoch that was not ended.
+    """Take ``n_steps`` training steps over rows ``first`` to before ``n_rows`` of ``order``, ``batch_size`` at a time.
 
     The first of them is the optimizer's step ``step``, from 1; units are dropped by that number. With ``step`` 0,
     which is for gradients alone, none are. ``passes`` is :data:`ALL_PASSES` of a training step; without the backward
     one, the first step ends before its weights would change.
+
+    If there is room in ``ended``, :data:`OF_EPOCH` numbers for each, they are the steps of whole epochs, whose orders
+    stand one after the other; ``first`` and ``total`` are 0, and what comes back is the sum of the losses since the
+    last epoch that ended.
 
     Returns the status, ``total`` plus the steps' losses times their samples' weights (added one by one, so that it
     does not matter in how many calls the steps are taken), and the number of steps taken. A step whose data or loss
@@ -411,12 +415,49 @@ def train(
     )  # fmt: skip
 
 
+@crew_kernel
+def update(me, plan, report, parameters, gradient, memory, optimizer, settings, step, total_weight):
+    """Update every parameter from any gradient, whose norm is limited first if that is wanted.
+
+    With a ``total_weight`` of at least 0, the gradient is the sum over samples of so much weight, which have been
+    elsewhere: the mean is taken first, and the penalty's gradient added. The penalty, times the weight, is noted; and
+    at the end, that a step has been taken.
+    """
+    rates = rates_of(optimizer, settings, step, 0)
+    if me in (ALONE, OPENING):
+        report[BATCH, FACTOR] = 1.0
+        if total_weight >= 0:
+            penalize_batch(total_weight, plan, report)
+            report[PENALTY, PENALTIES] = 0.0
+            if plan[-1, PENALIZES] != NOTHING:
+                for k in range(PARAMETER_RANGES):
+                    penalty_task(k, plan, parameters, report)
+                report[PENALTY, PENALTIES] = sum_of_ranges(report) * total_weight
+            for k in range(PARAMETER_RANGES):
+                complete_range(k, total_weight, plan, parameters, gradient, report)
+        if settings[MAX_NORM] > 0:
+            for k in range(PARAMETER_RANGES):
+                square_task(k, gradient, report)
+            limit(report, settings[MAX_NORM])
+    start, stop = share(me, plan[-1, THREADS], PARAMETER_RANGES)
+    for k in range(start, stop):
+        update_task(k, plan, report, parameters, gradient, optimizer, rates, memory)
+    if me in (ALONE, CLOSING):
+        report[RUN, TAKEN] = 1
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# the passes of a step by themselves, as the oracle has them
+
+
 def forward(
     crew, plan, parameters, arena, report, data, order, first, samples, dropout_step, *, run=train
 ):  # fmt: skip
     """Forward pass of a batch; what it computes stays in the arena. Returns the status.
 
-    ``dropout_step`` is the number of the step that tells which units are dropped, or :data:`NOTHING_DROPPED`.
+    ``dropout_step`` is the number of the step that tells which units are dropped, or
+    :data:`~fastmlp.kernels.dropout.NOTHING_DROPPED`; ``run`` calls :func:`train`: here and below, itself, or with its
+    arguments packed.
 
     The batch is ``samples`` rows of ``data``: those that ``order`` names from its entry ``first`` on, or, if ``order``
     is empty, the rows from ``first`` on.
@@ -456,34 +497,3 @@ def backward(
         ONE_EPOCH,
     )  # fmt: skip
     return status, _mean(total, report)
-
-
-@crew_kernel
-def update(me, plan, report, parameters, gradient, memory, optimizer, settings, step, total_weight):
-    """Update every parameter from any gradient, whose norm is limited first if that is wanted.
-
-    With a ``total_weight`` of at least 0, the gradient is the sum over samples of so much weight, which have been
-    elsewhere: the mean is taken first, and the penalty's gradient added. The penalty, times the weight, is noted; and
-    at the end, that a step has been taken.
-    """
-    rates = rates_of(optimizer, settings, step, 0)
-    if me in (ALONE, OPENING):
-        report[BATCH, FACTOR] = 1.0
-        if total_weight >= 0:
-            penalize_batch(total_weight, plan, report)
-            report[PENALTY, PENALTIES] = 0.0
-            if plan[-1, PENALIZES] != NOTHING:
-                for k in range(PARAMETER_RANGES):
-                    penalty_task(k, plan, parameters, report)
-                report[PENALTY, PENALTIES] = sum_of_ranges(report) * total_weight
-            for k in range(PARAMETER_RANGES):
-                complete_range(k, total_weight, plan, parameters, gradient, report)
-        if settings[MAX_NORM] > 0:
-            for k in range(PARAMETER_RANGES):
-                square_task(k, gradient, report)
-            limit(report, settings[MAX_NORM])
-    start, stop = share(me, plan[-1, THREADS], PARAMETER_RANGES)
-    for k in range(start, stop):
-        update_task(k, plan, report, parameters, gradient, optimizer, rates, memory)
-    if me in (ALONE, CLOSING):
-        report[RUN, TAKEN] = 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastmlp.kernels.activations import SOFTMAX, activate_strip
+from fastmlp.kernels.activations import SOFTMAX, activate_vectors
 from fastmlp.kernels.calls import ALONE, CLOSING, crew_kernel
 from fastmlp.kernels.columns import (
     ACTIVATION,
@@ -23,20 +23,21 @@ from fastmlp.kernels.crew import share
 from fastmlp.kernels.dropout import NOTHING_DROPPED
 from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.layer import affine_sample
-from fastmlp.kernels.layout import NO_ORDER, panels_of, scatter_rows
+from fastmlp.kernels.layout import NO_ORDER, n_blocks, panels_of, scatter_rows
 from fastmlp.kernels.losses import softmax_block
-from fastmlp.kernels.samples import TILE_BLOCKS, forward_tile, n_blocks, read_samples
+from fastmlp.kernels.samples import TILE_BLOCKS, forward_tile, read_samples
 from fastmlp.kernels.simd import block, fill, lanes, load, load_first, store, store_first, sum_lanes
 
 PREDICTED_BLOCKS = 2 * TILE_BLOCKS
-"""Blocks of samples for each thread that predicts: a tile, and as many that stay free: see :data:`BYTES_APART`."""
+"""Blocks of samples for each thread that predicts: a tile, and as many that stay free: see
+:data:`fastmlp.kernels.network.BYTES_APART`."""
 
 SAMPLES_ALONE = 3
 """Samples up to which a prediction is quicker one by one: a block holds more, but takes its time in any case."""
 
 
 @crew_kernel
-def pack(me, plan, parameters, panels):
+def write_panels(me, plan, parameters, panels):
     """Write the weights of all layers as panels, one layer after the other."""
     place = 0
     for layer in range(plan.shape[0] - 1):
@@ -46,13 +47,13 @@ def pack(me, plan, parameters, panels):
 
 
 @tile_function
-def _whole_vectors(outputs, A):
-    return (outputs + lanes(A) - 1) // lanes(A) * lanes(A)
+def _whole_vectors(outputs, panels):
+    return (outputs + lanes(panels) - 1) // lanes(panels) * lanes(panels)
 
 
 @inlined_function
 def _predict_sample(plan, parameters, panels, arena, data, row, output):
-    """Output of a single row of the data. Returns 0, or NaN if any value of the row is."""
+    """Output of a single row of the data. Returns 0 if every value of the row is finite, else NaN."""
     x, inputs, step, size = plan[0, X], plan[0, INPUTS], lanes(arena), block(arena)
     check, panel = fill(arena, 0.0), 0
     for i in range(0, inputs, step):
@@ -64,7 +65,7 @@ def _predict_sample(plan, parameters, panels, arena, data, row, output):
         b, z, a = plan[layer, BIASES], plan[layer, Z], plan[layer, A]
         # Z = affine(W, b, X);  A = activate(Z)
         affine_sample(panels, panel, parameters, b, inputs, outputs, arena, x, arena, z)
-        activate_strip(code, arena, z, arena, a, _whole_vectors(outputs, arena))
+        activate_vectors(code, arena, z, arena, a, _whole_vectors(outputs, arena))
         x = a
         panel += inputs * _whole_vectors(outputs, arena)
     if plan[-2, ACTIVATION] == SOFTMAX:

@@ -6,7 +6,7 @@ It leaves the activations in the arena, and the gradients ``dZ`` of its samples.
 
 from __future__ import annotations
 
-from fastmlp.kernels.activations import SOFTMAX, activate_strip, slope_strip
+from fastmlp.kernels.activations import SOFTMAX, activate_vectors, slope_vectors
 from fastmlp.kernels.columns import (
     ACTIVATION,
     BATCH,
@@ -33,7 +33,7 @@ from fastmlp.kernels.columns import (
     TARGETS_BY_FEATURES,
     TOTAL_WEIGHT,
     WEIGHTS,
-    X_FEATURES,
+    X_BY_FEATURES,
     X_LEFT,
     Y_CHECK,
     A,
@@ -42,7 +42,7 @@ from fastmlp.kernels.columns import (
 )
 from fastmlp.kernels.dropout import NOTHING_DROPPED, drop_block
 from fastmlp.kernels.jit import inlined_function, tile_function
-from fastmlp.kernels.layer import affine_strip, input_gradient_strip, most_rows, n_strips, strip_start
+from fastmlp.kernels.layer import affine_strip, input_gradient_strip, most_rows, n_strips, strip_of
 from fastmlp.kernels.layout import feature_blocks_of, gather_labels, gather_rows, row_of, sample_blocks_of
 from fastmlp.kernels.losses import GIVEN_GRADIENT, POISSON, loss_block, softmax_block
 from fastmlp.kernels.simd import block, fill, lanes, load, prefetch, store, sum_lanes, where
@@ -55,8 +55,9 @@ OUTPUTS_AT_ONCE = 64
 """Rows of ``W`` from which ``dX`` is summed in one go: so many of a large ``W`` stay in the second-level cache."""
 
 FAR_BYTES = 1 << 20
-"""Bytes of a ``W`` from which the columns of the next strip of ``dX`` are asked for: they lie a row apart, so that no
-processor fetches them beforehand. Three times 1000 to 1000 go backward at 85 % of the peak instead of 69 (AVX2)."""
+"""Bytes of a ``W`` from which its columns for the strip of ``dX`` after the next are asked for: they lie a row apart,
+so that no processor fetches them beforehand. Three times 1000 to 1000 go backward at 85 % of the peak instead of 69
+(AVX2)."""
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -90,12 +91,6 @@ def weigh(plan, report, sample_weights, order, first, samples):
 
 
 @tile_function
-def n_blocks(arena, samples):
-    """Blocks of samples, the last of which may be filled up."""
-    return (samples + block(arena) - 1) // block(arena)
-
-
-@tile_function
 def note(report, column, p0, p1, value):
     """Write what was found in a tile into the rows of its blocks."""
     for p in range(p0, p1):
@@ -108,25 +103,25 @@ def note(report, column, p0, p1, value):
 
 @tile_function
 def read_samples(plan, arena, data, order, first, samples, p0, p1):
-    """Gather a tile of the batch: ``X`` of the first layer, in both layouts. Returns 0, or NaN if any value is."""
-    inputs, features = plan[0, INPUTS], plan[0, X_FEATURES]
+    """Gather a tile of the batch: ``X`` of the first layer, in both layouts. Returns 0 if all is finite, else NaN."""
+    inputs, by_features = plan[0, INPUTS], plan[0, X_BY_FEATURES]
     size, padded = block(arena), plan[-1, PADDED_SAMPLES]
-    check = gather_rows(data, inputs, order, first, samples, p0 * size, p1 * size, arena, features, padded)
-    sample_blocks_of(arena, features, inputs, padded, p0, p1, arena, plan[0, X])
+    check = gather_rows(data, inputs, order, first, samples, p0 * size, p1 * size, arena, by_features, padded)
+    sample_blocks_of(arena, by_features, inputs, padded, p0, p1, arena, plan[0, X])
     return check
 
 
 @inlined_function
 def _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1):
-    """Gather a tile's targets; labels, if there are any, as one-hot columns. Returns 0, or NaN if any value is."""
+    """Gather a tile's targets; labels, if there are any, as one-hot columns. Returns 0 if all is finite, else NaN."""
     outputs, to = plan[-2, OUTPUTS], plan[-1, TARGETS]
     size, padded = block(arena), plan[-1, PADDED_SAMPLES]
     if labels.size > 0:
         gather_labels(labels, outputs, order, first, samples, p0, p1, arena, to)
         return 0.0
-    features = plan[-1, TARGETS_BY_FEATURES]
-    check = gather_rows(targets, outputs, order, first, samples, p0 * size, p1 * size, arena, features, padded)
-    sample_blocks_of(arena, features, outputs, padded, p0, p1, arena, to)
+    by_features = plan[-1, TARGETS_BY_FEATURES]
+    check = gather_rows(targets, outputs, order, first, samples, p0 * size, p1 * size, arena, by_features, padded)
+    sample_blocks_of(arena, by_features, outputs, padded, p0, p1, arena, to)
     return float(check)
 
 
@@ -171,8 +166,7 @@ def forward_tile(plan, parameters, arena, p0, p1, before_backward, dropout_step,
         entering = plan[layer, X if dropout_step == NOTHING_DROPPED else X_LEFT]
         most = most_rows(parameters, inputs)
         for strip in range(n_strips(outputs, most)):
-            j = strip_start(outputs, strip, most)
-            rows = strip_start(outputs, strip + 1, most) - j
+            j, rows = strip_of(outputs, strip, most)
             w, b = plan[layer, WEIGHTS] + j * inputs, plan[layer, BIASES] + j
             for p in range(p0, p1):
                 x, z = entering + p * inputs * size, plan[layer, Z] + (p * outputs + j) * size
@@ -180,14 +174,14 @@ def forward_tile(plan, parameters, arena, p0, p1, before_backward, dropout_step,
                 affine_strip(rows, parameters, w, parameters, b, inputs, arena, x, arena, z)
         here, count = p0 * outputs * size, (p1 - p0) * outputs * size
         # A = activate(Z), which may be one place
-        activate_strip(code, arena, plan[layer, Z] + here, arena, plan[layer, A] + here, count)
+        activate_vectors(code, arena, plan[layer, Z] + here, arena, plan[layer, A] + here, count)
         left = plan[layer, A]
         if dropout_step != NOTHING_DROPPED and plan[layer, DROPPED] > 0:
             left = plan[layer + 1, X_LEFT]
             _drop_tile(layer, plan[layer, A], left, dropout_step, plan, arena, p0, p1, apart)
         if before_backward and layer + 1 < n_layers:
             feature_blocks_of(
-                arena, left, outputs, plan[-1, PADDED_SAMPLES], p0, p1, arena, plan[layer + 1, X_FEATURES]
+                arena, left, outputs, plan[-1, PADDED_SAMPLES], p0, p1, arena, plan[layer + 1, X_BY_FEATURES]
             )
     last = n_layers - 1
     if plan[last, ACTIVATION] == SOFTMAX:
@@ -208,7 +202,7 @@ def _loss_tile(plan, arena, report, p0, p1, apart):
         losses, shares = plan[-1, SAMPLE_LOSSES] + p * size, plan[-1, SHARES] + p * size
         loss_block(code, setting, outputs, arena, z, arena, a, arena, plan[-1, TARGETS] + here, arena, losses, d)
         if code < POISSON:  # a function of A, as all are whose codes come before: the slope is still to come
-            slope_strip(plan[last, ACTIVATION], arena, z, arena, a, arena, arena, d, outputs * size)
+            slope_vectors(plan[last, ACTIVATION], arena, z, arena, a, arena, arena, d, outputs * size)
         total = fill(arena, 0.0)
         for k in range(0, size, lanes(arena)):
             share = load(arena, shares + k)
@@ -228,28 +222,35 @@ def loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, fi
     _loss_tile(plan, arena, report, p0, p1, apart)
 
 
+@inlined_function
+def input_gradient_tile(layer, to, plan, parameters, arena, p0, p1):
+    """``dX`` of a layer from its ``dZ``, for a tile of samples; ``to`` is where that of all samples begins."""
+    inputs, outputs, size = plan[layer, INPUTS], plan[layer, OUTPUTS], block(arena)
+    for first in range(0, outputs, OUTPUTS_AT_ONCE):
+        last = min(first + OUTPUTS_AT_ONCE, outputs)
+        for strip in range(n_strips(inputs)):
+            i, rows = strip_of(inputs, strip)
+            w = plan[layer, WEIGHTS] + i
+            if inputs * outputs * arena.itemsize > FAR_BYTES:
+                for j in range(first, last):
+                    prefetch(parameters, w + j * inputs + 2 * rows)
+            for p in range(p0, p1):
+                d, x = plan[layer, DZ] + p * outputs * size, to + (p * inputs + i) * size
+                # dX, dW, db = affine_backward(W, X, dZ)
+                input_gradient_strip(rows, parameters, w, inputs, first, last, arena, d, arena, x)
+
+
 @tile_function
 def backward_tile(plan, parameters, arena, p0, p1, dropout_step, apart):
     """Backward through every layer, the last one first: ``dZ`` of each layer from that of the layer above it."""
     size = block(arena)
     for layer in range(plan.shape[0] - 2, 0, -1):
-        inputs, outputs, below = plan[layer, INPUTS], plan[layer, OUTPUTS], layer - 1
-        for first in range(0, outputs, OUTPUTS_AT_ONCE):
-            last = min(first + OUTPUTS_AT_ONCE, outputs)
-            for strip in range(n_strips(inputs)):
-                i = strip_start(inputs, strip)
-                rows = strip_start(inputs, strip + 1) - i
-                w = plan[layer, WEIGHTS] + i
-                if inputs * outputs * arena.itemsize > FAR_BYTES:
-                    for j in range(first, last):
-                        prefetch(parameters, w + j * inputs + 2 * rows)
-                for p in range(p0, p1):
-                    d, x = plan[layer, DZ] + p * outputs * size, plan[below, DZ] + (p * inputs + i) * size
-                    # the forward line was:  Z = affine(W, b, X)
-                    input_gradient_strip(rows, parameters, w, inputs, first, last, arena, d, arena, x)
+        inputs, below = plan[layer, INPUTS], layer - 1
+        # the forward line was:  Z = affine(W, b, X)
+        input_gradient_tile(layer, plan[below, DZ], plan, parameters, arena, p0, p1)
         here, count = p0 * inputs * size, (p1 - p0) * inputs * size
         z, a, x = plan[below, Z] + here, plan[below, A] + here, plan[below, DZ] + here
         # the forward line was:  A = activate(Z)  of the layer below, which enters this one as X
-        slope_strip(plan[below, ACTIVATION], arena, z, arena, a, arena, arena, x, count)
+        slope_vectors(plan[below, ACTIVATION], arena, z, arena, a, arena, arena, x, count)
         if dropout_step != NOTHING_DROPPED and plan[below, DROPPED] > 0:
             _drop_tile(below, plan[below, DZ], plan[below, DZ], dropout_step, plan, arena, p0, p1, apart)

@@ -56,8 +56,7 @@ def sparse_affine_backward(starts, columns, values, dZ, dT, db):
     outputs, step = dT.shape[1], lanes(dT)
     d, gradient = dZ.reshape(dZ.size), dT.reshape(dT.size)
     for vector in prange((outputs + step - 1) // step):
-        # Numba counts a parallel loop in unsigned numbers, to which it does not add signed ones
-        j = int(vector) * step
+        j = int(vector) * step  # signed: Numba counts a parallel loop in unsigned numbers
         left = outputs - j
         for i in range(dT.shape[0]):
             store_first(gradient, i * outputs + j, fill(gradient, 0.0), left)

@@ -30,7 +30,7 @@ from fastmlp.kernels.columns import (
     REPORT_ROWS,
     THREADS,
     WEIGHTS,
-    X_FEATURES,
+    X_BY_FEATURES,
     X_LEFT,
     X,
 )
@@ -40,9 +40,10 @@ from fastmlp.kernels.layer import (
     bias_gradient_strip,
     few_inputs_gradient_strip,
     n_strips,
-    strip_start,
+    strip_of,
     weight_gradient_strip,
 )
+from fastmlp.kernels.layout import n_blocks
 from fastmlp.kernels.optimizers import (
     NO_UPDATE,
     decay_range,
@@ -77,16 +78,11 @@ TASKS_PER_THREAD = 4
 
 
 @tile_function
-def _input_blocks(arena, inputs):
-    return (inputs + block(arena) - 1) // block(arena)
-
-
-@tile_function
 def _count_weight_tiles(plan, arena):
     """Tiles of all layers."""
     total = 0
     for layer in range(plan.shape[0] - 1):
-        total += n_strips(plan[layer, OUTPUTS]) * _input_blocks(arena, plan[layer, INPUTS])
+        total += n_strips(plan[layer, OUTPUTS]) * n_blocks(arena, plan[layer, INPUTS])
     return total
 
 
@@ -99,12 +95,11 @@ def _weight_tile(layer, strip, i, first, last, add, plan, arena, gradient, g):
     rows and its columns.
     """
     inputs, outputs, size = plan[layer, INPUTS], plan[layer, OUTPUTS], block(arena)
-    j = strip_start(outputs, strip)
-    rows = strip_start(outputs, strip + 1) - j
+    j, rows = strip_of(outputs, strip)
     columns = min(inputs - i, size)
-    d, x = plan[layer, DZ] + j * size, plan[layer, X_FEATURES] + i * plan[-1, PADDED_SAMPLES]
+    d, x = plan[layer, DZ] + j * size, plan[layer, X_BY_FEATURES] + i * plan[-1, PADDED_SAMPLES]
     w, b = plan[layer, WEIGHTS] + j * inputs + i, plan[layer, BIASES] + j
-    # by blocks of samples, X is what was there before units were dropped
+    # where units are dropped, X is what was there before, and X_LEFT is written only in a step that drops some
     if inputs <= FEW_INPUTS and plan[layer, X_LEFT] == plan[layer, X]:
         few_inputs_gradient_strip(
             rows, arena, d, outputs, first, last, add, arena, plan[layer, X], inputs, gradient, g + w
@@ -147,7 +142,7 @@ def _weight_tiles(start, stop, plan, arena, report, blocks, parameters, gradient
         last = min(first + BLOCKS_AT_ONCE, blocks)
         tile = 0  # the first one of a bundle
         for layer in range(plan.shape[0] - 1):
-            strips, input_blocks = n_strips(plan[layer, OUTPUTS]), _input_blocks(arena, plan[layer, INPUTS])
+            strips, input_blocks = n_strips(plan[layer, OUTPUTS]), n_blocks(arena, plan[layer, INPUTS])
             for s0 in range(0, strips, STRIPS_AT_ONCE):
                 bundle = min(STRIPS_AT_ONCE, strips - s0)
                 for k in range(max(start - tile, 0), min(stop - tile, bundle * input_blocks)):
