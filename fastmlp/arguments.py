@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -109,9 +110,11 @@ def generator(rng: Any) -> tuple[Any, np.random.Generator]:
     if isinstance(rng, np.random.Generator):
         return rng.bit_generator.state, rng
     if isinstance(rng, dict):
-        bit_generator = getattr(np.random, rng["bit_generator"])()
-        bit_generator.state = rng
-        return rng, np.random.Generator(bit_generator)
+        with suppress(AttributeError, KeyError, TypeError, ValueError, OverflowError):
+            if rng["bit_generator"] in files.GENERATORS:
+                bit_generator = getattr(np.random, rng["bit_generator"])()
+                bit_generator.state = rng
+                return rng, np.random.Generator(bit_generator)
     if rng is None:
         rng = np.random.SeedSequence().entropy
     if isinstance(rng, bool) or not isinstance(rng, int | np.integer) or rng < 0:

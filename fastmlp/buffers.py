@@ -127,6 +127,8 @@ class Workspace:
     """Parameters, and the shape of the data, of the last prediction of many rows, if its call can be made again."""
     block: int
     """Samples of a block."""
+    objective: Objective
+    """What it was made for: with another one, dropout's key may be another."""
     room: int
     """Samples for which there is room: the capacity, and what is left free behind groups."""
 
@@ -139,7 +141,7 @@ class Workspace:
         capacity: int,
     ) -> None:
         block = simd.VECTORS * (simd.VECTOR_BYTES // dtype.itemsize)
-        self.capacity = round_up(capacity, block)
+        self.capacity, self.objective = round_up(capacity, block), objective
         self.block, self._itemsize = block, dtype.itemsize
         self._used = 0
         partials = _Partials(layer_sizes, dtype.itemsize, self.capacity, block)

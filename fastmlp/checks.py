@@ -54,8 +54,7 @@ def numbers(name: str, value: Any, dtype: np.dtype | None) -> Array:
 
     Without a dtype, return the array as it is.
     """
-    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        raise ValueError(f"{name} must have a value everywhere; got a masked array with masked entries")
+    _whole(name, value)
     try:
         given: NDArray[Any] = np.from_dlpack(value) if _is_known_by_dlpack_alone(value) else np.asarray(value)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:  # of a tensor elsewhere, or with a gradient
@@ -70,6 +69,12 @@ def numbers(name: str, value: Any, dtype: np.dtype | None) -> Array:
         return given
     with np.errstate(over="ignore", invalid="ignore"):
         return np.require(given, dtype, ["C", "A"])
+
+
+def _whole(name: str, value: object) -> None:
+    """Refuse what lacks some of its values."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(f"{name} must have a value everywhere; got a masked array with masked entries")
 
 
 def _of_pandas(name: str, value: Any) -> Array:
@@ -206,7 +211,11 @@ def fit(targets: Any, outputs: int, loss: str) -> bool:
 
 def rows_of_anything(name: str, value: object, n_samples: int) -> NDArray[Any]:
     """Return targets of a loss of the user's own, which may be anything with a row for each sample."""
-    array = np.asarray(value)
+    _whole(name, value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # ragged
+        raise ValueError(f"{name} must be an array with a row for each sample: {error}") from None
     if array.ndim == 0:
         raise ValueError(f"{name} must have a row for each sample; got {value!r}")
     _same_count(name, array.shape[0], n_samples)
@@ -228,6 +237,7 @@ def _same_count(name: str, count: int, n_samples: int) -> None:
 
 
 def _class_indices(name: str, value: object, outputs: int) -> NDArray[np.int64]:
+    _whole(name, value)
     given = np.asarray(value)
     if given.dtype.kind not in "iu":
         raise TypeError(
@@ -294,9 +304,9 @@ def sample_weight(
 
 
 def sum_of_weights(weights: NDArray[np.float64]) -> float:
-    """Return the sum of samples' weights; NaN if they are none: no words, and quick."""
-    total = float(np.add.reduce(weights)) if weights_fit(weights) else math.nan
-    return total if 0 < total < math.inf else math.nan
+    """Return the sum of samples' weights; NaN if they are none, or need a longer look: no words, and quick."""
+    total = float(np.add.reduce(weights)) if weights_fit(weights) else 0.0
+    return total if total > 0 else math.nan
 
 
 def weights_of_classes(
@@ -317,7 +327,7 @@ def weights_of_classes(
         return balanced
     if not isinstance(class_weight, Mapping):
         raise TypeError(f"class_weight must be 'balanced' or a mapping from class to weight; got {class_weight!r}")
-    unknown = [key for key in class_weight if key not in present]
+    unknown = [key for key in class_weight if not (np.isscalar(key) and key in present)]
     if unknown:
         raise ValueError(f"class_weight must name classes that are there, {present.tolist()}; got {unknown[0]!r}")
     each = numbers("class_weight", [class_weight.get(int(k), 1.0) for k in present], np.dtype(np.float64))

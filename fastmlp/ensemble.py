@@ -115,11 +115,17 @@ class Ensemble:
     ) -> None:
         count = checks.integer("n_members", n_members)
         self._n_threads = None if n_threads is None else checks.integer("n_threads", n_threads)
-        penalties, seeds = _for_each("penalty", penalty, count), _seeds(rng, count)
-        self.members = tuple(
-            MLP(layer_sizes, penalty=one, rng=seed, n_threads=1, **settings)
-            for one, seed in zip(penalties, seeds, strict=True)
-        )
+        penalties = _for_each("penalty", penalty, count)
+        state: Any = rng.bit_generator.state if isinstance(rng, np.random.Generator) else None
+        try:
+            self.members = tuple(
+                MLP(layer_sizes, penalty=one, rng=seed, n_threads=1, **settings)
+                for one, seed in zip(penalties, _seeds(rng, count), strict=True)
+            )
+        except BaseException:
+            if isinstance(rng, np.random.Generator):  # what is refused has drawn nothing
+                rng.bit_generator.state = state
+            raise
         self._histories: list[training.History] = []
 
     def __len__(self) -> int:
@@ -193,7 +199,9 @@ class Ensemble:
                 )
                 for k, mlp in enumerate(self.members)
             ]  # fmt: skip
-        with training.interruptible() as interrupted:
+        with ExitStack() as all_unchanged, training.interruptible() as interrupted:
+            for mlp, trainee in zip(self.members, trainees, strict=True):
+                all_unchanged.enter_context(training.unchanged_if_refused(trainee, mlp._rng))
             self._side_by_side(lambda some: _train(self.members[some], trainees[some], interrupted), interrupted.set)
         self._histories = [trainee.history for trainee in trainees]
         for history in self._histories:

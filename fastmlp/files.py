@@ -16,6 +16,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from typing import Any, NamedTuple
@@ -49,7 +50,8 @@ _CONFIG = {
     "rng", "n_threads", "verify",
 }  # fmt: skip
 
-_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+"""The random generators that a model may have."""
 
 
 class CorruptFileError(ValueError):
@@ -154,7 +156,8 @@ def _replace(path: str | os.PathLike[str], content: bytes) -> None:
         os.chmod(temporary, _usual_mode(path))
         os.replace(temporary, target)
     except BaseException:
-        os.unlink(temporary)
+        with suppress(FileNotFoundError):  # it may be in its place already
+            os.unlink(temporary)
         raise
 
 
@@ -253,7 +256,7 @@ def _config(about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _generator_state(value: Any) -> dict[str, Any]:
-    if value.get("bit_generator") not in _GENERATORS:
+    if value.get("bit_generator") not in GENERATORS:
         raise CorruptFileError(f"has a random generator that is not known: {value.get('bit_generator')}")
     state: dict[str, Any] = _from_json(value)
     getattr(np.random, value["bit_generator"])().state = state  # refuses what does not fit

@@ -5,6 +5,7 @@ Rows come in three ways: as arrays, in blocks, or as the part that one of severa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -95,20 +96,35 @@ def trainee_for(
         early_stopping=arguments.early_stopping(early_stopping),
         plateau=chosen.learning_rate if isinstance(chosen.learning_rate, settings.ReduceOnPlateau) else None,
         callbacks=callbacks if shard is not None else arguments.callbacks(mlp, callbacks),
-        checkpoint=arguments.checkpoint(checkpoint),
+        checkpoint=_checkpoint(mlp, checkpoint, is_written_here=ranks is None or ranks.rank == 0),
         monitor=arguments.flag("monitor", monitor),
     )
     run = Run(chosen, plan.batch_size, n_samples)
     if ranks is not None and shard is not None:
         ranks.together(None)  # nobody has refused
-        _take_over(mlp, ranks)
-        return distributed.ShardTrainee(mlp, ranks, shard, plan, run, given.held, all_metrics)
+        with _taken_over(mlp, ranks):
+            return distributed.ShardTrainee(mlp, ranks, shard, plan, run, given.held, all_metrics)
     if Y is None:
         return StreamTrainee(mlp, X, partial(block_of_rows, mlp), plan, run, given.held, all_metrics)
     is_mapped = rows.MappedPages(given.X, given.targets.values).are_many and plan.is_scattered
     by_pools = is_mapped and not (plan.monitor or mlp.config["verify"] or mlp._loss == "own")
     kind = MappedTrainee if by_pools else Trainee
     return kind(mlp, *_converted_once(mlp, given.X, given.targets), plan, run, given.held, all_metrics)
+
+
+def _checkpoint(mlp: Any, value: Any, *, is_written_here: bool) -> settings.Checkpoint | None:
+    """Refuse one that could not be written at the end of the first epoch."""
+    chosen = arguments.checkpoint(value)
+    if chosen is None:
+        return None
+    if mlp._loss == "own":
+        raise TypeError(f"checkpoint must be None beside a loss of your own, which no file can hold; got {value!r}")
+    path = os.path.realpath(os.fspath(chosen.path))
+    if is_written_here and os.path.isdir(path):
+        raise IsADirectoryError(f"checkpoint must be a file; got a folder, {os.fspath(chosen.path)!r}")
+    if is_written_here and not os.path.isdir(os.path.dirname(path)):
+        raise FileNotFoundError(f"checkpoint must be in a folder that exists; got {os.fspath(chosen.path)!r}")
+    return chosen
 
 
 def _converted_once(mlp: Any, X: Array, targets: checks.Targets) -> tuple[Array, checks.Targets]:
@@ -344,6 +360,19 @@ def _weight_of_all(ranks: distributed.Ranks, shard: distributed.Shard, kept: NDA
     return float(sum(ranks.together(float(weights[own].sum()) if weights.size else float(len(own)))))
 
 
+@contextmanager
+def _taken_over(mlp: Any, ranks: distributed.Ranks) -> Iterator[None]:
+    """Take over the model of rank 0, but for a call that is refused after all."""
+    own, seed, generator, objective = mlp.__getstate__(), mlp.config["rng"], mlp._rng, mlp._objective
+    try:
+        _take_over(mlp, ranks)
+        yield
+    except BaseException:
+        mlp.config["rng"], mlp._rng, mlp._objective = seed, generator, objective
+        mlp._restore(own)
+        raise
+
+
 def _take_over(mlp: Any, ranks: distributed.Ranks) -> None:
     """Take over the model of rank 0: what it was made from, and what it has become."""
     own = {**mlp.__getstate__(), "config": {"rng": mlp.config["rng"]}} if ranks.rank == 0 else None
@@ -354,5 +383,4 @@ def _take_over(mlp: Any, ranks: distributed.Ranks) -> None:
         return
     mlp.config["rng"] = state["config"]["rng"]
     mlp._objective = mlp._make_objective()
-    mlp._free.clear()  # dropout's key is another
     mlp._restore(state)

@@ -290,8 +290,13 @@ class MLP:
     def parameter_vector(self, vector: ArrayLike) -> None:
         checked = self._checked_vector("parameter_vector", vector)
         with self._lock:
-            self._vector[:] = checked
-            self._forget()
+            self._assign(checked)
+
+    def _assign(self, vector: Array) -> None:
+        """Take other parameters."""
+        self._parameters_changed()  # before, too: Ctrl-C may come between
+        self._vector[:] = vector
+        self._forget()
 
     def _forget(self) -> None:
         """The optimizer starts afresh, and the last forward pass is of other parameters."""
@@ -439,9 +444,9 @@ class MLP:
         if status == columns.X_NOT_FINITE:  # a loss, or a penalty, is none of this pass
             self._free.append(workspace)
             raise checks.not_finite("X", X)
-        if self._pass is not None:
-            self._free.append(self._pass[0])
-        self._pass, self._pass_is_current = (workspace, count), True
+        last, self._pass, self._pass_is_current = self._pass, (workspace, count), True
+        if last is not None:
+            self._free.append(last[0])
 
     @property
     def activations(self) -> list[Array]:
@@ -481,7 +486,9 @@ class MLP:
             targets = self._weighted(self._targets("Y", Y, count, self._dtype), count, sample_weight)
             given = targets
             if self._loss == "own":
-                given = self._own_gradient(self.activations[-1], targets)[1]
+                predictions = self.activations[-1]
+                with self._passing():  # the loss may use the model
+                    given = self._own_gradient(predictions, targets)[1]
             gradients = self._backward(workspace, count, given)[1]
             if self.config["verify"]:
                 self._verify(self.activations[0], targets, gradients, thorough=False).raise_if_failed()
@@ -489,8 +496,8 @@ class MLP:
 
     @contextmanager
     def _passing(self) -> Iterator[None]:
-        """A pass of one's own: the user's last forward pass is there again afterwards. Under the lock."""
-        kept, was_current = self._pass, self._pass_is_current
+        """A pass of one's own: the last forward pass from before is there again afterwards. Under the lock."""
+        kept, was_current, version = self._pass, self._pass_is_current, self._version
         self._pass = None
         try:
             yield
@@ -498,7 +505,7 @@ class MLP:
             own: tuple[Workspace, int] | None = self._pass
             if own is not None:
                 self._free.append(own[0])
-            self._pass, self._pass_is_current = kept, was_current
+            self._pass, self._pass_is_current = kept, was_current and self._version == version
 
     def _last_pass(self) -> tuple[Workspace, int]:
         if self._pass is None:
@@ -818,9 +825,11 @@ class MLP:
         return loss, checks.Targets(gradient)
 
     def _own_loss_and_gradients(self, X: Array, targets: checks.Targets, dropout_step: int) -> tuple[float, Gradients]:
-        with self._lock:
+        with self._lock, self._passing():
             self._forward(X, dropout_step)
-            loss, gradient = self._own_gradient(self.activations[-1], targets)
+            predictions = self.activations[-1]
+            with self._passing():  # the loss may use the model
+                loss, gradient = self._own_gradient(predictions, targets)
             if not np.isfinite(loss):
                 return loss, self._gradients(np.zeros_like(self._vector), columns.LOSS_NOT_FINITE)
             penalty, gradients = self._backward(*self._last_pass(), gradient, dropout_step)
@@ -927,7 +936,7 @@ class MLP:
             last, step = self._last_step, stepping.Step(chosen, count, sample_weight is not None)
             self._last_step = step
             total, taken = take(self, X, targets, NO_ORDER, 0, 1, Run(chosen, count, count))
-            is_plain = X is given and stepping.are_plain_weights(sample_weight, count)
+            is_plain = checks.is_such(given, self._dtype, X.shape) and stepping.are_plain_weights(sample_weight, count)
             is_likely = stepping.can_be_prepared(self, chosen) and stepping.are_alike(last, step, optimizer)
             if taken and is_plain and is_likely and isinstance(Y, np.ndarray):
                 stepping.prepare(self, (optimizer, learning_rate), chosen, X, Y, targets)
@@ -971,10 +980,10 @@ class MLP:
         )
         with self._lock:
             trainee = Trainee(self, X, targets, plan, Run(chosen, size, n_samples), None, {})
-            history = training.fit(plan, trainee, self._rng, trainee.history)
-        if not history.loss:
-            raise FloatingPointError(f"the samples were not all trained on: {history.stopped}")
-        return history.loss[0]
+            ended = training.once(plan, trainee, self._rng)
+        if ended.why:
+            raise FloatingPointError(f"the samples were not all trained on: {ended.why}")
+        return ended.total / ended.weight
 
     def _checked_step(self, X: Array, targets: checks.Targets, optimizer: settings.Optimizer) -> None:
         """Verify the gradient of a step before it is taken."""
@@ -1405,8 +1414,10 @@ class MLP:
                 workspace = self._free.pop()
             except IndexError:  # another thread was faster
                 break
-            if n_samples <= workspace.capacity and (
-                workspace.capacity <= _ROWS_AT_ONCE or workspace.capacity <= 8 * n_samples
+            if (
+                workspace.objective is self._objective
+                and n_samples <= workspace.capacity
+                and (workspace.capacity <= _ROWS_AT_ONCE or workspace.capacity <= 8 * n_samples)
             ):
                 return workspace
         return Workspace(self._sizes, self._activations, self._objective, self._dtype, n_samples)
@@ -1415,6 +1426,8 @@ class MLP:
         """Tell what a kernel found in the data, in the words of the door. A loss that is infinite is no such thing."""
         if status == columns.X_NOT_FINITE:
             raise checks.not_finite("X", arrays["X"])
+        if status == columns.Y_NOT_FINITE and not arrays["Y"].size:  # they were looked at before
+            raise ValueError("Y must not change while it is used; a class index in it is none any more")
         if status == columns.Y_NOT_FINITE:
             raise checks.not_finite("Y", arrays["Y"])
 

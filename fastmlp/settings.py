@@ -24,7 +24,11 @@ def check_number(name: str, value: object, *, low: float, high: float = math.inf
         expected += f" and below {high:g}"
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} must be {expected}; got {value!r}")
-    if not (low <= value < high) or (value == low and not low_allowed):
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of more than 300 digits
+        number = math.inf
+    if not (low <= number < high) or (number == low and not low_allowed):
         raise ValueError(f"{name} must be {expected}; got {value!r}")
 
 
@@ -478,7 +482,7 @@ class _Optimizer:
         return np.array([
             constant, first_decay, second_decay, epsilon, self.weight_decay, float(self.decay_biases), limit,
             float(epsilon_first),
-        ])  # fmt: skip
+        ], np.float64)  # fmt: skip
 
     def with_rates(self, step: int, n_steps: int, factor: float) -> NDArray[np.float64]:
         """The settings as compiled code reads them for some steps, the first of which is ``step`` (from 0)."""

@@ -69,7 +69,7 @@ def take(
     workspace, pace = mlp._borrow(batch_size), mlp._pace(batch_size)
     workspace.results[columns.TAKEN] = 0
     is_measured, array = len(pace.candidates) > 1, optimizer.array
-    mlp._parameters_changed()
+    mlp._version += 1
     try:
         while done < n_steps and status == columns.FINITE:
             n_threads, wanted = pace.n_threads, n_steps - done
@@ -197,9 +197,9 @@ class Prepared:
     memory: Array
     """The optimizer's, to which the call goes."""
 
-    def take_weights(self, given: Any) -> float:
+    def take_weights(self, given: Array) -> float:
         """Copy the samples' weights to where the call finds them. Returns their sum; NaN if they are none."""
-        if self.weights is None or not are_plain_weights(given, self.weights.size):
+        if self.weights is None:
             return math.nan
         np.copyto(self.weights, given)
         return checks.sum_of_weights(self.weights)
@@ -216,7 +216,7 @@ def can_be_prepared(mlp: Any, optimizer: settings.Optimizer) -> bool:
 
 def are_plain_weights(given: Any, n_samples: int) -> bool:
     """Whether samples' weights, if there are any, can be copied as they are."""
-    return given is None or (type(given) is np.ndarray and given.dtype.kind == "f" and given.shape == (n_samples,))
+    return given is None or (type(given) is np.ndarray and given.dtype.char in "efd" and given.shape == (n_samples,))
 
 
 class Step(NamedTuple):
@@ -276,9 +276,9 @@ def prepare(
 
 def forget(mlp: Any) -> None:
     """What a step was prepared for has changed."""
-    if mlp._prepared is not None:
-        mlp._free.append(mlp._prepared.workspace)
-        mlp._prepared = None
+    prepared, mlp._prepared = mlp._prepared, None
+    if prepared is not None:
+        mlp._free.append(prepared.workspace)
 
 
 def take_prepared(
@@ -289,6 +289,7 @@ def take_prepared(
         checks.is_such(X, mlp._dtype, prepared.shape_of_x)
         and checks.is_such(Y, prepared.dtype_of_y, prepared.shape_of_y)
         and (prepared.takes_any or checks.fit(Y, mlp._sizes[-1], mlp._loss))
+        and (sample_weight is None or are_plain_weights(sample_weight, prepared.shape_of_x[0]))
     ):
         return None
     call, is_by_one_thread = prepared.call, prepared.is_by_one_thread
@@ -303,8 +304,6 @@ def take_prepared(
         if learning_rate is not prepared.learning_rate:
             prepared.settings[-1] = learning_rate
             prepared.learning_rate = learning_rate
-        # what was computed from the parameters before is no longer current; a call takes a twentieth of all this
-        mlp._pass_is_current = False
         mlp._version += 1
         if not is_by_one_thread:  # one thread begins with it
             call.table[calls.COUNT] = 0
@@ -314,15 +313,19 @@ def take_prepared(
             else:
                 total = _run_prepared(mlp, prepared, X, Y)
         except BaseException:  # Ctrl-C may come between the step and its count
-            mlp._steps += int(call.table[calls.COUNT])
+            if call.table[calls.COUNT]:
+                mlp._steps += 1
+                mlp._pass_is_current = False
             mlp._version += 1
             raise
         if total == total:  # noqa: PLR0124 (it is not NaN)
             mlp._steps += 1
+            # what was computed from the parameters before is no longer current; a call takes a twentieth of all this
+            mlp._pass_is_current = False
             mlp._version += 1
             return total / total_weight
         status = call.status
-    mlp._raise_for(status, X=X, Y=Y)
+    mlp._raise_for(status, X=X, Y=Y.reshape(len(Y), -1) if Y.dtype.kind == "f" else Y[:0])
     raise FloatingPointError(DIVERGED)
 
 

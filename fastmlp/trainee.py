@@ -62,6 +62,11 @@ class Trainee:
         return self._run
 
     @property
+    def steps(self) -> tuple[int, Array]:
+        """How many steps were taken, and what the optimizer remembers: the same array as long as none was."""
+        return self._mlp._steps, self._mlp._memory
+
+    @property
     def data(self) -> tuple[Array, checks.Targets]:
         """What it is trained on."""
         return self._X, self._targets
@@ -171,13 +176,14 @@ class Trainee:
         X = rows.converted(self._X, self._run.rows(order, first), self._mlp._dtype)
         where = self._overflowing(X)
         first += self._rows_before
-        step = first // self._run.batch_size + 1
+        step = first // self.plan.batch_size + 1
         return f"step {step} (rows {first} to {first + len(X) - 1} of the epoch; {where} overflows)"
 
     def _overflowing(self, X: Array) -> str:
         """Which layer is first not finite."""
-        self._mlp._forward(X)
-        overflowing = [k for k, A in enumerate(self._mlp.activations) if not np.isfinite(A).all()]
+        with self._mlp._passing():
+            self._mlp._forward(X)
+            overflowing = [k for k, A in enumerate(self._mlp.activations) if not np.isfinite(A).all()]
         return f"layer {overflowing[0]}" if overflowing else "the loss itself"
 
     def measure(self) -> training.EpochEnd:
@@ -220,8 +226,7 @@ class Trainee:
     def restore(self) -> None:
         """Put them back; what the optimizer remembers was of others."""
         if not np.array_equal(self._best, self._mlp._vector):
-            self._mlp._vector[:] = self._best
-            self._mlp._forget()
+            self._mlp._assign(self._best)
 
     def reduce_rate(self, factor: float) -> None:
         """Until parameters are assigned."""

@@ -25,6 +25,7 @@ _ORDERS_AHEAD = 1 << 20
 _NOT_FINITE = "stopped because the loss was not finite"
 
 INTERRUPTED = "interrupted"
+_ALL_DONE = "all epochs done"
 """Why an epoch broke, after Ctrl-C."""
 
 _SECONDS_PER_CALL = 0.1
@@ -116,6 +117,10 @@ class Trainee(Protocol):
 
         Fewer steps are taken only if the loss became infinite or NaN: the parameters are then those before that step.
         """
+
+    @property
+    def steps(self) -> tuple[int, NDArray[np.floating]]:
+        """How many steps were taken, and what the optimizer remembers: the same array as long as none was."""
 
     @property
     def may_go_ahead(self) -> bool:
@@ -218,7 +223,12 @@ class Epoch(NamedTuple):
 def fit(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: History) -> History:
     """Train for some epochs, those that ``history`` has already among them."""
     run = epochs(plan, trainee, rng, history)
-    with _progress_bar(plan, history) as bar, interruptible() as interrupted, threads.at_work:
+    with (
+        unchanged_if_refused(trainee, rng),
+        _progress_bar(plan, history) as bar,
+        interruptible() as interrupted,
+        threads.at_work,
+    ):
         stretch = next(run, None)
         while stretch is not None:
             if stretch.n_epochs == 1 or interrupted.is_set():
@@ -229,7 +239,27 @@ def fit(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: History
                     bar.update(stretch.n_epochs * plan.n_steps)
             stretch = go_on(run, ended)
             _show(bar, history)
+        if interrupted.is_set() and history.stopped == _ALL_DONE:  # it came with the last steps
+            history.stopped = f"{INTERRUPTED} in epoch {history.n_epochs}"
     return history
+
+
+@contextmanager
+def unchanged_if_refused(trainee: Trainee, rng: np.random.Generator) -> Iterator[None]:
+    """What is refused before the first step has drawn no order of samples."""
+    state, (steps, memory) = rng.bit_generator.state, trainee.steps
+    try:
+        yield
+    except BaseException:
+        if trainee.steps[0] == steps and trainee.steps[1] is memory:
+            rng.bit_generator.state = state
+        raise
+
+
+def once(plan: Plan, trainee: Trainee, rng: np.random.Generator) -> Epoch:
+    """Train for one epoch of which no history is kept; Ctrl-C ends it between two steps as it ends other programs."""
+    with threads.at_work:
+        return trainee.epoch(plan.order(rng, 1), threading.Event(), None)
 
 
 Run = Generator[Stretch, list[Epoch], None]
@@ -257,7 +287,7 @@ def epochs(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: Hist
     """
     written, ahead = time.monotonic(), 1
     stopping, plateau = _Patience(plan.early_stopping, history), _Patience(plan.plateau, history)
-    history.stopped = history.stopped if stopping.is_over else "all epochs done"
+    history.stopped = history.stopped if stopping.is_over else _ALL_DONE
     while history.n_epochs < plan.epochs and not stopping.is_over:
         start, count = time.perf_counter(), min(ahead, plan.epochs - history.n_epochs)
         state = rng.bit_generator.state if count > 1 else None

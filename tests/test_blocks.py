@@ -392,3 +392,14 @@ def test_metrics_of_blocks_need_validation_data():
     """Over the blocks themselves they would take another pass: nothing was computed, and nothing said."""
     with pytest.raises(ValueError, match=r"metrics of blocks are of validation data, .*; got r2 without any"):
         network("float64", "values").fit(fastmlp.Blocks(X[:, :7], Y), metrics="r2", progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:training stopped:RuntimeWarning")
+def test_the_step_that_diverges_has_the_number_it_has_with_arrays(rng):
+    """The last piece of a large block is shorter than a minibatch."""
+    X, Y = np.zeros((130_000, 8)), np.zeros((130_000, 1))
+    Y[-1] = 1e200
+    for given in ((X, Y), ([(X, Y)],)):
+        mlp = fastmlp.MLP([8, 1], rng=0)
+        history = mlp.fit(*given, batch_size=40_000, shuffle=False, progress=False, epochs=1)
+        assert "at step 4 " in history.stopped

@@ -12,7 +12,7 @@ import pytest
 
 import fastmlp
 from conftest import CHECKED, INTERPRETED
-from fastmlp import checks
+from fastmlp import checks, stepping
 from fastmlp.buffers import Workspace
 from fastmlp.kernels import calls, crew, network, simd
 from fastmlp.kernels.door import all_finite
@@ -75,7 +75,7 @@ def test_steps_with_weights_have_the_same_bits(of_weights, n_threads, dtype, rng
     """Those that are refused change nothing; steps without any may come between."""
     packed, plain = both(dtype, n_threads)
     optimizer = OPTIMIZERS[2]
-    for k, (X, Y) in enumerate(batches(dtype, rng, 9)):
+    for k, (X, Y) in enumerate(batches(dtype, rng, 11)):
         weights = None if k in (3, 7) else rng.integers(0, 3, len(X)).astype(of_weights) + of_weights(k == 0)
         losses = [
             packed.train_step(X, Y, optimizer=optimizer, sample_weight=weights),
@@ -91,6 +91,13 @@ def test_steps_with_weights_have_the_same_bits(of_weights, n_threads, dtype, rng
             packed.train_step(X, Y, optimizer=optimizer, sample_weight=weights)
         with pytest.raises(ValueError, match=r"sample_weight must have shape"):
             packed.train_step(X, Y, optimizer=optimizer, sample_weight=weights[1:])
+        assert_same(packed, plain)
+    # large ones are looked at in another way, without a warning
+    with pytest.raises(ValueError, match="sample_weight must have a finite sum"):
+        packed.train_step(X, Y, optimizer=optimizer, sample_weight=np.full(len(X), 1e308))
+    for large in (np.full(len(X), 2e280), np.full(len(X), 2, np.longdouble)):
+        packed.train_step(X, Y, optimizer=optimizer, sample_weight=large)
+        plain.train_step(X, Y, optimizer=copied(optimizer), sample_weight=large)
         assert_same(packed, plain)
     whole = np.arange(len(X))  # whole numbers are not prepared, but taken
     for _ in range(3):
@@ -276,6 +283,30 @@ def test_a_schedule_that_fails_changes_nothing(dtype, rng):
         mlp.train_step(X, Y, optimizer=optimizer)
     for name, value in mlp.__getstate__().items():
         np.testing.assert_equal(value, before[name])
+
+
+@pytest.mark.parametrize("weights", [[1.0, 2.0, 3.0, 4.0, 5.0], np.arange(5), None], ids=["list", "whole", "none"])
+def test_a_schedule_is_asked_once_for_each_step(weights, dtype, rng):
+    asked = []
+
+    def rate(step):
+        asked.append(step)
+        return 0.1
+
+    mlp, optimizer = network_of(dtype), fastmlp.SGD(rate)
+    for k, (X, Y) in enumerate(batches(dtype, rng, 6)):
+        mlp.train_step(X, Y, optimizer=optimizer, sample_weight=np.ones(5) if k < 3 else weights)
+    assert asked == list(range(6))
+
+
+def test_data_that_may_not_be_written_to_are_not_prepared_each_time(dtype, rng, monkeypatch):
+    prepared, prepare = [], stepping.prepare
+    monkeypatch.setattr(stepping, "prepare", lambda *given: prepared.append(prepare(*given)))
+    mlp, optimizer = network_of(dtype), fastmlp.Adam(0.01)
+    for X, Y in batches(dtype, rng, 5):
+        X.flags.writeable = False
+        mlp.train_step(X, Y, optimizer=optimizer)
+    assert prepared == []
 
 
 def another_batch(model, rng):

@@ -306,6 +306,46 @@ def test_a_checkpoint_goes_on_with_any_number_of_ranks(before, after, rng, tmp_p
 # what goes wrong on one rank ends all, with words
 
 
+def test_dropout_after_it_is_that_of_rank_0(rng):
+    """Also in a workspace that a step was prepared in, or a forward pass lies in, before."""
+    X, Y = data(rng)
+    models, optimizer = [network(rng=k, dropout=0.5) for k in range(2)], fastmlp.SGD(0.1)
+    for model in models:
+        for _ in range(3):
+            model.train_step(X, Y, optimizer=optimizer)
+        model.forward(X)
+
+    def work(comm):
+        part = parts(2)[comm.rank]
+        models[comm.rank].fit(X[part], Y[part], epochs=1, comm=comm, progress=False, optimizer=optimizer)
+
+    assert on_ranks(2, work) == [None, None]
+    for model in models:
+        model.forward(X)
+    for _ in range(4):
+        one, other = [model.train_step(X, Y, optimizer=optimizer) for model in models]
+        assert one == other
+    assert models[1].verify(X[:5], Y[:5]).ok
+
+
+def test_a_checkpoint_of_another_run_leaves_each_rank_its_model(rng, tmp_path):
+    X, Y = data(rng)
+    network().fit(X, Y, epochs=1, batch_size=7, checkpoint=tmp_path / "run", progress=False)
+    models = [network(rng=k) for k in range(2)]
+    before = [model.__getstate__() for model in models]
+
+    def work(comm):
+        part = parts(2)[comm.rank]
+        models[comm.rank].fit(X[part], Y[part], checkpoint=tmp_path / "run", comm=comm, progress=False)
+
+    for error in on_ranks(2, work):
+        assert isinstance(error, ValueError)
+        assert "is of another run" in str(error)
+    for model, state in zip(models, before, strict=True):
+        for name, value in model.__getstate__().items():
+            np.testing.assert_equal(value, state[name])
+
+
 def failing(*_):
     raise OSError("the disk is gone")
 

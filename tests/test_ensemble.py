@@ -323,3 +323,17 @@ def test_it_can_be_pickled(data):
 def test_what_cannot_be_is_refused(make, message, data):
     with pytest.raises(ValueError, match=message):
         make(*data)
+
+
+def test_what_is_refused_draws_nothing(rng):
+    generator = np.random.default_rng(3)
+    before = generator.bit_generator.state
+    with pytest.raises(ValueError, match="loss must be"):
+        fastmlp.Ensemble(3, [2, 3, 1], rng=generator, loss="cubic")
+    assert generator.bit_generator.state == before
+    ensemble = fastmlp.Ensemble(3, [2, 3, 1], rng=0, n_threads=2)
+    before = [member.__getstate__()["rng"] for member in ensemble]
+    X, Y = rng.standard_normal((12, 2)), rng.standard_normal((12, 1))
+    with pytest.raises(ValueError, match="learning_rate must be"):
+        ensemble.fit(X, Y, optimizer=fastmlp.SGD(lambda step: np.nan))
+    assert [member.__getstate__()["rng"] for member in ensemble] == before

@@ -385,3 +385,55 @@ def test_any_shape_layout_and_dtype(data):
     assert loss == plain_loss
     np.testing.assert_array_equal(gradients.vector, plain_gradients.vector)
     assert mlp.predict(x).shape == (samples, sizes[-1])
+
+
+def test_masked_targets_of_every_kind_are_refused(rng):
+    X, mask = rng.standard_normal((5, 3)), [0, 0, 1, 0, 0]
+    labels = np.ma.masked_array([0, 1, 1, 0, 1], mask)
+    mlp = fastmlp.MLP([3, 4, 2], loss="softmax_cross_entropy", rng=0)
+    own = fastmlp.MLP([3, 4, 1], loss=lambda predictions, Y: (0.0, predictions), rng=0)
+    for model in (mlp, own):
+        with pytest.raises(ValueError, match="Y must have a value everywhere; got a masked array"):
+            model.train_step(X, labels, learning_rate=0.1)
+    with pytest.raises(ValueError, match="Y must be an array with a row for each sample"):
+        own.train_step(X, [[1], [1, 2], [1], [1], [1]], learning_rate=0.1)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("wrong", [-1, 2, 10**9])
+def test_labels_that_change_while_they_are_used_are_found(wrong, n_threads, dtype, rng):
+    """A callback may do so: they were looked at before, and are places in memory."""
+    X, labels = rng.standard_normal((40, 3)).astype(dtype), rng.integers(0, 2, 40)
+    mlp = fastmlp.MLP([3, 4, 2], loss="softmax_cross_entropy", dtype=dtype, rng=0, n_threads=n_threads)
+
+    def spoil(model, history):
+        labels[7] = wrong
+
+    with pytest.raises(ValueError, match="Y must not change while it is used; a class index in it is none any more"):
+        mlp.fit(X, labels, epochs=3, callbacks=spoil, progress=False)
+    assert np.isfinite(mlp.parameter_vector).all()
+
+
+@pytest.mark.parametrize("rng", [{}, {"bit_generator": "seed"}, {"bit_generator": "PCG64"}, {"bit_generator": 3}])
+def test_a_dict_that_is_no_random_state_is_refused(rng):
+    with pytest.raises(TypeError, match="rng must be None, a seed"):
+        fastmlp.MLP([3, 2], rng=rng)
+
+
+def test_numbers_that_float64_does_not_hold_are_refused_and_others_taken(rng):
+    for make in (fastmlp.SGD, fastmlp.Huber, lambda value: fastmlp.Penalty(l2=value)):
+        with pytest.raises(ValueError, match=r"must be a finite number .*; got 1000000"):
+            make(10**400)
+    with pytest.raises(ValueError, match="weight_scale must be"):
+        fastmlp.MLP([3, 2], weight_scale=10**400)
+    one, other = (fastmlp.MLP([3, 2], rng=0) for _ in range(2))
+    X, Y = rng.standard_normal((4, 3)), rng.standard_normal((4, 2))
+    one.train_step(X, Y, optimizer=fastmlp.Adam(np.longdouble(0.5), epsilon=np.longdouble(0.25)))
+    other.train_step(X, Y, optimizer=fastmlp.Adam(0.5, epsilon=0.25))
+    np.testing.assert_array_equal(one.parameter_vector, other.parameter_vector)
+
+
+def test_class_weight_names_one_class_at_a_time(rng):
+    mlp = fastmlp.MLP([3, 2], loss="softmax_cross_entropy", rng=0)
+    with pytest.raises(ValueError, match=r"class_weight must name classes that are there, \[0, 1\]; got \(0, 1\)"):
+        mlp.fit(rng.standard_normal((4, 3)), [0, 1, 0, 1], class_weight={(0, 1): 2.0}, progress=False)

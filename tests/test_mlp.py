@@ -284,3 +284,64 @@ def test_samples_without_weight_may_be_many(rng):
     weight[:1100] = 0
     expected = mlp.loss_and_gradients(X, Y, sample_weight=weight)[0]
     assert mlp.loss(X, Y, sample_weight=weight) == pytest.approx(expected, rel=1e-12)
+
+
+def half_squares(predictions, Y):
+    """A loss of one's own, as ``squared_error`` is."""
+    error = predictions - Y
+    return 0.5 * float((error**2).sum()) / len(error), error / len(error)
+
+
+@pytest.mark.parametrize("way", ["loss_and_gradients", "verify", "a step that fails", "within the loss"])
+def test_a_loss_of_ones_own_leaves_the_forward_pass(way, dtype, rng):
+    """What calls it goes forward by itself."""
+    fails = []
+
+    def loss(predictions, Y):
+        if fails:
+            raise KeyError("fails")
+        if way == "within the loss":
+            mlp.forward(rng.standard_normal((300, 3)))
+            mlp.predict(np.ones((1, 3)))
+        return half_squares(predictions, Y)
+
+    mlp, plain = (fastmlp.MLP([3, 4, 2], loss=one, dtype=dtype, rng=0) for one in (loss, "squared_error"))
+    X, Y, others = (rng.standard_normal((6, width)).astype(dtype) for width in (3, 2, 3))
+    mlp.forward(X)
+    plain.forward(X)
+    if way == "loss_and_gradients":
+        mlp.loss_and_gradients(others, Y)
+    elif way == "verify":
+        mlp.verify(others, Y)
+    elif way == "a step that fails":
+        fails[:] = [True]
+        with pytest.raises(KeyError, match="fails"):
+            mlp.train_step(others, Y, learning_rate=0.1)
+        fails.clear()
+    np.testing.assert_allclose(mlp.backward(Y).vector, plain.backward(Y).vector, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(mlp.activations[0], X)
+    found, expected = mlp.loss_and_gradients(others, Y), plain.loss_and_gradients(others, Y)
+    np.testing.assert_allclose(found[1].vector, expected[1].vector, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore:training stopped:RuntimeWarning")
+def test_a_step_or_a_training_that_is_refused_leaves_the_forward_pass(dtype, rng):
+    mlp = fastmlp.MLP([3, 4, 2], dtype=dtype, rng=0)
+    X, Y = rng.standard_normal((6, 3)).astype(dtype), rng.standard_normal((6, 2)).astype(dtype)
+    mlp.forward(X)
+    expected, huge, optimizer = mlp.backward(Y).vector.copy(), np.full_like(Y, np.finfo(dtype).max), fastmlp.SGD(1e-30)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="X must be finite"):
+            mlp.train_step(np.full_like(X, np.nan), Y, optimizer=optimizer)
+        with pytest.raises(FloatingPointError, match="the loss is not finite"):
+            mlp.train_step(X, huge, optimizer=optimizer)
+        np.testing.assert_array_equal(mlp.backward(Y).vector, expected)
+        for _ in range(3):  # now the same on a prepared one
+            mlp.train_step(X, Y, optimizer=optimizer)
+        with pytest.raises(RuntimeError, match="forward pass of the present parameters"):
+            mlp.backward(Y)
+        mlp.forward(X)
+        expected = mlp.backward(Y).vector.copy()
+    mlp.fit(X, huge, epochs=1, progress=False)
+    np.testing.assert_array_equal(mlp.activations[0], X)
+    np.testing.assert_array_equal(mlp.backward(Y).vector, expected)

@@ -1,6 +1,7 @@
 """fit: epochs, minibatches, order, validation, history."""
 
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -464,3 +465,71 @@ def test_a_loss_of_ones_own_whose_gradient_is_not_finite_is_told(rng):
     mlp = fastmlp.MLP([2, 3, 1], loss=lambda A, Y: (1.0, A * np.nan), rng=0)
     with pytest.raises(ValueError, match=r"the gradient of your loss must be finite; got nan"):
         mlp.fit(X, Y, progress=False)
+
+
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_interrupting_partial_fit_interrupts_it(batch_size, rng):
+    """It went on, or called it a loss that is not finite."""
+    interrupt = [True]
+
+    def rate(step):
+        if interrupt and step:
+            interrupt.clear()
+            signal.raise_signal(signal.SIGINT)
+        return 0.01
+
+    mlp = fastmlp.MLP([2, 3, 1], rng=0)
+    X, Y = rng.standard_normal((12, 2)), rng.standard_normal((12, 1))
+    mlp.train_step(X, Y, optimizer="adam", learning_rate=0.01)
+    with pytest.raises(KeyboardInterrupt):
+        mlp.partial_fit(X, Y, batch_size=batch_size, learning_rate=rate)
+    before = mlp._steps
+    mlp.partial_fit(X, Y, batch_size=batch_size, learning_rate=rate)
+    assert mlp._steps == before + (1 if batch_size is None else 3)
+
+
+def test_ctrl_c_with_the_last_steps_is_told(rng):
+    mlp = fastmlp.MLP([2, 3, 1], rng=0)
+    X, Y = rng.standard_normal((12, 2)), rng.standard_normal((12, 1))
+
+    def last(model, history):
+        if history.n_epochs == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    history = mlp.fit(X, Y, epochs=2, callbacks=last, progress=False)
+    assert (history.stopped, history.n_epochs) == ("interrupted in epoch 2", 2)
+
+
+@pytest.mark.parametrize("place", ["no/folder/run", "."])
+def test_a_checkpoint_that_cannot_be_written_is_refused_before_training(place, tmp_path, rng):
+    mlp = fastmlp.MLP([2, 3, 1], rng=0)
+    X, Y, before = rng.standard_normal((12, 2)), rng.standard_normal((12, 1)), mlp.__getstate__()
+    with pytest.raises(OSError, match="checkpoint must be"):
+        mlp.fit(X, Y, checkpoint=fastmlp.Checkpoint(tmp_path / place, resume=False), progress=False)
+    for name, value in mlp.__getstate__().items():
+        np.testing.assert_equal(value, before[name])
+
+
+def broken(*_):
+    raise KeyError("broken")
+
+
+BAD_FIRST_STEPS = {
+    "a rate that is none": {"optimizer": fastmlp.SGD(lambda step: np.nan)},
+    "a schedule that fails": {"learning_rate": broken},
+    "a loss that fails": {"loss": broken},
+    "a first block that is none": {"blocks": [3]},
+    "a first block with NaN": {"blocks": [(np.full((4, 2), np.nan), np.zeros((4, 1)))]},
+}
+
+
+@pytest.mark.parametrize("bad", BAD_FIRST_STEPS)
+def test_what_is_refused_in_the_first_step_has_drawn_no_order(bad, rng):
+    settings = dict(BAD_FIRST_STEPS[bad])
+    mlp = fastmlp.MLP([2, 3, 1], loss=settings.pop("loss", "squared_error"), rng=0)
+    given, before = settings.pop("blocks", None), mlp.__getstate__()
+    given = (given,) if given else (rng.standard_normal((12, 2)), rng.standard_normal((12, 1)))
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        mlp.fit(*given, batch_size=5, progress=False, **settings)
+    for name, value in mlp.__getstate__().items():
+        np.testing.assert_equal(value, before[name])

@@ -9,6 +9,9 @@ from fastmlp.kernels.jit import plain_function
 from fastmlp.kernels.losses import POISSON, SOFTMAX_CROSS_ENTROPY
 from fastmlp.kernels.simd import fill, lanes, load, load_first, sum_lanes
 
+MOST_WEIGHT = 1e280
+"""Samples with larger weights are trained on, too, but these are looked at in another way."""
+
 
 @plain_function
 def all_finite(A):
@@ -37,9 +40,9 @@ def labels_fit(labels, n_classes):
 
 @plain_function
 def weights_fit(weights):
-    """Whether all are numbers of at least 0."""
+    """Whether all are at least 0, and so small that their sum, too, is a number."""
     for n in range(weights.size):  # noqa: SIM110 (as above)
-        if not weights[n] >= 0:
+        if not 0 <= weights[n] <= MOST_WEIGHT:
             return False
     return True
 

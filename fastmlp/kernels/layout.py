@@ -130,15 +130,23 @@ def panels_of(W, w, inputs, outputs, P, p):
 
 @tile_function
 def gather_labels(labels, outputs, order, first, samples, p0, p1, S, s):
-    """Class indices to one-hot sample blocks ``p0`` to ``p1``."""
-    size = block(S)
+    """Class indices to one-hot sample blocks ``p0`` to ``p1``.
+
+    Returns 0, or NaN if one is no class, which was looked at before: but other code may have changed it since.
+    """
+    size, check = block(S), 0.0
     nothing = fill(S, 0.0)
     for p in range(p0, p1):
         here = s + p * outputs * size
         for k in range(0, outputs * size, lanes(S)):
             store(S, here + k, nothing)
         for n in range(p * size, min((p + 1) * size, samples)):
-            S[here + labels[row_of(order, first + n)] * size + n % size] = 1.0
+            label = labels[row_of(order, first + n)]
+            if 0 <= label < outputs:
+                S[here + label * size + n % size] = 1.0
+            else:
+                check = np.nan
+    return check
 
 
 @tile_function

@@ -113,12 +113,11 @@ def read_samples(plan, arena, data, order, first, samples, p0, p1):
 
 @inlined_function
 def _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1):
-    """Gather a tile's targets; labels, if there are any, as one-hot columns. Returns 0 if all is finite, else NaN."""
+    """Gather a tile's targets; labels, if there are any, as one-hot columns. Returns 0 if all is well, else NaN."""
     outputs, to = plan[-2, OUTPUTS], plan[-1, TARGETS]
     size, padded = block(arena), plan[-1, PADDED_SAMPLES]
     if labels.size > 0:
-        gather_labels(labels, outputs, order, first, samples, p0, p1, arena, to)
-        return 0.0
+        return gather_labels(labels, outputs, order, first, samples, p0, p1, arena, to)
     by_features = plan[-1, TARGETS_BY_FEATURES]
     check = gather_rows(targets, outputs, order, first, samples, p0 * size, p1 * size, arena, by_features, padded)
     sample_blocks_of(arena, by_features, outputs, padded, p0, p1, arena, to)

@@ -321,8 +321,7 @@ def fit_lbfgs(estimator: Any, mlp: MLP, data: Data) -> None:
         )  # fmt: skip
     if not np.isfinite(result.x).all():
         raise ValueError(NOT_FINITE)
-    mlp._vector[:] = result.x
-    mlp._forget()
+    mlp._assign(result.x)
     if not result.success:
         words = f"lbfgs failed to converge after {result.nit} iterations: {result.message}"
         warnings.warn(f"{words}. Increase max_iter, or scale the data.", ConvergenceWarning, stacklevel=_AT_FIT)
