@@ -387,10 +387,10 @@ def test_sums_in_parts_are_the_same(outputs, strips, blocks, rng, monkeypatch):
     sum_by_weights(network)
     _, expected, _ = network.train()
     gradient = network.gradient.copy()
-    monkeypatch.setattr(kernels, "OUTPUTS_AT_ONCE", outputs)
-    monkeypatch.setattr(kernels, "STRIPS_AT_ONCE", strips)
-    monkeypatch.setattr(kernels, "BLOCKS_AT_ONCE", blocks)
-    monkeypatch.setattr(kernels, "FAR_BYTES", 0)
+    monkeypatch.setattr(over_samples, "OUTPUTS_AT_ONCE", outputs)
+    monkeypatch.setattr(over_samples, "FAR_BYTES", 0)
+    monkeypatch.setattr(over_weights, "STRIPS_AT_ONCE", strips)
+    monkeypatch.setattr(over_weights, "BLOCKS_AT_ONCE", blocks)
     network.gradient[:] = np.nan
     assert network.train()[1] == expected
     np.testing.assert_array_equal(network.gradient, gradient)
