@@ -235,6 +235,15 @@ def test_labels_fit_if_they_are_classes(labels, fit):
     assert checks.fit(np.array(labels), 3, "softmax_cross_entropy") is fit
 
 
+@pytest.mark.parametrize(
+    ("weights", "total"),
+    [([1, 0, 2.5], 3.5), ([0, 0], np.nan), ([1, -1e-300], np.nan), ([1, np.nan], np.nan), ([1, 2e280], np.nan)],
+)
+def test_weights_have_a_sum_if_they_are_some(weights, total):
+    """Those that need a longer look have none here."""
+    np.testing.assert_equal(checks.sum_of_weights(np.array(weights, float)), total)
+
+
 @THREADS
 def test_a_rate_alone_is_prepared_too(n_threads, dtype, rng):
     packed, plain = both(dtype, n_threads)

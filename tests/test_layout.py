@@ -110,7 +110,19 @@ def there_and_back(
 @compiled
 def labels_of(labels, outputs, order, first, samples, p0, p1, one_hot, s):
     """Labels of blocks ``p0`` to ``p1``."""
-    gather_labels(labels, outputs, order, first, samples, p0, p1, one_hot, s)
+    return gather_labels(labels, outputs, order, first, samples, p0, p1, one_hot, s)
+
+
+@pytest.mark.parametrize("wrong", [-1, 3, 10**12])
+def test_a_label_that_is_no_class_is_found_and_written_nowhere(wrong, dtype):
+    size, labels = simd.VECTORS * lanes_of(dtype), np.array([2, wrong, 0])
+    one_hot = np.full(5 * size, 7, dtype)
+    assert np.isnan(labels_of(labels, 3, NO_ORDER, 0, 3, 0, 1, one_hot, size))
+    expected = np.full((5, size), 7)
+    expected[1:4] = 0
+    expected[1 + 2, 0] = expected[1 + 0, 2] = 1
+    np.testing.assert_array_equal(one_hot.reshape(5, size), expected)
+    assert labels_of(labels[::2].copy(), 3, NO_ORDER, 0, 2, 0, 1, one_hot, size) == 0
 
 
 class Batch:
