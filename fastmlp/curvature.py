@@ -62,7 +62,7 @@ def _of_written_out(product: Callable[[Array], Array], size: int) -> list[tuple[
 
 def _by_lanczos(product: Callable[[Array], Array], size: int) -> list[tuple[float, Array]]:
     try:
-        from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh  # noqa: PLC0415 (optional)
+        from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh  # noqa: PLC0415 (optional)
     except ImportError as error:
         raise ImportError("curvature of a network this large needs SciPy: pip install fastmlp[scipy]") from error
     operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
@@ -72,8 +72,9 @@ def _by_lanczos(product: Callable[[Array], Array], size: int) -> list[tuple[floa
         try:
             most = _MOST_PRODUCTS // 20
             vector = eigsh(operator, k=1, which=which, v0=start, tol=_TOLERANCE, maxiter=most)[1][:, 0]
-        except ArpackNoConvergence as error:
-            # the flat end of a spectrum may have no one direction: any of its flat directions will do
-            vector = error.eigenvectors[:, 0] if error.eigenvectors.size else start / np.linalg.norm(start)
+        except ArpackError as error:
+            # the flat end of a spectrum may have no one direction, or all be flat: any flat direction will do
+            known = getattr(error, "eigenvectors", np.empty(0))
+            vector = known[:, 0] if known.size else start / np.linalg.norm(start)
         found.append((float(vector @ product(vector)), vector))
     return found

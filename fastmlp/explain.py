@@ -345,7 +345,7 @@ class _Writer:
             else "s[n] is its weight divided by the sum of the weights"
         )
         line = formulas.index_lines(network.loss_value)["loss"]
-        value, proof = np.array(float((s * L).sum())), None
+        value, proof = np.array(float(network.shared(s, L).sum())), None
         if self.proves and self.computed.loss is not None and net.loss.name in losses.LOSSES:
             proof = verify.check_loss(net, self.exact, self.computed.loss, self.dtype)
         reason = f"the mean: each sample's share in it, {share}{self._penalty_in_words()}"

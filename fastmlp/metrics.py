@@ -12,8 +12,16 @@ Array = NDArray[Any]
 Metric = Callable[[Array, Array], float]
 
 
+def _alike(predictions: Array, targets: Array) -> Array:
+    """Targets in the shape of predictions: those of a loss of one's own may be a vector."""
+    if targets.shape == predictions.shape or (targets.ndim == 1 and targets.size == predictions.size):
+        return targets.reshape(predictions.shape)
+    raise ValueError(f"metrics by name need targets of shape {predictions.shape}, as predictions; got {targets.shape}")
+
+
 def accuracy(predictions: Array, targets: Array) -> float:
     """Share of samples whose class is right; of several outputs the largest, of a single one whether it is above ½."""
+    targets = _alike(predictions, targets)
     if predictions.shape[1] == 1:
         return float(((predictions > 0.5) == (targets > 0.5)).all(axis=1).mean())
     return float((predictions.argmax(axis=1) == targets.argmax(axis=1)).mean())
@@ -21,19 +29,23 @@ def accuracy(predictions: Array, targets: Array) -> float:
 
 def mean_squared_error(predictions: Array, targets: Array) -> float:
     """Mean over samples and outputs of the squared error."""
-    return float(np.mean((predictions - targets) ** 2))
+    return float(np.mean((predictions - _alike(predictions, targets)) ** 2))
 
 
 def mean_absolute_error(predictions: Array, targets: Array) -> float:
     """Mean over samples and outputs of the distance."""
-    return float(np.mean(np.abs(predictions - targets)))
+    return float(np.mean(np.abs(predictions - _alike(predictions, targets))))
 
 
 def r2(predictions: Array, targets: Array) -> float:
-    """Share of the targets' variance that is explained, the mean over outputs; 0 of one that does not vary."""
+    """Share of the targets' variance that is explained, the mean over outputs.
+
+    Of an output that does not vary it is 1 if it is met, else 0.
+    """
+    targets = _alike(predictions, targets)
     missed = ((predictions - targets) ** 2).sum(axis=0)
     spread = ((targets - targets.mean(axis=0)) ** 2).sum(axis=0)
-    return float(np.where(spread > 0, 1 - missed / np.where(spread > 0, spread, 1), 0.0).mean())
+    return float(np.where(spread > 0, 1 - missed / np.where(spread > 0, spread, 1), missed == 0).mean())
 
 
 METRICS: dict[str, Metric] = {

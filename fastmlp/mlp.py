@@ -572,7 +572,8 @@ class MLP:
             )  # fmt: skip
         self._free.append(workspace)
         self._raise_for(status, X=X, Y=targets.values)
-        return total / targets.total_weight(count), self._gradients(vector, status)
+        weight = targets.total_weight(count)  # of some rows, which may weigh nothing
+        return total / weight if weight > 0 else 0.0, self._gradients(vector, status)
 
     def loss(self, X: ArrayLike, Y: ArrayLike, *, sample_weight: ArrayLike | None = None) -> float:
         """Loss: the mean over samples, and the penalty. Arguments as in :meth:`loss_and_gradients`."""
@@ -609,7 +610,9 @@ class MLP:
 
     def _oracle_penalty(self, total_weight: float) -> oracle.Penalty:
         o = self._objective
-        part = 1 / total_weight if o.divides_penalty else 1.0
+        part = 1.0
+        if o.divides_penalty:
+            part = 1 / total_weight if total_weight > 0 else 0.0
         return oracle.Penalty(o.l1 * part, o.l2 * part, o.biases)
 
     # -- derivatives for their own sake ----------------------------------------------------------------------------

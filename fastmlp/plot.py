@@ -190,8 +190,10 @@ def predictions(mlp: MLP, X: ArrayLike, Y: ArrayLike, ax: Axes | None = None) ->
     -------
     matplotlib Axes
     """
-    ax, found = _axes(ax), mlp.predict(X)
-    targets = np.asarray(Y, np.float64).reshape(found.shape)
+    found, targets = mlp.predict(X), np.asarray(Y, np.float64)
+    if targets.shape != found.shape and (targets.ndim != 1 or targets.size != found.size):
+        raise ValueError(f"Y must have the predictions' shape, {found.shape}; got {targets.shape}")
+    ax, targets = _axes(ax), targets.reshape(found.shape)
     for output in range(found.shape[1]):
         label = f"output {output + 1}" if found.shape[1] > 1 else None
         ax.scatter(targets[:, output], found[:, output], s=8, alpha=0.6, label=label)
@@ -203,12 +205,16 @@ def predictions(mlp: MLP, X: ArrayLike, Y: ArrayLike, ax: Axes | None = None) ->
     return ax
 
 
-def _labels(Y: ArrayLike) -> NDArray[np.int64]:
+def _labels(Y: ArrayLike, n_samples: int, n_classes: int) -> NDArray[np.int64]:
     """Class indices, from indices, one-hot rows, or a column of 0 and 1."""
     given = np.asarray(Y)
     if given.ndim == 2 and given.shape[1] > 1:
-        return np.asarray(given.argmax(axis=1), np.int64)
-    return given.reshape(-1).astype(np.int64)
+        given = given.argmax(axis=1)
+    given = given.reshape(-1)
+    if len(given) != n_samples or not np.isin(given, np.arange(n_classes)).all():
+        expected = f"{n_samples} class indices from 0 to {n_classes - 1}, one for each sample, or one-hot rows"
+        raise ValueError(f"Y must hold {expected}; got shape {np.shape(Y)}")
+    return given.astype(np.int64)
 
 
 def _classes(mlp: MLP, X: ArrayLike) -> NDArray[np.int64]:
@@ -237,8 +243,8 @@ def confusion_matrix(mlp: MLP, X: ArrayLike, Y: ArrayLike, ax: Axes | None = Non
             f"mlp must be a fastmlp.MLP; got {type(mlp).__name__}. Of scikit-learn's estimators,"
             " sklearn.metrics.ConfusionMatrixDisplay.from_estimator draws it"
         )
-    ax, right, found = _axes(ax), _labels(Y), _classes(mlp, X)
-    n_classes = max(2, mlp.config["layer_sizes"][-1])
+    found, n_classes = _classes(mlp, X), max(2, mlp.config["layer_sizes"][-1])
+    ax, right = _axes(ax), _labels(Y, len(found), n_classes)
     counts = np.zeros((n_classes, n_classes), np.int64)
     np.add.at(counts, (right, found), 1)
     ax.imshow(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
@@ -273,7 +279,8 @@ def decision_boundary(mlp: MLP, X: ArrayLike, Y: ArrayLike, ax: Axes | None = No
     """
     if mlp.config["layer_sizes"][0] != 2:
         raise ValueError(f"decision_boundary needs a network of 2 inputs; got {mlp.config['layer_sizes'][0]}")
-    ax, data, right = _axes(ax), np.asarray(X, np.float64), _labels(Y)
+    data = np.asarray(X, np.float64)
+    ax, right = _axes(ax), _labels(Y, len(data), max(2, mlp.config["layer_sizes"][-1]))
     low, high = data.min(axis=0), data.max(axis=0)
     margin = 0.08 * np.where(high > low, high - low, 1)
     first, second = (np.linspace(low[k] - margin[k], high[k] + margin[k], points) for k in (0, 1))

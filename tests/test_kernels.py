@@ -427,6 +427,21 @@ def test_interpreted_threads_wait_for_each_other():
     np.testing.assert_array_equal(together.vector, alone.vector)
 
 
+@pytest.mark.skipif(not INTERPRETED, reason="compiled members have their claims in them")
+def test_a_member_that_finds_no_task_waits_for_the_next_phase(monkeypatch):
+    waits, nothing, claim = [], [kernels.NO_TASK] * 2, kernels.claim
+    monkeypatch.setattr(kernels, "claim", lambda *crew: (0, nothing.pop()) if nothing else claim(*crew))
+    monkeypatch.setattr(kernels, "wait_for_next", lambda crew, me, phase: waits.append((me, phase)))
+    waiting, plain = (
+        Network([3, 4, 2], BLOCK, CASES[1], np.dtype(np.float64), np.random.default_rng(1)) for _ in "12"
+    )
+    waiting.train(optimizer=codes.PLAIN_SGD)
+    assert waits == [(0, 0), (0, 0)]
+    plain.train(optimizer=codes.PLAIN_SGD)
+    assert waits == [(0, 0), (0, 0)]
+    np.testing.assert_array_equal(waiting.vector, plain.vector)
+
+
 @pytest.mark.parametrize(("sizes", "samples"), SHAPES, ids=str)
 def test_both_ways_of_summing_give_the_gradient(sizes, samples, dtype, rng):
     """Exactly, in whole numbers; else they differ by rounding alone."""

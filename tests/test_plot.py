@@ -128,3 +128,18 @@ def test_a_figure_of_its_own(fitted):
         assert plot.training_curves(fitted[3]).figure.number
     finally:
         plt.close("all")
+
+
+@pytest.mark.parametrize(
+    "labels", [[-1, 0, 1, 0], [0, 1, 2, 0], [0.5, 0, 1, 0], [0, 1, 0], ["a", "b", "a", "b"]], ids=str
+)
+def test_labels_that_are_no_classes_are_refused(labels, rng):
+    mlp = fastmlp.MLP([2, 2], loss="softmax_cross_entropy", rng=0)
+    with pytest.raises(ValueError, match="Y must hold 4 class indices from 0 to 1"):
+        plot.confusion_matrix(mlp, rng.standard_normal((4, 2)), labels)
+
+
+def test_targets_of_another_shape_are_refused(rng):
+    mlp = fastmlp.MLP([2, 2], rng=0)
+    with pytest.raises(ValueError, match=r"Y must have the predictions' shape, \(4, 2\); got \(2, 4\)"):
+        plot.predictions(mlp, rng.standard_normal((4, 2)), rng.standard_normal((2, 4)))

@@ -583,3 +583,56 @@ def test_warnings_name_the_line_of_the_user():
         MLPRegressor(max_iter=1, solver="lbfgs").fit(*DIABETES)
     assert len(caught) == 4
     assert {warning.filename for warning in caught} == {__file__}
+
+
+REFUSED_FITS = {
+    "validation of other features": ({}, lambda X, y: {"X_val": X[:, :2], "y_val": y}),
+    "validation of other classes": ({}, lambda X, y: {"X_val": X, "y_val": y + 5}),
+    "validation of another shape": ({}, lambda X, y: {"X_val": X, "y_val": np.eye(3)[y]}),
+    "no such dropout": ({"dropout": 2.0}, lambda X, y: {}),
+    "no such threads": ({"n_threads": -1}, lambda X, y: {}),
+    "no such random state": ({"random_state": "x"}, lambda X, y: {}),
+    "weights below 0": ({}, lambda X, y: {"sample_weight": -np.ones(len(X))}),
+    "too little held out": ({"early_stopping": True, "validation_fraction": 0.01}, lambda X, y: {}),
+}
+
+
+@pytest.mark.parametrize("refused", REFUSED_FITS)
+def test_a_refused_fit_changes_nothing(refused, rng):
+    parameters, given = REFUSED_FITS[refused]
+    X = rng.standard_normal((60, 4))
+    y = (X[:, 0] > 0).astype(int)
+    model = MLPClassifier((5,), max_iter=20, learning_rate_init=0.02, random_state=0)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(X, y)
+    before, predicted = dict(vars(model)), model.predict_proba(X)
+    model.set_params(**parameters)
+    for targets in (y, np.arange(60) % 3):
+        with pytest.raises((TypeError, ValueError)):
+            model.fit(X, targets, **given(X, targets))
+        model.set_params(**{name: before[name] for name in parameters})
+        np.testing.assert_array_equal(model.predict_proba(X), predicted)
+        assert vars(model).keys() == before.keys()
+        assert all(vars(model)[name] is value for name, value in before.items())
+        model.set_params(**parameters)
+    unfitted = MLPClassifier((5,), max_iter=20, random_state=0).set_params(**parameters)
+    names = set(vars(unfitted))
+    with pytest.raises((TypeError, ValueError)):
+        unfitted.fit(X, y, **given(X, y))
+    assert set(vars(unfitted)) == names
+
+
+def test_a_refused_first_partial_fit_teaches_no_classes(rng):
+    X, y = rng.standard_normal((60, 4)), np.arange(60) % 3
+    model = MLPClassifier((5,), random_state=0)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        model.partial_fit(X[:7], y % 2, classes=[0, 1])
+    model.partial_fit(X, y, classes=[0, 1, 2])
+
+
+def test_a_minibatch_of_sparse_rows_may_weigh_nothing(rng):
+    X, y = scipy.sparse.random(40, 60, 0.03, format="csr", random_state=0), np.arange(40) % 3
+    settings = {"class_weight": {0: 0.0, 1: 0.0, 2: 1.0}, "batch_size": 1, "max_iter": 2, "random_state": 0}
+    with pytest.warns(ConvergenceWarning):
+        models = [MLPClassifier((4,), **settings).fit(rows, y) for rows in (X, X.toarray())]
+    np.testing.assert_allclose(models[0].coefs_[0], models[1].coefs_[0], rtol=0, atol=1e-12)

@@ -268,10 +268,6 @@ def test_metrics_are_scikit_learns(name, outputs, rng):
     assert METRICS[name](A, Y) == pytest.approx(expected)
 
 
-def test_r2_of_what_does_not_vary_is_0():
-    assert METRICS["r2"](np.ones((3, 1)), np.ones((3, 1))) == 0
-
-
 def test_callbacks_see_each_epoch_and_may_stop(data):
     mlp, epochs = fastmlp.MLP([2, 1], rng=1), []
 
@@ -533,3 +529,25 @@ def test_what_is_refused_in_the_first_step_has_drawn_no_order(bad, rng):
         mlp.fit(*given, batch_size=5, progress=False, **settings)
     for name, value in mlp.__getstate__().items():
         np.testing.assert_equal(value, before[name])
+
+
+def test_metrics_of_a_loss_of_ones_own_take_targets_as_a_vector(rng):
+    X = rng.standard_normal((40, 3))
+
+    def loss(predictions, Y):
+        error = predictions[:, 0] - Y
+        return float((error**2).mean()), (2 * error / len(error))[:, None]
+
+    mlp = fastmlp.MLP([3, 4, 1], loss=loss, rng=0)
+    history = mlp.fit(X, X[:, 0], epochs=1, metrics=["mean_squared_error", "r2"], progress=False)
+    assert history.metrics["mean_squared_error"][0] == pytest.approx(np.mean((mlp.predict(X)[:, 0] - X[:, 0]) ** 2))
+    with pytest.raises(ValueError, match=r"metrics by name need targets of shape \(40, 2\), as predictions"):
+        fastmlp.MLP([3, 4, 2], loss=lambda P, Y: (0.0, 0 * P), rng=0).fit(
+            X, np.arange(40), epochs=1, metrics="accuracy", progress=False
+        )
+
+
+def test_r2_of_what_does_not_vary_tells_whether_it_is_met():
+    """As scikit-learn's does."""
+    targets = np.array([[1.0, 2.0], [1.0, 2.0]])
+    assert METRICS["r2"](targets + np.array([0, 1]), targets) == 0.5

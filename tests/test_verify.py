@@ -480,3 +480,9 @@ def test_a_wrong_loss_of_ones_own_is_found_in_every_way_to_train(way, rng):
     with pytest.raises(fastmlp.GradientMismatch):
         WAYS_TO_TRAIN[way](mlp, rng.standard_normal((8, 3)), rng.standard_normal((8, 2)))
     np.testing.assert_array_equal(mlp.parameter_vector, before)
+
+
+@pytest.mark.parametrize("loss", ["absolute_error", "quantile"])
+def test_a_loss_without_curvature_has_directions_too(loss, rng):
+    mlp = fastmlp.MLP([300, 1], loss=loss, rng=0)
+    assert mlp.verify(rng.standard_normal((20, 300)), rng.standard_normal((20, 1)), curvature=True).ok

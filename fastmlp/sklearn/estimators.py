@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -60,6 +62,19 @@ class _Estimator(BaseEstimator):
         *,
         incremental: bool = False,
     ) -> None:
+        before = dict(self.__dict__)
+        try:
+            train = self._made_ready(X, y, sample_weight, validation, incremental=incremental)
+        except BaseException:  # what is refused changes nothing
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        train()
+
+    def _made_ready(
+        self, X: Any, y: Any, sample_weight: Any, validation: tuple[Any, Any], *, incremental: bool
+    ) -> Callable[[], None]:
+        """Check everything, and begin anew or go on: returns what trains."""
         try:
             hidden = self._check_parameters()
         except (TypeError, ValueError) as error:
@@ -87,22 +102,21 @@ class _Estimator(BaseEstimator):
         self._link(mlp)  # already now: what is learned before an error is kept
         data, validate = Data(_rows_of(X), targets), None
         if self.solver == "lbfgs":
-            fit_lbfgs(self, mlp, data)
-        else:
-            if not incremental or not hasattr(self, "_learning_rate"):
-                mlp._forget()
-                self._learning_rate = float(self.learning_rate_init)
-            held = self._validation(X, y, targets, validation, random_state, dtype)
-            if held is not None:
-                data, held_data, held_y = held
-                loss = LossInTheirTerms(mlp, held_data)
+            return partial(fit_lbfgs, self, mlp, data)
+        held = self._validation(X, y, targets, validation, random_state, dtype)
+        if held is not None:
+            data, held_data, held_y = held
+            loss = LossInTheirTerms(mlp, held_data)
 
-                def validate() -> Validated:
-                    return Validated(self._score(mlp, held_data, held_y), loss.of(held_data))
+            def validate() -> Validated:
+                return Validated(self._score(mlp, held_data, held_y), loss.of(held_data))
 
-            stochastic = Stochastic(self, mlp, data, validate)
-            epochs = 1 if incremental else self.max_iter
-            stochastic.fit(random_state, epochs=epochs, warns=not incremental, is_first=is_first)
+        if not incremental or not hasattr(self, "_learning_rate"):
+            self._learning_rate = float(self.learning_rate_init)
+            mlp._forget()  # nothing is refused any more
+        stochastic = Stochastic(self, mlp, data, validate)
+        epochs = 1 if incremental else self.max_iter
+        return partial(stochastic.fit, random_state, epochs=epochs, warns=not incremental, is_first=is_first)
 
     def _begin(self, sizes: list[int], dtype: np.dtype, random_state: np.random.RandomState) -> None:
         """Draw initial parameters, in scikit-learn's order; and forget what was before."""
@@ -161,6 +175,9 @@ class _Estimator(BaseEstimator):
         if given[0] is not None:
             X_held, y_held = self._checked(*given, reset=False)
             self._check_known(y_held, "y_val")
+            if np.shape(y_held)[1:] != np.shape(y)[1:]:
+                expected = f"(n_samples, {y.shape[1]})" if y.ndim == 2 else "(n_samples,)"
+                raise ValueError(f"y_val must have shape {expected}, as y has; got {y_held.shape}")
             held = Data(_rows_of(X_held), self._targets(y_held, dtype))
             training, kept = X, targets
         elif self.early_stopping:
@@ -487,7 +504,12 @@ n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, out_activatio
                 several = type_of_target(y).startswith("multilabel")
                 self._binarizer = LabelBinarizer().fit(y if several else given)
                 self.classes_ = given
-        self._fit(X, y, sample_weight, incremental=True)
+        try:
+            self._fit(X, y, sample_weight, incremental=True)
+        except BaseException:
+            if known is None and not hasattr(self, "coefs_"):  # a refused first call has taught no classes
+                del self.classes_, self._binarizer
+            raise
         return self
 
     def predict(self, X: ArrayLike) -> Array:

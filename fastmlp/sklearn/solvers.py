@@ -145,7 +145,7 @@ class Stochastic:
             wanted = 200
         elif wanted > n_samples:
             warnings.warn(
-                f"batch_size is {wanted}; there are {n_samples} samples, which are one batch", stacklevel=_AT_FIT
+                f"batch_size is {wanted}; there are {n_samples} samples, which are one batch", stacklevel=_AT_FIT + 1
             )
         self._plan = training.Plan(
             rows=None, n_samples=n_samples, total_weight=1.0, epochs=1, batch_size=min(int(wanted), n_samples),
