@@ -275,7 +275,10 @@ def _steps_too_short(run: Watched) -> Iterator[Finding]:
             "a longer schedule, or one with a final rate above 0",
         )  # fmt: skip
         return
-    if largest == 0:
+    gradients = run.measured[-1].gradients
+    if largest == 0 and (run.loss[-1] == 0 or gradients[-1] == 0):
+        return  # nothing is left to learn
+    if largest == 0 and min(gradients) == 0:
         yield Finding(
             "no gradient", since, None, "no weight changes at all",
             "Nothing arrives at any weight: weights that are all 0 stay 0, and so do those before units that are dead",

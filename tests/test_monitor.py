@@ -115,6 +115,7 @@ ILL = {
         "diverging", "linear", [4, 2], {}, {"epochs": 40, "learning_rate": 2.2, "batch_size": None} | SGD,
     ),
     "steps far too short": ("steps too short", "surface", [5, 32, 2], TANH, {"learning_rate": 1e-7} | SGD),
+    "steps lost in rounding": ("steps too short", "surface", [5, 32, 2], TANH, {"learning_rate": 1e-25} | SGD),
     "Adam's steps far too short": ("steps too short", "surface", [5, 32, 2], TANH, {"learning_rate": 1e-8}),
     "huge initial weights": ("saturated units", "surface", [5, 32, 32, 2], {"weight_scale": 60.0}, {"epochs": 5}),
     "inputs in the thousands": (
@@ -189,6 +190,14 @@ GOES_WITH = {
 
 
 @slow
+def test_nothing_is_wrong_where_nothing_is_left_to_learn(rng):
+    mlp = fastmlp.MLP([3, 8, 1], rng=0)
+    X = rng.standard_normal((100, 3))
+    history = mlp.fit(X, mlp.predict(X), epochs=5, optimizer="sgd", learning_rate=0.1, monitor=True, progress=False)
+    assert history.loss == [0.0] * 5
+    assert not history.diagnosis.findings
+
+
 def test_dead_units_are_counted_and_their_layer_named():
     X, Y = data_of("surface")
     mlp = fastmlp.MLP([5, 32, 32, 2], rng=0, **RELU)
