@@ -9,7 +9,7 @@ to whole blocks (and, where gradients are summed by groups of samples, room behi
 what                elements             layout              note
 ==================  ===================  ==================  =====================================================
 ``X`` of layer 0    inputs × N           sample-blocked      the batch
-``X_BY_FEATURES``      I × N, each layer    feature-blocked     what enters the layer, for ``dW = dZ Xᵀ``
+``X_BY_FEATURES``   I × N, each layer    feature-blocked     what enters the layer, for ``dW = dZ Xᵀ``
 ``A``               outputs × N, each    sample-blocked      what leaves the layer, the next one's ``X``
 ``Z``               0, or outputs × N    sample-blocked      lies on ``A`` where the slope can be had from ``A`` alone;
                                                              apart where it cannot (silu, gelu), and where the loss is

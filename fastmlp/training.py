@@ -25,8 +25,9 @@ _ORDERS_AHEAD = 1 << 20
 _NOT_FINITE = "stopped because the loss was not finite"
 
 INTERRUPTED = "interrupted"
-_ALL_DONE = "all epochs done"
 """Why an epoch broke, after Ctrl-C."""
+
+_ALL_DONE = "all epochs done"
 
 _SECONDS_PER_CALL = 0.1
 """How long compiled code may run before it comes up for air: to show progress, and to see Ctrl-C."""
