@@ -73,7 +73,7 @@ def test_first_compilation_says_what_takes_so_long(kept, tmp_path):
         for _ in range(2)
     ]
     later = "Later starts find it in Numba's cache." if kept else "There is no cache to keep it in."
-    message = f"fastmlp: compiling for this machine, some 20 seconds. {later}\n"
+    message = f"fastmlp: compiling for this machine, some 15 seconds. {later}\n"
     assert run[0].stderr == message
     assert run[1].stderr == ("" if kept else message)
     assert run[0].stdout == ""

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -157,6 +157,14 @@ class _TileModel(models.PrimitiveModel):
         super().__init__(manager, fe_type, _llvm_tile(fe_type))
 
 
+class _First(NamedTuple):
+    """The first lanes of a vector."""
+
+    count: Any
+    vector: ir.VectorType
+    mask: Any
+
+
 class _Machine:
     """What a machine form works with: the builder, and the few instructions that all of them share."""
 
@@ -166,6 +174,13 @@ class _Machine:
         self.types = signature.args
         self.arguments = arguments
         self.result = signature.return_type
+        # where each array begins: taken here, as what is made within a branch is unknown behind it
+        self.data = {k: self._part(k, "data") for k, kind in enumerate(self.types) if isinstance(kind, types.Array)}
+
+    def _part(self, position: int, name: str) -> Any:
+        """A part of an array argument, which is a structure in registers. Numba's own way to it is by memory."""
+        place = self.context.data_model_manager[self.types[position]].get_field_position(name)
+        return self.builder.extract_value(self.arguments[position], place)
 
     def index(self, position: int) -> Any:
         """Argument as a machine integer."""
@@ -194,12 +209,11 @@ class _Machine:
 
     def pointer(self, position: int, index: Any, count: int) -> Any:
         """Address of ``count`` elements of an array argument from ``index`` on; checked in the checked build."""
-        array = self.context.make_array(self.types[position])(self.context, self.builder, self.arguments[position])
         if self.context.enable_boundscheck:
-            size = self.builder.extract_value(array.shape, 0)
+            size = self.builder.extract_value(self._part(position, "shape"), 0)
             for checked in {0, count - 1}:
                 cgutils.do_boundscheck(self.context, self.builder, self.offset(index, checked), size)
-        return self.builder.gep(array.data, [index])
+        return self.builder.gep(self.data[position], [index])
 
     def load(self, position: int, index: Any, registers: int = 1) -> Any:
         vector = _llvm_vector(Vector(self.types[position].dtype, registers))
@@ -214,22 +228,24 @@ class _Machine:
         pointer = self.builder.bitcast(pointer, value.type.as_pointer())
         self.builder.store(value, pointer, align=self.types[position].dtype.bitwidth // 8)
 
-    def first(self, position: int, index: Any, count: Any, vector: ir.VectorType) -> tuple[Any, Any]:
-        """Address of a vector of which only the first ``count`` lanes may be touched, and their mask."""
-        if self.context.enable_boundscheck:
-            with self.builder.if_then(self.builder.icmp_signed(">", count, ir.Constant(count.type, 0))):
-                most = ir.Constant(count.type, vector.count)
-                touched = self.builder.select(self.builder.icmp_signed("<", count, most), count, most)
-                self.pointer(position, index, 1)
-                self.pointer(position, self.offset(self.builder.add(index, touched), -1), 1)
-        array = self.context.make_array(self.types[position])(self.context, self.builder, self.arguments[position])
-        pointer = self.builder.bitcast(self.builder.gep(array.data, [index]), vector.as_pointer())
+    def first(self, count: Any, vector: ir.VectorType) -> _First:
+        """The first ``count`` lanes of a vector: none if it is not positive, all if it is large."""
         bits = ir.IntType(64 if isinstance(vector.element, ir.DoubleType) else 32)
         lane_numbers = ir.Constant(ir.VectorType(bits, vector.count), list(range(vector.count)))
         most = ir.Constant(count.type, vector.count)
         kept = self.builder.select(self.builder.icmp_signed("<", count, most), count, most)
-        kept = self.builder.trunc(kept, bits) if bits.width < count.type.width else kept
-        return pointer, self.builder.icmp_signed("<", lane_numbers, self.splat(kept, lane_numbers.type))
+        narrow = self.builder.trunc(kept, bits) if bits.width < count.type.width else kept
+        mask = self.builder.icmp_signed("<", lane_numbers, self.splat(narrow, lane_numbers.type))
+        return _First(kept, vector, mask)
+
+    def _pointer_to_first(self, position: int, index: Any, first: _First) -> Any:
+        """Address of a vector of which only these lanes are touched."""
+        if self.context.enable_boundscheck:
+            zero = ir.Constant(first.count.type, 0)
+            with self.builder.if_then(self.builder.icmp_signed(">", first.count, zero)):
+                self.pointer(position, index, 1)
+                self.pointer(position, self.offset(self.builder.add(index, first.count), -1), 1)
+        return self.builder.bitcast(self.builder.gep(self.data[position], [index]), first.vector.as_pointer())
 
     def masked(self, name: str, result: ir.Type, vector: ir.VectorType, *values: Any) -> Any:
         """LLVM's masked load or store."""
@@ -239,28 +255,33 @@ class _Machine:
         function = cgutils.get_or_insert_function(self.builder.module, function_type, full_name)
         return self.builder.call(function, values)
 
-    def load_first(self, position: int, index: Any, count: Any, vector: ir.VectorType) -> Any:
-        """Load the first ``count`` lanes (any count: none if it is not positive, all if it is large), else zeros."""
-        pointer, mask = self.first(position, index, count, vector)
+    def load_first(self, position: int, index: Any, first: _First) -> Any:
+        """Load these lanes, and zeros in the others."""
+        pointer = self._pointer_to_first(position, index, first)
         align = ir.Constant(ir.IntType(32), self.types[position].dtype.bitwidth // 8)
-        return self.masked("load", vector, vector, pointer, align, mask, ir.Constant(vector, None))
+        vector = first.vector
+        return self.masked("load", vector, vector, pointer, align, first.mask, ir.Constant(vector, None))
 
-    def store_first(self, position: int, index: Any, value: Any, count: Any) -> None:
-        """Store the first ``count`` lanes (any count: none if it is not positive, all if it is large)."""
+    def store_first(self, position: int, index: Any, value: Any, first: _First) -> None:
+        """Store these lanes."""
         # a masked store of a whole vector would do, but costs a dozen cycles and more on AMD
-        whole = self.builder.icmp_signed(">=", count, ir.Constant(count.type, value.type.count))
+        whole = self.builder.icmp_signed(">=", first.count, ir.Constant(first.count.type, value.type.count))
         with self.builder.if_else(whole) as (then, otherwise):
             with then:
                 self.store(position, index, value)
             with otherwise:
-                if HAS_MASKS:
-                    pointer, mask = self.first(position, index, count, value.type)
-                    align = ir.Constant(ir.IntType(32), self.types[position].dtype.bitwidth // 8)
-                    self.masked("store", ir.VoidType(), value.type, value, pointer, align, mask)
-                else:
-                    self._store_fewer(position, index, value, count)
+                self.store_fewer(position, index, value, first)
 
-    def _store_fewer(self, position: int, index: Any, value: Any, count: Any) -> None:
+    def store_fewer(self, position: int, index: Any, value: Any, first: _First) -> None:
+        """Store these lanes, which are not all."""
+        if HAS_MASKS:
+            pointer = self._pointer_to_first(position, index, first)
+            align = ir.Constant(ir.IntType(32), self.types[position].dtype.bitwidth // 8)
+            self.masked("store", ir.VoidType(), value.type, value, pointer, align, first.mask)
+        else:
+            self._store_in_pieces(position, index, value, first.count)
+
+    def _store_in_pieces(self, position: int, index: Any, value: Any, count: Any) -> None:
         """Store the first ``count`` lanes, fewer than all: as many as each bit of the number says."""
         zero = ir.Constant(count.type, 0)
         count = self.builder.select(self.builder.icmp_signed(">", count, zero), count, zero)
@@ -392,7 +413,7 @@ def load_first(A: np.ndarray, a: int, count: int) -> np.ndarray:
 
 @_machine_form(load_first, lambda A, a, count: Vector(A.dtype) if _is_buffer(A) else None)
 def _(m: _Machine) -> Any:
-    return m.load_first(0, m.index(1), m.index(2), _llvm_vector(m.result))
+    return m.load_first(0, m.index(1), m.first(m.index(2), _llvm_vector(m.result)))
 
 
 def store_first(A: np.ndarray, a: int, v: np.ndarray, count: int) -> None:
@@ -405,7 +426,7 @@ def store_first(A: np.ndarray, a: int, v: np.ndarray, count: int) -> None:
 
 @_machine_form(store_first, lambda A, a, v, count: types.void if _takes(A, v) else None)
 def _(m: _Machine) -> Any:
-    m.store_first(0, m.index(1), m.arguments[2], m.index(3))
+    m.store_first(0, m.index(1), m.arguments[2], m.first(m.index(3), m.arguments[2].type))
     return m.nothing()
 
 
@@ -415,9 +436,8 @@ def prefetch(A: np.ndarray, a: int) -> None:
 
 @_machine_form(prefetch, lambda A, a: types.void if _is_buffer(A) else None)
 def _(m: _Machine) -> Any:
-    array = m.context.make_array(m.types[0])(m.context, m.builder, m.arguments[0])
     bits = ir.IntType(32)
-    pointer = m.builder.bitcast(m.builder.gep(array.data, [m.index(1)]), ir.IntType(8).as_pointer())
+    pointer = m.builder.bitcast(m.builder.gep(m.data[0], [m.index(1)]), ir.IntType(8).as_pointer())
     # to be read, kept in every cache, data
     values = [pointer, *(ir.Constant(bits, flag) for flag in (0, 3, 1))]
     function_type = ir.FunctionType(ir.VoidType(), [value.type for value in values])
@@ -808,10 +828,9 @@ def _(m: _Machine) -> Any:
     loaded, before = [], m.builder.block
     # most sums begin at zero: no masks are made then
     with m.builder.if_then(m.builder.icmp_signed(">", columns, ir.Constant(columns.type, 0))):
+        firsts = [m.first(m.offset(columns, -v * lanes), vector) for v in range(VECTORS)]
         for _ in range(m.result.rows):
-            for v in range(VECTORS):
-                left = m.offset(columns, -v * lanes)
-                loaded.append(m.load_first(0, m.offset(start, v * lanes), left, vector))
+            loaded += [m.load_first(0, m.offset(start, v * lanes), first) for v, first in enumerate(firsts)]
             start = m.builder.add(start, stride)
         after = m.builder.block
     t = ir.Constant(_llvm_tile(m.result), ir.Undefined)
@@ -863,15 +882,18 @@ def _(m: _Machine) -> Any:
 
 
 def _store_rows(m: _Machine, start: Any, stride: Any, columns: Any = None) -> None:
-    """Store the rows of a tile, or their first ``columns``."""
+    """Store the rows of a tile, or their first ``columns``, which are not all."""
     tile, lanes = m.types[0], m.types[0].vector.lanes
+    firsts = columns and [m.first(m.offset(columns, -v * lanes), _llvm_vector(tile.vector)) for v in range(VECTORS)]
     for r in range(tile.rows):
         for v in range(VECTORS):
             value, place = m.builder.extract_value(m.arguments[0], r * VECTORS + v), m.offset(start, v * lanes)
             if columns is None:
                 m.store(1, place, value)
-            else:
-                m.store_first(1, place, value, m.offset(columns, -v * lanes))
+            elif v < VECTORS - 1:
+                m.store_first(1, place, value, firsts[v])
+            else:  # the last vector is never whole
+                m.store_fewer(1, place, value, firsts[v])
         start = m.builder.add(start, stride)
 
 
