@@ -267,14 +267,14 @@ def affine_backward_moved(W, V, X, RX, dZ, RdZ, dX, RdX, RdW, Rdb):
         for i in range(0, inputs, size):
             w = j * inputs + i
             weight_gradient_strip(
-                rows, r_d, j * size, outputs, 0, blocks, False, x, i * X.shape[1], inputs - i, r_weights, w,
+                rows, r_d, j * size, outputs, 0, blocks * size, False, x, i * X.shape[1], inputs - i, r_weights, w,
                 inputs,
             )  # fmt: skip
             weight_gradient_strip(
-                rows, d, j * size, outputs, 0, blocks, True, r_x, i * RX.shape[1], inputs - i, r_weights, w,
+                rows, d, j * size, outputs, 0, blocks * size, True, r_x, i * RX.shape[1], inputs - i, r_weights, w,
                 inputs,
             )  # fmt: skip
-        bias_gradient_strip(rows, r_d, j * size, outputs, 0, blocks, False, Rdb, j)
+        bias_gradient_strip(rows, r_d, j * size, outputs, 0, blocks * size, False, Rdb, j)
 
 
 @kernel

@@ -149,8 +149,8 @@ def weight_gradient_strip(rows):
     """Gradient of the weights, for ``rows`` outputs ``j`` and one block of inputs ``i``, ``columns`` of them.
 
     ``d`` is where row ``j`` of block 0 stands in ``dZ`` (sample-blocked), ``x`` where the block of inputs
-    stands in ``X`` (feature-blocked), ``w`` where the strip stands in ``gradient``. The sum runs over blocks of
-    samples from ``first`` to before ``last``; with ``add`` it goes on from what stands in ``gradient``.
+    stands in ``X`` (feature-blocked), ``w`` where the strip stands in ``gradient``. The sum runs over samples from
+    ``first``, with which a block begins, to before ``last``; with ``add`` it goes on from what stands in ``gradient``.
     """
 
     @inlined_function
@@ -158,10 +158,10 @@ def weight_gradient_strip(rows):
         # dW[j,i] = Σ_n dZ[j,n] X[i,n]
         size = block(X)
         t = load_tile(gradient, w, inputs, columns if add else 0, rows)
-        for p in range(first, last):
-            column_of_dZ = d + p * outputs * size
-            row_of_X = x + p * size * size
-            for n in range(size):
+        for n0 in range(first, last, size):
+            column_of_dZ = d + n0 * outputs
+            row_of_X = x + n0 * size
+            for n in range(min(size, last - n0)):
                 t = rank1(t, dZ, column_of_dZ + n, size, X, row_of_X + n * size)
         store_columns(t, gradient, w, inputs, columns)
 
@@ -182,13 +182,10 @@ def few_inputs_gradient_strip(rows, dZ, d, outputs, first, last, add, X, x, inpu
     for r in range(0, rows, 2):  # eight sums take turns, some of them twice the same
         r1, nothing = min(r + 1, rows - 1), fill(X, 0.0)
         s0, s1, s2, s3, t0, t1, t2, t3 = nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing
-        for p in range(first, last):
+        for n in range(first, last, size):
             for k in range(0, size, lanes(X)):
-                s, t = (
-                    load(dZ, d + (p * outputs + r) * size + k),
-                    load(dZ, d + (p * outputs + r1) * size + k),
-                )
-                here = x + p * inputs * size + k
+                s, t = load(dZ, d + n * outputs + r * size + k), load(dZ, d + n * outputs + r1 * size + k)
+                here = x + n * inputs + k
                 x0, x1 = load(X, here), load(X, here + i1 * size)
                 x2, x3 = load(X, here + i2 * size), load(X, here + i3 * size)
                 s0, s1, s2, s3 = fma(s, x0, s0), fma(s, x1, s1), fma(s, x2, s2), fma(s, x3, s3)
@@ -221,15 +218,19 @@ def _note_sum(total, add, gradient, place):
 
 @inlined_function
 def bias_gradient_strip(rows, dZ, d, outputs, first, last, add, gradient, b):
-    """Gradient of the biases, for ``rows`` outputs ``j``, over blocks of samples as above; ``b`` is its place."""
+    """Gradient of the biases, for ``rows`` outputs ``j``, over samples as above; ``b`` is its place.
+
+    Here and in :func:`few_inputs_gradient_strip` the last block is summed as a whole: ``dZ`` is zero where it is only
+    filled up.
+    """
     # db[j] = Σ_n dZ[j,n]
     size, nothing = block(dZ), fill(dZ, 0.0)
     for r in range(0, rows, 4):  # four rows take turns, some of them twice the same
         r1, r2, r3 = min(r + 1, rows - 1), min(r + 2, rows - 1), min(r + 3, rows - 1)
         s0, s1, s2, s3 = nothing, nothing, nothing, nothing
-        for p in range(first, last):
+        for n in range(first, last, size):
             for k in range(0, size, lanes(dZ)):
-                here = d + p * outputs * size + k
+                here = d + n * outputs + k
                 s0, s1 = s0 + load(dZ, here + r * size), s1 + load(dZ, here + r1 * size)
                 s2, s3 = s2 + load(dZ, here + r2 * size), s3 + load(dZ, here + r3 * size)
         _note_sums(s0, s1, s2, s3, add, rows - r, gradient, b + r)
@@ -295,10 +296,10 @@ def affine_backward(W, X, dZ, dX, dW, db):
         j, rows = strip_of(outputs, strip)
         for i in range(0, inputs, size):
             weight_gradient_strip(
-                rows, d, j * size, outputs, 0, blocks, False, x, i * X.shape[1], inputs - i, d_weights,
+                rows, d, j * size, outputs, 0, blocks * size, False, x, i * X.shape[1], inputs - i, d_weights,
                 j * inputs + i, inputs,
             )  # fmt: skip
-        bias_gradient_strip(rows, d, j * size, outputs, 0, blocks, False, db, j)
+        bias_gradient_strip(rows, d, j * size, outputs, 0, blocks * size, False, db, j)
 
 
 @kernel

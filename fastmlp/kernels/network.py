@@ -126,6 +126,7 @@ def _n_groups(plan, samples):
 class _Division(NamedTuple):
     """How a batch is divided. It follows from the plan and the number of samples."""
 
+    samples: int
     blocks: int
     """Of samples, the last of which may be filled up."""
     groups: int
@@ -145,7 +146,7 @@ def _divided(plan, arena, samples):
         part_blocks = max(
             min(TILE_BLOCKS, blocks // (TILES_PER_THREAD * plan[-1, THREADS])), (blocks + MOST_TASKS - 1) // MOST_TASKS
         )
-    return _Division(blocks, groups, part_blocks, (blocks + part_blocks - 1) // part_blocks)
+    return _Division(samples, blocks, groups, part_blocks, (blocks + part_blocks - 1) // part_blocks)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -216,7 +217,8 @@ def _sample_task(
                 partial, to = gradient, 0
                 if division.parts > 1:
                     partial, to = arena, plan[-1, PARTIALS] + task * plan[-1, PARTIAL_SIZE]
-                partial_gradient(p0 > start, plan, arena, p0, p1, partial, to)
+                n0, n1 = p0 * block(arena), min(p1 * block(arena), samples)
+                partial_gradient(p0 > start, plan, arena, n0, n1, partial, to)
 
 
 @tile_function

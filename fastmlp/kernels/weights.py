@@ -90,9 +90,9 @@ def _count_weight_tiles(plan, arena):
 def _weight_tile(layer, strip, i, first, last, add, plan, arena, gradient, g):
     """Gradient of one tile of weights, and with the first tile of a strip that of its biases.
 
-    The gradient of the whole network begins at ``g`` in ``gradient``. The sum runs over blocks of samples from
-    ``first`` to before ``last``; with ``add`` it goes on. Returns where the tile's weights and its biases begin, its
-    rows and its columns.
+    The gradient of the whole network begins at ``g`` in ``gradient``. The sum runs over samples from ``first``, with
+    which a block begins, to before ``last``; with ``add`` it goes on. Returns where the tile's weights and its biases
+    begin, its rows and its columns.
     """
     inputs, outputs, size = plan[layer, INPUTS], plan[layer, OUTPUTS], block(arena)
     j, rows = strip_of(outputs, strip)
@@ -133,13 +133,13 @@ def _finish_tile(w, b, rows, columns, inputs, is_first, plan, report, parameters
 
 
 @tile_function
-def _weight_tiles(start, stop, plan, arena, report, blocks, parameters, gradient, optimizer, rates, memory):
+def _weight_tiles(start, stop, plan, arena, report, samples, parameters, gradient, optimizer, rates, memory):
     """Tiles ``start`` to ``stop`` of all layers' weights.
 
     They are counted in bundles of strips; in one, block of inputs after block of inputs; there, strip after strip.
     """
-    for first in range(0, blocks, BLOCKS_AT_ONCE):
-        last = min(first + BLOCKS_AT_ONCE, blocks)
+    for first in range(0, samples, BLOCKS_AT_ONCE * block(arena)):
+        last = min(first + BLOCKS_AT_ONCE * block(arena), samples)
         tile = 0  # the first one of a bundle
         for layer in range(plan.shape[0] - 1):
             strips, input_blocks = n_strips(plan[layer, OUTPUTS]), n_blocks(arena, plan[layer, INPUTS])
@@ -150,7 +150,7 @@ def _weight_tiles(start, stop, plan, arena, report, blocks, parameters, gradient
                     w, b, rows, columns = _weight_tile(
                         layer, strip, i, first, last, first > 0, plan, arena, gradient, 0
                     )
-                    if last == blocks:
+                    if last == samples:
                         inputs = plan[layer, INPUTS]
                         _finish_tile(
                             w, b, rows, columns, inputs, i == 0, plan, report, parameters, gradient, optimizer, rates,
@@ -160,12 +160,12 @@ def _weight_tiles(start, stop, plan, arena, report, blocks, parameters, gradient
 
 
 @tile_function
-def partial_gradient(add, plan, arena, p0, p1, partial, to):
+def partial_gradient(add, plan, arena, first, last, partial, to):
     """All gradients, summed over one tile of samples only, which is in the cache; ``add`` them to the group's."""
     for layer in range(plan.shape[0] - 1):
         for i in range(0, plan[layer, INPUTS], block(arena)):
             for strip in range(n_strips(plan[layer, OUTPUTS])):
-                _weight_tile(layer, strip, i, p0, p1, add, plan, arena, partial, to)
+                _weight_tile(layer, strip, i, first, last, add, plan, arena, partial, to)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def weight_task(task, tasks, division, plan, arena, report, parameters, gradient
         tiles = _count_weight_tiles(plan, arena)
         start, stop = task * tiles // tasks, (task + 1) * tiles // tasks
         _weight_tiles(
-            start, stop, plan, arena, report, division.blocks, parameters, gradient, optimizer, rates, memory
+            start, stop, plan, arena, report, division.samples, parameters, gradient, optimizer, rates, memory
         )
 
 
