@@ -95,6 +95,8 @@ SIZES = {"distinct": DISTINCT, "square": SQUARE, "several_tiles": SEVERAL_TILES}
 ARGUMENTS = {
     "layer.affine": ("W", "b", "X"),
     "layer.affine_sample": ("W", "b", "X"),
+    "layer.affine_few": ("W", "b", "X"),
+    "layer.input_gradient_few": ("W", "dZ"),
     "layer.affine_backward": ("W", "X", "dZ"),
     "layer.few_inputs_gradient_strip": ("X", "dZ"),
     "layer.activate": ("Z",),
@@ -408,12 +410,53 @@ def kernel_affine_sample(given: Arrays, _: str) -> Arrays:
 
 
 @compiled
-def gradient_of_few_inputs(dZ, X, inputs, outputs, blocks, dW):
-    half = blocks // 2
+def a_few_samples(W, b, X, samples, Z):
+    """Take the samples of each block as a few."""
+    (outputs, inputs), size = W.shape, simd.block(X)
+    padded, blocks = X.shape[1], Z.shape[0]
+    weights, x, z = W.reshape(W.size), X.reshape(X.size), Z.reshape(Z.size)
+    for p in range(blocks):
+        few = min(size, samples - p * size)
+        to = p * outputs * size
+        kernel_layer.affine_few(weights, 0, b, 0, inputs, outputs, x, p * size * size, padded, few, z, to)
+
+
+def kernel_affine_few(given: Arrays, _: str) -> Arrays:
+    W, b, X = given["W"], given["b"], given["X"].copy()
+    n_outputs, n_samples = W.shape[0], X.shape[1]
+    blocks = layout.to_feature_blocks(X, simd.block(X))
+    blocks[-1, :, len(X) - (len(blocks) - 1) * simd.block(X) :] = np.nan  # belongs to nobody
+    Z = np.full_like(sample_blocks(np.zeros((n_outputs, n_samples))), np.nan)
+    a_few_samples(W, b, blocks, n_samples, Z)
+    assert not Z.transpose(1, 0, 2).reshape(n_outputs, -1)[:, n_samples:].any()
+    return {"Z": layout.from_sample_blocks(Z, n_samples)}
+
+
+@compiled
+def input_gradient_of_few(W, dZ, samples, dX):
+    (outputs, inputs), size = W.shape, simd.block(dZ)
+    weights, d, x = W.reshape(W.size), dZ.reshape(dZ.size), dX.reshape(dX.size)
+    for p in range(dZ.shape[0]):
+        few, here, to = min(size, samples - p * size), p * outputs * size, p * inputs * size
+        kernel_layer.input_gradient_few(weights, 0, inputs, outputs, d, here, few, x, to)
+
+
+def kernel_input_gradient_few(given: Arrays, _: str) -> Arrays:
+    W, dZ = given["W"], given["dZ"]
+    n_inputs, n_samples = W.shape[1], dZ.shape[1]
+    dX = np.full_like(sample_blocks(np.zeros((n_inputs, n_samples))), np.nan)
+    input_gradient_of_few(W, sample_blocks(dZ), n_samples, dX)
+    assert not dX.transpose(1, 0, 2).reshape(n_inputs, -1)[:, n_samples:].any()
+    return {"dX": layout.from_sample_blocks(dX, n_samples)}
+
+
+@compiled
+def gradient_of_few_inputs(dZ, X, inputs, outputs, samples, dW):
+    half = samples // 2 // simd.block(X) * simd.block(X)
     for j in range(0, outputs, simd.ROWS):
         rows, d, w = min(simd.ROWS, outputs - j), j * simd.block(X), j * inputs
         kernel_layer.few_inputs_gradient_strip(rows, dZ, d, outputs, 0, half, False, X, 0, inputs, dW, w)
-        kernel_layer.few_inputs_gradient_strip(rows, dZ, d, outputs, half, blocks, True, X, 0, inputs, dW, w)
+        kernel_layer.few_inputs_gradient_strip(rows, dZ, d, outputs, half, samples, True, X, 0, inputs, dW, w)
 
 
 def kernel_few_inputs_gradient(given: Arrays, _: str) -> Arrays:
@@ -421,10 +464,11 @@ def kernel_few_inputs_gradient(given: Arrays, _: str) -> Arrays:
     X, d = given["X"], sample_blocks(given["dZ"])
     blocks, n_outputs, _ = d.shape
     parts = []
+    n_samples = blocks * simd.block(X)
     for first in range(0, len(X), kernel_layer.FEW_INPUTS):
         x = sample_blocks(X[first : first + kernel_layer.FEW_INPUTS])
         dW = np.full((n_outputs, x.shape[1]), np.nan)
-        gradient_of_few_inputs(d.ravel(), x.ravel(), x.shape[1], n_outputs, blocks, dW.ravel())
+        gradient_of_few_inputs(d.ravel(), x.ravel(), x.shape[1], n_outputs, n_samples, dW.ravel())
         parts.append(dW)
     return {"dW": np.concatenate(parts, axis=1)}
 
@@ -511,6 +555,8 @@ KERNELS: dict[str, Call] = {
     "dropout.drop": kernel_drop,
     "layer.affine": kernel_affine,
     "layer.affine_sample": kernel_affine_sample,
+    "layer.affine_few": kernel_affine_few,
+    "layer.input_gradient_few": kernel_input_gradient_few,
     "layer.few_inputs_gradient_strip": kernel_few_inputs_gradient,
     "layer.affine_backward": kernel_affine_backward,
     "layer.activate": kernel_activate,
@@ -541,6 +587,8 @@ STRIPS = {
 
 SECOND_FORMS = {
     "layer.affine_sample": "layer.affine",
+    "layer.affine_few": "layer.affine",
+    "layer.input_gradient_few": "layer.input_gradient_strip",
     "layer.few_inputs_gradient_strip": "layer.weight_gradient_strip",
 }
 """Functions that compute what another computes in a second way; they are called and compared by themselves."""

@@ -39,6 +39,8 @@ SHAPES = [
     ([5, 2 * ROWS + 1, 3], over_samples.TILE_BLOCKS * BLOCK + 1),
     ([2 * BLOCK + 1, 3, 2, 5, 1], 2 * over_samples.TILE_BLOCKS * BLOCK),
     ([20, 21, 20], 2 * kernels.GROUP_SAMPLES + 2),  # two groups of samples
+    ([40, 70, 37, 3], 1),  # a few samples, one by one
+    ([40, 70, 37, 3], 2),
 ]
 if not INTERPRETED:
     SHAPES += [([64, 33, 10], 130), ([7, 100, 50, 3], 300), ([2, 3, 2], (over_weights.BLOCKS_AT_ONCE + 1) * BLOCK + 1)]

@@ -54,6 +54,7 @@ from fastmlp.kernels.simd import (
     random_words,
     rank1,
     read_counter,
+    scatter,
     set_counter,
     store,
     store_columns,
@@ -619,6 +620,17 @@ def define_gather(A, a, stride, rows, out):
         out[k] = A[a + min(k, rows - 1) * stride]
 
 
+@compiled
+def run_scatter(A, a, stride, V, count):
+    """Store the lanes of a vector one by one."""
+    scatter(A, a, stride, load(V, 0), count)
+
+
+def define_scatter(A, a, stride, V, count):
+    for k in range(min(count, n_lanes(A.dtype))):
+        A[a + k * stride] = V[k]
+
+
 def tile_programs(rows):
     """Programs for tiles of so many rows, which is fixed when they are compiled; each with its definition."""
 
@@ -717,6 +729,7 @@ MEMORY = {
     "load_first": (run_load_first, define_load_first, lambda L: {"count": beyond(L)}, "out"),
     "store_first": (run_store_first, define_store_first, lambda L: {"count": [-2, -1, *beyond(L)]}, "A"),
     "gather": (run_gather, define_gather, lambda L: {"stride": [1, 3, -2], "rows": beyond(L, 1)}, "out"),
+    "scatter": (run_scatter, define_scatter, lambda L: {"stride": [1, 3, -2], "count": [-1, *beyond(L)]}, "A"),
     "transpose": (
         run_transpose,
         define_transpose,

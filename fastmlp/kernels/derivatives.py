@@ -44,6 +44,7 @@ from fastmlp.kernels.network import status_of
 from fastmlp.kernels.samples import (
     TILE_BLOCKS,
     backward_tile,
+    few_of,
     forward_tile,
     input_gradient_tile,
     loss_of_tile,
@@ -58,9 +59,10 @@ from fastmlp.kernels.simd import block, column, fill, fma, lanes, load, rank1, s
 def _tile_of_samples(plan, parameters, arena, report, data, targets, labels, sample_weights, order, samples, p0, p1):
     """Forward, loss and backward for one tile."""
     note(report, X_CHECK, p0, p1, read_samples(plan, arena, data, order, 0, samples, p0, p1))
-    forward_tile(plan, parameters, arena, p0, p1, True, NOTHING_DROPPED, 0)
+    few = few_of(samples, arena)
+    forward_tile(plan, parameters, arena, p0, p1, few, True, NOTHING_DROPPED, 0)
     loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, 0, samples, p0, p1, 0)
-    backward_tile(plan, parameters, arena, p0, p1, NOTHING_DROPPED, 0)
+    backward_tile(plan, parameters, arena, p0, p1, few, NOTHING_DROPPED, 0)
 
 
 @crew_kernel
@@ -76,7 +78,7 @@ def input_gradient(me, plan, parameters, arena, report, data, targets, labels, s
                 plan, parameters, arena, report, data, targets, labels, sample_weights, order, samples, p0, p1
             )
             # in the place of X, which is not needed any more
-            input_gradient_tile(0, plan[0, X], plan, parameters, arena, p0, p1)
+            input_gradient_tile(0, plan[0, X], plan, parameters, arena, p0, p1, few_of(samples, arena))
             features = plan[0, INPUTS]
             scatter_rows(arena, plan[0, X], features, samples, p0, p1, output, 0, features)
     return status_of(plan, arena, samples, report)[0] if me in (ALONE, CLOSING) else 0
@@ -151,7 +153,7 @@ def _output_gradient_tile(j, plan, arena, p0, p1):
 @crew_kernel
 def jacobian(me, plan, parameters, arena, report, data, order, samples, output):
     """Derivative of each output by each input of its sample, ``output[n, j, i]``. Returns the status."""
-    inputs, outputs = plan[0, INPUTS], plan[-2, OUTPUTS]
+    inputs, outputs, few = plan[0, INPUTS], plan[-2, OUTPUTS], few_of(samples, arena)
     if me == ALONE or me >= 0:
         start, stop = share(me, plan[-1, THREADS], n_blocks(arena, samples))
         for p0 in range(start, stop, TILE_BLOCKS):
@@ -159,12 +161,12 @@ def jacobian(me, plan, parameters, arena, report, data, order, samples, output):
             note(report, X_CHECK, p0, p1, read_samples(plan, arena, data, order, 0, samples, p0, p1))
             note(report, BLOCK_LOSS, p0, p1, 0.0)
             note(report, Y_CHECK, p0, p1, 0.0)
-            forward_tile(plan, parameters, arena, p0, p1, False, NOTHING_DROPPED, 0)
+            forward_tile(plan, parameters, arena, p0, p1, 0, False, NOTHING_DROPPED, 0)
             for j in range(outputs):
                 _output_gradient_tile(j, plan, arena, p0, p1)
-                backward_tile(plan, parameters, arena, p0, p1, NOTHING_DROPPED, 0)
+                backward_tile(plan, parameters, arena, p0, p1, few, NOTHING_DROPPED, 0)
                 # in the place of X, which is not needed any more
-                input_gradient_tile(0, plan[0, X], plan, parameters, arena, p0, p1)
+                input_gradient_tile(0, plan[0, X], plan, parameters, arena, p0, p1, few)
                 scatter_rows(arena, plan[0, X], inputs, samples, p0, p1, output, j * inputs, outputs * inputs)
     return status_of(plan, arena, samples, report)[0] if me in (ALONE, CLOSING) else 0
 

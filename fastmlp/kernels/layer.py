@@ -33,6 +33,7 @@ from fastmlp.kernels.simd import (
     load_first,
     load_tile,
     rank1,
+    scatter,
     store,
     store_columns,
     store_tile,
@@ -97,6 +98,40 @@ def affine_strip(rows):
 
 
 @inlined_function
+def affine_few(weights, w, biases, b, inputs, outputs, X, x, padded, samples, Z, z):
+    """Matmul plus bias, for all outputs ``j`` and a few samples ``n``, which leave most of their block empty.
+
+    :func:`affine_strip` would compute the whole block. Here inputs lie side by side: ``X`` is feature-blocked, with
+    room for ``padded`` samples, and the lanes are summed in the end. What fills up the block in ``Z``, which is
+    sample-blocked, is 0.
+    """
+    # Z[j,n] = Σ_i W[j,i] X[i,n] + b[j]
+    size, step, nothing = block(Z), lanes(Z), fill(Z, 0.0)
+    for k in range(0, outputs * size, step):
+        store(Z, z + k, nothing)
+    for j in range(0, outputs, 4):  # four rows take turns, some of them twice the same
+        j1, j2, j3 = min(j + 1, outputs - 1), min(j + 2, outputs - 1), min(j + 3, outputs - 1)
+        w0, w1, w2, w3 = w + j * inputs, w + j1 * inputs, w + j2 * inputs, w + j3 * inputs
+        for n in range(samples):
+            s0, s1, s2, s3 = nothing, nothing, nothing, nothing
+            whole = inputs // step * step
+            for i in range(0, whole, step):
+                x_i = load(X, x + (i // size * padded + n) * size + i % size)
+                s0, s1 = fma(load(weights, w0 + i), x_i, s0), fma(load(weights, w1 + i), x_i, s1)
+                s2, s3 = fma(load(weights, w2 + i), x_i, s2), fma(load(weights, w3 + i), x_i, s3)
+            if whole < inputs:  # what is beyond the last input, of W and of X, belongs to something else
+                i, left = whole, inputs - whole
+                x_i = load_first(X, x + (i // size * padded + n) * size + i % size, left)
+                s0 = fma(load_first(weights, w0 + i, left), x_i, s0)
+                s1 = fma(load_first(weights, w1 + i, left), x_i, s1)
+                s2 = fma(load_first(weights, w2 + i, left), x_i, s2)
+                s3 = fma(load_first(weights, w3 + i, left), x_i, s3)
+            z0, z1, z2, z3 = sum_lanes_of_four(s0, s1, s2, s3)
+            Z[z + j * size + n], Z[z + j1 * size + n] = z0 + biases[b + j], z1 + biases[b + j1]
+            Z[z + j2 * size + n], Z[z + j3 * size + n] = z2 + biases[b + j2], z3 + biases[b + j3]
+
+
+@inlined_function
 def affine_sample(panels, p, biases, b, inputs, outputs, X, x, Z, z):
     """Matmul plus bias, for all outputs ``j`` and a single sample, whose features and outputs lie side by side.
 
@@ -142,6 +177,32 @@ def input_gradient_strip(rows):
         store_tile(t, dX, x, block(dX))
 
     return strip
+
+
+@inlined_function
+def input_gradient_few(weights, w, inputs, outputs, dZ, d, samples, dX, x):
+    """Gradient of the layer's input, for all inputs ``i`` and a few samples ``n``: see :func:`affine_few`.
+
+    ``W`` begins at ``w``, and block 0 of ``dZ`` and of ``dX`` at ``d`` and ``x``; what fills up that of ``dX`` is 0.
+    """
+    # dX[i,n] = Σ_j W[j,i] dZ[j,n]
+    size, step, nothing = block(dX), lanes(dX), fill(dX, 0.0)
+    for k in range(0, inputs * size, step):
+        store(dX, x + k, nothing)
+    for i in range(0, inputs, 4 * step):  # four vectors of inputs take turns
+        i1, i2, i3 = i + step, i + 2 * step, i + 3 * step
+        for n in range(samples):
+            s0, s1, s2, s3 = nothing, nothing, nothing, nothing
+            for j in range(outputs):
+                row, d_j = w + j * inputs, fill(dZ, dZ[d + j * size + n])
+                s0 = fma(load_first(weights, row + i, inputs - i), d_j, s0)
+                s1 = fma(load_first(weights, row + i1, inputs - i1), d_j, s1)
+                s2 = fma(load_first(weights, row + i2, inputs - i2), d_j, s2)
+                s3 = fma(load_first(weights, row + i3, inputs - i3), d_j, s3)
+            scatter(dX, x + i * size + n, size, s0, inputs - i)
+            scatter(dX, x + i1 * size + n, size, s1, inputs - i1)
+            scatter(dX, x + i2 * size + n, size, s2, inputs - i2)
+            scatter(dX, x + i3 * size + n, size, s3, inputs - i3)
 
 
 @for_every_height

@@ -60,6 +60,7 @@ from fastmlp.kernels.optimizers import MAX_NORM, NO_SETTINGS, NO_UPDATE, rates_o
 from fastmlp.kernels.samples import (
     TILE_BLOCKS,
     backward_tile,
+    few_of,
     forward_tile,
     loss_of_tile,
     note,
@@ -195,6 +196,8 @@ def _sample_task(
     start, stop = task * division.part_blocks, min((task + 1) * division.part_blocks, division.blocks)
     apart = _blocks_apart(task, passes, plan, division.groups)
     start, stop = start + apart, stop + apart
+    # of a loss by itself, nothing is kept by features
+    few = few_of(samples, arena) if passes != (FORWARD | LOSSES) else 0
     # seen from the arena's first block, so many more samples come before those of this part: if the second group's
     # block 2 stands where block 10 would, ``first`` is 8 blocks less, maybe below 0, and row ``first + n`` is right
     first, samples = first - apart * block(arena), samples + apart * block(arena)
@@ -204,14 +207,15 @@ def _sample_task(
             check = read_samples(plan, arena, data, order, first, samples, p0, p1)
             note(report, X_CHECK, p0 - apart, p1 - apart, check)
             # a forward pass by itself may be followed by a backward one
-            forward_tile(plan, parameters, arena, p0, p1, passes != (FORWARD | LOSSES), dropout_step, apart)
+            before_backward = passes != (FORWARD | LOSSES)
+            forward_tile(plan, parameters, arena, p0, p1, few, before_backward, dropout_step, apart)
         if passes & LOSSES:
             loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1, apart)
         else:
             note(report, BLOCK_LOSS, p0 - apart, p1 - apart, 0.0)
             note(report, Y_CHECK, p0 - apart, p1 - apart, 0.0)
         if passes & BACKWARD:
-            backward_tile(plan, parameters, arena, p0, p1, dropout_step, apart)
+            backward_tile(plan, parameters, arena, p0, p1, few, dropout_step, apart)
             if division.groups > 0:
                 # the gradient of a single group is that of the batch
                 partial, to = gradient, 0

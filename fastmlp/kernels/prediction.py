@@ -93,7 +93,7 @@ def _predict_blocks(me, plan, parameters, arena, data, first, samples, output):
         shift = (p - p0) * size
         p1 = p0 + min(TILE_BLOCKS, stop - p)
         check += read_samples(plan, arena, data, NO_ORDER, first + shift, samples - shift, p0, p1)
-        forward_tile(plan, parameters, arena, p0, p1, False, NOTHING_DROPPED, 0)
+        forward_tile(plan, parameters, arena, p0, p1, 0, False, NOTHING_DROPPED, 0)
         scatter_rows(arena, plan[-2, A], outputs, samples - shift, p0, p1, output, (first + shift) * outputs, outputs)
     return check
 

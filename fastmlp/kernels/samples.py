@@ -42,7 +42,15 @@ from fastmlp.kernels.columns import (
 )
 from fastmlp.kernels.dropout import NOTHING_DROPPED, drop_block
 from fastmlp.kernels.jit import inlined_function, tile_function
-from fastmlp.kernels.layer import affine_strip, input_gradient_strip, most_rows, n_strips, strip_of
+from fastmlp.kernels.layer import (
+    affine_few,
+    affine_strip,
+    input_gradient_few,
+    input_gradient_strip,
+    most_rows,
+    n_strips,
+    strip_of,
+)
 from fastmlp.kernels.layout import feature_blocks_of, gather_labels, gather_rows, row_of, sample_blocks_of
 from fastmlp.kernels.losses import GIVEN_GRADIENT, POISSON, loss_block, softmax_block
 from fastmlp.kernels.simd import block, fill, lanes, load, prefetch, store, sum_lanes, where
@@ -58,6 +66,9 @@ FAR_BYTES = 1 << 20
 """Bytes of a ``W`` from which its columns for the strip of ``dX`` after the next are asked for: they lie a row apart,
 so that no processor fetches them beforehand. Three times 1000 to 1000 go backward at 85 % of the peak instead of 69
 (AVX2)."""
+
+LANES_BY_THEMSELVES = 6
+"""Products of vectors that it costs to sum the lanes of a vector, or to write them one by one."""
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -153,24 +164,54 @@ def _drop_tile(layer, place, to, dropout_step, plan, arena, p0, p1, apart):
 
 
 @tile_function
-def forward_tile(plan, parameters, arena, p0, p1, before_backward, dropout_step, apart):
+def few_of(samples, arena):
+    """The samples of a batch that leaves half a block empty, or more; else 0."""
+    return samples if 2 * samples <= block(arena) else 0
+
+
+@tile_function
+def _are_one_by_one(few, summed, arena):
+    """Whether a few samples are cheaper computed one by one than as a block, in sums of so many products.
+
+    A sum over a block takes ``summed`` products for each of its vectors. That of a sample takes so many in vectors,
+    whose lanes are then summed, or written one by one.
+    """
+    return few * (summed + LANES_BY_THEMSELVES * lanes(arena)) < block(arena) * summed if few > 0 else False
+
+
+@inlined_function
+def _affine_tile(layer, entering, plan, parameters, arena, p0, p1, few):
+    """``Z`` of a layer, for a tile of samples; ``entering`` is where what enters it begins."""
+    inputs, outputs, size = plan[layer, INPUTS], plan[layer, OUTPUTS], block(arena)
+    weights, biases, z0 = plan[layer, WEIGHTS], plan[layer, BIASES], plan[layer, Z]
+    if _are_one_by_one(few, inputs, arena):
+        x, padded = plan[layer, X_BY_FEATURES], plan[-1, PADDED_SAMPLES]
+        # Z = affine(W, b, X)
+        affine_few(parameters, weights, parameters, biases, inputs, outputs, arena, x, padded, few, arena, z0)
+        return
+    most = most_rows(parameters, inputs)
+    for strip in range(n_strips(outputs, most)):
+        j, rows = strip_of(outputs, strip, most)
+        w, b = weights + j * inputs, biases + j
+        for p in range(p0, p1):
+            x, z = entering + p * inputs * size, z0 + (p * outputs + j) * size
+            # Z = affine(W, b, X)
+            affine_strip(rows, parameters, w, parameters, b, inputs, arena, x, arena, z)
+
+
+@tile_function
+def forward_tile(plan, parameters, arena, p0, p1, few, before_backward, dropout_step, apart):
     """Forward through every layer; before a backward pass, what enters each is kept in the other layout too.
 
-    ``apart`` is as in :func:`_drop_tile`, here and below.
+    ``few`` is as in :func:`few_of`, or 0 where each sample's bits must not depend on how many there are; ``apart`` is
+    as in :func:`_drop_tile`, here and below.
     """
     size = block(arena)
     n_layers = plan.shape[0] - 1
     for layer in range(n_layers):
-        inputs, outputs, code = plan[layer, INPUTS], plan[layer, OUTPUTS], plan[layer, ACTIVATION]
+        outputs, code = plan[layer, OUTPUTS], plan[layer, ACTIVATION]
         entering = plan[layer, X if dropout_step == NOTHING_DROPPED else X_LEFT]
-        most = most_rows(parameters, inputs)
-        for strip in range(n_strips(outputs, most)):
-            j, rows = strip_of(outputs, strip, most)
-            w, b = plan[layer, WEIGHTS] + j * inputs, plan[layer, BIASES] + j
-            for p in range(p0, p1):
-                x, z = entering + p * inputs * size, plan[layer, Z] + (p * outputs + j) * size
-                # Z = affine(W, b, X)
-                affine_strip(rows, parameters, w, parameters, b, inputs, arena, x, arena, z)
+        _affine_tile(layer, entering, plan, parameters, arena, p0, p1, few)
         here, count = p0 * outputs * size, (p1 - p0) * outputs * size
         # A = activate(Z), which may be one place
         activate_vectors(code, arena, plan[layer, Z] + here, arena, plan[layer, A] + here, count)
@@ -222,9 +263,13 @@ def loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, fi
 
 
 @inlined_function
-def input_gradient_tile(layer, to, plan, parameters, arena, p0, p1):
+def input_gradient_tile(layer, to, plan, parameters, arena, p0, p1, few):
     """``dX`` of a layer from its ``dZ``, for a tile of samples; ``to`` is where that of all samples begins."""
     inputs, outputs, size = plan[layer, INPUTS], plan[layer, OUTPUTS], block(arena)
+    if _are_one_by_one(few, outputs, arena):
+        # dX, dW, db = affine_backward(W, X, dZ)
+        input_gradient_few(parameters, plan[layer, WEIGHTS], inputs, outputs, arena, plan[layer, DZ], few, arena, to)
+        return
     for first in range(0, outputs, OUTPUTS_AT_ONCE):
         last = min(first + OUTPUTS_AT_ONCE, outputs)
         for strip in range(n_strips(inputs)):
@@ -240,13 +285,13 @@ def input_gradient_tile(layer, to, plan, parameters, arena, p0, p1):
 
 
 @tile_function
-def backward_tile(plan, parameters, arena, p0, p1, dropout_step, apart):
+def backward_tile(plan, parameters, arena, p0, p1, few, dropout_step, apart):
     """Backward through every layer, the last one first: ``dZ`` of each layer from that of the layer above it."""
     size = block(arena)
     for layer in range(plan.shape[0] - 2, 0, -1):
         inputs, below = plan[layer, INPUTS], layer - 1
         # the forward line was:  Z = affine(W, b, X)
-        input_gradient_tile(layer, plan[below, DZ], plan, parameters, arena, p0, p1)
+        input_gradient_tile(layer, plan[below, DZ], plan, parameters, arena, p0, p1, few)
         here, count = p0 * inputs * size, (p1 - p0) * inputs * size
         z, a, x = plan[below, Z] + here, plan[below, A] + here, plan[below, DZ] + here
         # the forward line was:  A = activate(Z)  of the layer below, which enters this one as X

@@ -969,6 +969,33 @@ def _(m: _Machine) -> Any:
     return v
 
 
+def scatter(A: np.ndarray, a: int, stride: int, v: np.ndarray, count: int) -> None:
+    """``A[a + r * stride] = v[r]``, for the first ``count`` lanes; all of them if that is more."""
+    for r in range(min(count, v.size)):
+        _check(A, a + r * stride, 1)
+        A[a + r * stride] = v[r]
+
+
+@_machine_form(scatter, lambda A, a, stride, v, count: types.void if _takes(A, v) else None)
+def _(m: _Machine) -> Any:
+    a, stride, v, count = m.index(1), m.index(2), m.arguments[3], m.index(4)
+
+    def store_lane(r: int) -> None:
+        number = ir.Constant(a.type, r)
+        place = m.builder.add(a, m.builder.mul(number, stride))
+        m.builder.store(m.builder.extract_element(v, number), m.pointer(0, place, 1))
+
+    with m.builder.if_else(m.builder.icmp_signed(">=", count, ir.Constant(count.type, v.type.count))) as (all_, some):
+        with all_:
+            for r in range(v.type.count):
+                store_lane(r)
+        with some:
+            for r in range(v.type.count - 1):
+                with m.builder.if_then(m.builder.icmp_signed("<", ir.Constant(count.type, r), count)):
+                    store_lane(r)
+    return m.nothing()
+
+
 def _turned(builder: Any, registers: list[Any]) -> list[Any]:
     """Transpose a square: exchange its off-diagonal quarters, then those of each quarter, down to single elements."""
     lanes = len(registers)

@@ -163,8 +163,9 @@ def _weight_tiles(start, stop, plan, arena, report, samples, parameters, gradien
 def partial_gradient(add, plan, arena, first, last, partial, to):
     """All gradients, summed over one tile of samples only, which is in the cache; ``add`` them to the group's."""
     for layer in range(plan.shape[0] - 1):
-        for i in range(0, plan[layer, INPUTS], block(arena)):
-            for strip in range(n_strips(plan[layer, OUTPUTS])):
+        # a strip's rows from the first input to the last, as they are stored
+        for strip in range(n_strips(plan[layer, OUTPUTS])):
+            for i in range(0, plan[layer, INPUTS], block(arena)):
                 _weight_tile(layer, strip, i, first, last, add, plan, arena, partial, to)
 
 
