@@ -96,7 +96,8 @@ class _Partials:
         # six operations for each weight and sample: two in each of three products
         of_a_sample = 6 * sum(i * j for i, j in pairs) * itemsize // 4
         self.least_samples = -(-network.GROUP_OPERATIONS // of_a_sample)
-        most = min(network.MOST_GROUPS, max(2, capacity // network.GROUP_SAMPLES), self.in_cache)
+        most = max(min(2, capacity // network.LEAST_GROUP_SAMPLES), capacity // network.GROUP_SAMPLES, 1)
+        most = min(network.MOST_GROUPS, most, self.in_cache)
         self.groups = min(max(1, capacity // self.least_samples), most)
         """Of a batch that fills the workspace, or of a smaller one: 0 if there are none of any."""
 

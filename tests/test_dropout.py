@@ -91,9 +91,16 @@ def test_dropout_is_verified_with_its_mask_held_fast(dtype, rng):
     assert not other.ok  # the gradient without the mask is another
 
 
-@pytest.mark.parametrize(("sizes", "batch"), [(SIZES, 300), ([4, 41, 50, 2], 60)], ids=["one group", "two groups"])
+@pytest.mark.parametrize(
+    ("sizes", "batch"),
+    [(SIZES, 300), ([4, 41, 50, 2], 64), ([4, 500, 300, 2], 7)],
+    ids=["one group", "two groups", "stages"],
+)
 def test_the_same_bits_at_any_number_of_threads_and_in_any_call(sizes, batch, dtype, rng):
-    """Where gradients are summed by groups of samples, these lie apart if there are several threads."""
+    """Where gradients are summed by groups of samples, these lie apart if there are several threads.
+
+    And in a step on a few samples, threads share the units of a layer.
+    """
     count = 7 * batch // 3
     X, Y = rng.standard_normal((count, 4)).astype(dtype), rng.standard_normal((count, 2)).astype(dtype)
     results = []

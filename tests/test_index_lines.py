@@ -438,7 +438,9 @@ def input_gradient_of_few(W, dZ, samples, dX):
     weights, d, x = W.reshape(W.size), dZ.reshape(dZ.size), dX.reshape(dX.size)
     for p in range(dZ.shape[0]):
         few, here, to = min(size, samples - p * size), p * outputs * size, p * inputs * size
-        kernel_layer.input_gradient_few(weights, 0, inputs, outputs, d, here, few, x, to)
+        for i in range(inputs):  # the first ones, and the others one by one
+            first, count = (0, inputs - inputs // 2) if i == 0 else (inputs - i, 1)
+            kernel_layer.input_gradient_few(weights, first, inputs, count, outputs, d, here, few, x, to + first * size)
 
 
 def kernel_input_gradient_few(given: Arrays, _: str) -> Arrays:

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from conftest import INTERPRETED
+from conftest import INTERPRETED, compiled
 from fastmlp.buffers import Objective, Workspace, aligned
-from fastmlp.kernels import columns, dropout, prediction, simd
+from fastmlp.kernels import columns, dropout, prediction, simd, stages
 from fastmlp.kernels import network as kernels
 from fastmlp.kernels import optimizers as codes
 from fastmlp.kernels import samples as over_samples
@@ -207,7 +207,7 @@ def unlike_partials(network):
     return partials
 
 
-@pytest.mark.parametrize(("samples", "by_samples"), [(64, True), (1024, False), (1000, True)])
+@pytest.mark.parametrize(("samples", "by_samples"), [(64, True), (1024, False), (200, True)])
 def test_gradients_are_summed_by_samples_while_they_stay_in_the_cache(samples, by_samples):
     """Sixteen of them would be too many; and a batch is summed alike where a larger one would fit."""
     sizes, dtype, found = [150, 220, 10], np.dtype(np.float64), []
@@ -380,6 +380,82 @@ def test_same_bits_at_any_number_of_threads(sizes, samples, way, extra, dtype, r
             np.testing.assert_array_equal(other, one)
 
 
+# ------------------------------------------------------------------------------------------------------------------
+# stages, in which threads share the features of a layer
+
+
+STAGED = [3 * BLOCK + 1, 4 * BLOCK + 3, BLOCK - 1, 3] if INTERPRETED else [400, 300, 100, 3]
+"""Layers with so much to do that there are stages; where kernels are interpreted, this is made so."""
+
+
+@pytest.fixture
+def staged(monkeypatch):
+    monkeypatch.setattr(stages, "STAGE_OPERATIONS", 0 if INTERPRETED else stages.STAGE_OPERATIONS)
+    monkeypatch.setattr(stages, "PART_OPERATIONS", 100 if INTERPRETED else stages.PART_OPERATIONS)
+
+
+@compiled
+def n_stages_of(plan, arena, samples):
+    """Stages of a batch of so many samples."""
+    return stages.n_stages(plan, arena, samples)
+
+
+@pytest.mark.usefixtures("staged")
+@pytest.mark.parametrize(
+    ("samples", "n_threads", "has_stages"),
+    [(5, 1, False), (5, 2, True), (BLOCK, 2, True), (BLOCK + 1, 2, False), (BLOCK + 1, 3, True), (3 * BLOCK, 2, True),
+     (5 * BLOCK, 2, False), (6 * BLOCK, 7, True)],
+)  # fmt: skip
+def test_stages_are_for_blocks_that_threads_cannot_share(samples, n_threads, has_stages, rng):
+    for sizes, expected in ((STAGED, 7 if has_stages else 1), ([3, 4, 2], 5 if has_stages and INTERPRETED else 1)):
+        network = Network(sizes, samples, CASES[0], np.dtype(np.float32), rng)
+        network.workspace.divide(n_threads)
+        assert n_stages_of(network.workspace.plan, network.workspace.arena, samples) == expected
+
+
+@pytest.mark.usefixtures("staged")
+@pytest.mark.parametrize("extra", ["plain", "all"])
+@pytest.mark.parametrize("case", [CASES[0], CASES[4], CASES[10]], ids="-".join)
+@pytest.mark.parametrize("samples", [3, 5, BLOCK, 3 * BLOCK - 1])
+def test_stages_change_no_bit(samples, case, extra, dtype, rng):
+    """The last step of some is on fewer samples. One thread alone has no stages, whose gradient is tested above."""
+    ways = WAYS[extra]
+    results, n_steps = [], 2 if INTERPRETED else 9
+    for n_threads in (1, 2, 5):
+        network = Network(STAGED, samples, case, dtype, np.random.default_rng(7), penalty=ways.get("penalty", ()))
+        if "weighted" in ways:
+            network.weights = np.random.default_rng(8).uniform(0, 2, samples)
+        order = np.random.default_rng(3).integers(0, samples, n_steps * samples - samples // 3)
+        settings = as_array((0.1, 0.9, 0.99, 1e-8, *ways.get("decay", (0, 0)), ways.get("limit", 0)))
+        network.workspace.divide(n_threads)
+        status, total, taken = kernels.train(
+            network.workspace.crew, kernels.ALL_PASSES, *network.first, network.gradient, network.memory,
+            flat(network.data), flat(network.targets), NO_LABELS, network.weights, order, order.size, samples, 0,
+            n_steps, codes.ADAM, settings, 1, 0.0, kernels.ONE_EPOCH, n_threads=n_threads,
+        )  # fmt: skip
+        assert (status, taken) == (columns.FINITE, n_steps)
+        results.append((network.vector.copy(), network.gradient.copy(), network.memory.copy(), np.array(total)))
+    for one, *others in zip(*results, strict=True):
+        for other in others:
+            np.testing.assert_array_equal(other, one)
+
+
+@pytest.mark.usefixtures("staged")
+@pytest.mark.parametrize(
+    ("bad", "feature", "status"),
+    [("data", 0, columns.X_NOT_FINITE), ("data", -1, columns.X_NOT_FINITE), ("targets", 1, columns.Y_NOT_FINITE)],
+)
+def test_stages_tell_what_is_not_finite(bad, feature, status, dtype, rng):
+    network = Network(STAGED, 5, CASES[0], dtype, rng)
+    getattr(network, bad)[-1, feature] = np.inf
+    before = network.vector.copy()
+    assert network.train(2, optimizer=codes.SGD)[::2] == (status, 0)
+    np.testing.assert_array_equal(network.vector, before)
+    getattr(network, bad)[-1, feature] = 0.5  # the buffers remember nothing of it
+    assert network.train(2, optimizer=codes.SGD)[0] == columns.FINITE
+    assert np.isfinite(network.vector).all()
+
+
 @pytest.mark.skipif(not INTERPRETED, reason="compiled code has these numbers in it; large shapes meet them above")
 @pytest.mark.parametrize(("outputs", "strips", "blocks"), [(1, 1, 1), (3, 2, 2), (5, 3, 4)])
 def test_sums_in_parts_are_the_same(outputs, strips, blocks, rng, monkeypatch):
@@ -399,9 +475,12 @@ def test_sums_in_parts_are_the_same(outputs, strips, blocks, rng, monkeypatch):
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="compiled threads are met above")
-def test_interpreted_threads_wait_for_each_other():
+@pytest.mark.parametrize(("sizes", "batch_size", "expected"), [([3, 4, 2], BLOCK, 1), (STAGED, 3, 7)])
+@pytest.mark.usefixtures("staged")
+def test_interpreted_threads_wait_for_each_other(sizes, batch_size, expected):
     """The schedule itself, read and run as Python: two threads take the steps that one takes."""
-    networks = [Network([3, 4, 2], 3 * BLOCK, CASES[1], np.dtype(np.float64), np.random.default_rng(1)) for _ in "12"]
+    rows = 3 * batch_size
+    networks = [Network(sizes, rows, CASES[1], np.dtype(np.float64), np.random.default_rng(1)) for _ in "12"]
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)  # they take turns all the time
     try:
@@ -410,14 +489,16 @@ def test_interpreted_threads_wait_for_each_other():
             network.workspace.divide(2)
             arguments = (
                 network.workspace.crew, kernels.ALL_PASSES, *network.first, network.gradient, network.memory,
-                flat(network.data), flat(network.targets), NO_LABELS, NO_WEIGHTS, NO_ORDER, 3 * BLOCK, BLOCK, 0,
+                flat(network.data), flat(network.targets), NO_LABELS, NO_WEIGHTS, NO_ORDER, rows, batch_size, 0,
                 3, codes.PLAIN_SGD, as_array(RATE), 1,
             )  # fmt: skip
             kernels.train.python(kernels.OPENING, *arguments, 0.0, kernels.ONE_EPOCH)
-            division = kernels._divided(network.workspace.plan, network.workspace.arena, BLOCK)
+            n_stages = stages.n_stages(network.workspace.plan, network.workspace.arena, batch_size)
+            assert n_stages == expected
+            division = kernels._divided(network.workspace.plan, network.workspace.arena, batch_size, n_stages)
             with ThreadPoolExecutor(n_threads) as pool:
                 for result in [
-                    pool.submit(kernels._train_along, me, *arguments, kernels.ONE_EPOCH, division)
+                    pool.submit(kernels._train_along, me, *arguments, kernels.ONE_EPOCH, n_stages, division)
                     for me in range(n_threads)
                 ]:
                     result.result(timeout=60)
@@ -666,6 +747,6 @@ def test_a_member_that_comes_late_finds_how_the_present_batch_is_divided():
         kernels.train.python(kernels.OPENING, *arguments, 0.0, kernels.ONE_EPOCH)
         over_samples.weigh(workspace.plan, workspace.report, NO_WEIGHTS, NO_ORDER, BLOCK, 3)
         kernels.open_phase(workspace.crew, 1, 2, 1)  # the first one of the second step
-        division = kernels._divided(workspace.plan, workspace.arena, BLOCK)
-        kernels._train_along(0, *arguments, kernels.ONE_EPOCH, division)
+        division = kernels._divided(workspace.plan, workspace.arena, BLOCK, stages.NO_STAGES)
+        kernels._train_along(0, *arguments, kernels.ONE_EPOCH, stages.NO_STAGES, division)
     np.testing.assert_array_equal(late.vector, plain.vector)

@@ -18,6 +18,7 @@ from fastmlp.kernels.layout import (
     scatter_rows,
 )
 from fastmlp.kernels.samples import TILE_BLOCKS
+from fastmlp.kernels.simd import lanes
 
 NO_ORDER = np.empty(0, np.int64)
 
@@ -99,10 +100,14 @@ def there_and_back(
     X, features, order, first, samples, p0, p1, size, F, f, padded, S, s, F_again, S_again, rows, first_row
 ):
     """Take blocks ``p0`` to ``p1`` all the way. Returns the check of the rows that were read."""
-    check = gather_rows(X, features, order, first, samples, p0 * size, p1 * size, F, f, padded)
-    sample_blocks_of(F, f, features, padded, p0, p1, S, s)
-    feature_blocks_of(S, s, features, padded, p0, p1, F_again, f + 1)
-    sample_blocks_of(F_again, f + 1, features, padded, p0, p1, S_again, s + 1)
+    check, i0 = 0.0, 0
+    while i0 < features:  # in parts, each a vector longer than the one before
+        i1 = min(2 * i0 + lanes(F), features)
+        check += gather_rows(X, features, i0, i1, order, first, samples, p0 * size, p1 * size, F, f, padded)
+        sample_blocks_of(F, f, features, i0, i1, padded, p0, p1, S, s)
+        feature_blocks_of(S, s, features, i0, i1, padded, p0, p1, F_again, f + 1)
+        sample_blocks_of(F_again, f + 1, features, i0, i1, padded, p0, p1, S_again, s + 1)
+        i0 = i1
     scatter_rows(S_again, s + 1, features, samples, p0, p1, rows, first_row * features, features)
     return check
 
@@ -257,7 +262,7 @@ def picked_row(order, n):
 @compiled
 def gathered(X, features, order, first, samples, n0, n1, F, f, padded):
     """Gather rows only."""
-    return gather_rows(X, features, order, first, samples, n0, n1, F, f, padded)
+    return gather_rows(X, features, 0, features, order, first, samples, n0, n1, F, f, padded)
 
 
 def rows_of(batch, F, n0, n1):

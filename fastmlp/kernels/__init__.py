@@ -11,9 +11,10 @@ in block order**, or over groups of them, which follow from the network and the 
 cell and no sum is split by the number of threads: the same bits at any thread count.
 
 In reading order: ``layer.py`` (the strips that all products are made of, each under its formula), ``columns.py`` (the
-words of what follows), ``samples.py`` and ``weights.py`` (the two phases of a training step), ``network.py`` (the
-step, its tasks and who takes them), ``prediction.py``; then ``activations.py``, ``losses.py``, ``optimizers.py`` and
-``dropout.py`` (elementwise, on vector registers), ``elementary.py`` (exp and log there). What is no mathematics:
+words of what follows), ``samples.py`` and ``weights.py`` (the two phases of a training step), ``stages.py`` (the first
+one where samples are few), ``network.py`` (the step, its tasks and who takes them), ``prediction.py``; then
+``activations.py``, ``losses.py``, ``optimizers.py`` and ``dropout.py`` (elementwise, on vector registers),
+``elementary.py`` (exp and log there). What is no mathematics:
 ``layout.py`` (where memory turns), ``crew.py`` (how threads share out tasks), ``calls.py`` (how kernels are called),
 ``simd.py`` (registers as Numba values), ``jit.py`` (how everything is compiled, cached and launched). Beside them
 stand ``derivatives.py``, ``sparse.py``, ``embedded.py`` (predictions within other people's compiled code),

@@ -51,6 +51,7 @@ from fastmlp.kernels.samples import (
     note,
     read_samples,
     weigh,
+    whole,
 )
 from fastmlp.kernels.simd import block, column, fill, fma, lanes, load, rank1, store, store_first, store_tile, zeros
 
@@ -58,11 +59,11 @@ from fastmlp.kernels.simd import block, column, fill, fma, lanes, load, rank1, s
 @tile_function
 def _tile_of_samples(plan, parameters, arena, report, data, targets, labels, sample_weights, order, samples, p0, p1):
     """Forward, loss and backward for one tile."""
-    note(report, X_CHECK, p0, p1, read_samples(plan, arena, data, order, 0, samples, p0, p1))
+    note(report, X_CHECK, p0, p1, read_samples(whole(plan), plan, arena, data, order, 0, samples, p0, p1))
     few = few_of(samples, arena)
-    forward_tile(plan, parameters, arena, p0, p1, few, True, NOTHING_DROPPED, 0)
+    forward_tile(whole(plan), plan, parameters, arena, p0, p1, few, True, NOTHING_DROPPED, 0)
     loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, 0, samples, p0, p1, 0)
-    backward_tile(plan, parameters, arena, p0, p1, few, NOTHING_DROPPED, 0)
+    backward_tile(whole(plan), plan, parameters, arena, p0, p1, few, NOTHING_DROPPED, 0)
 
 
 @crew_kernel
@@ -78,8 +79,8 @@ def input_gradient(me, plan, parameters, arena, report, data, targets, labels, s
                 plan, parameters, arena, report, data, targets, labels, sample_weights, order, samples, p0, p1
             )
             # in the place of X, which is not needed any more
-            input_gradient_tile(0, plan[0, X], plan, parameters, arena, p0, p1, few_of(samples, arena))
-            features = plan[0, INPUTS]
+            features, few = plan[0, INPUTS], few_of(samples, arena)
+            input_gradient_tile(0, 0, features, plan[0, X], plan, parameters, arena, p0, p1, few)
             scatter_rows(arena, plan[0, X], features, samples, p0, p1, output, 0, features)
     return status_of(plan, arena, samples, report)[0] if me in (ALONE, CLOSING) else 0
 
@@ -158,15 +159,15 @@ def jacobian(me, plan, parameters, arena, report, data, order, samples, output):
         start, stop = share(me, plan[-1, THREADS], n_blocks(arena, samples))
         for p0 in range(start, stop, TILE_BLOCKS):
             p1 = min(p0 + TILE_BLOCKS, stop)
-            note(report, X_CHECK, p0, p1, read_samples(plan, arena, data, order, 0, samples, p0, p1))
+            note(report, X_CHECK, p0, p1, read_samples(whole(plan), plan, arena, data, order, 0, samples, p0, p1))
             note(report, BLOCK_LOSS, p0, p1, 0.0)
             note(report, Y_CHECK, p0, p1, 0.0)
-            forward_tile(plan, parameters, arena, p0, p1, 0, False, NOTHING_DROPPED, 0)
+            forward_tile(whole(plan), plan, parameters, arena, p0, p1, 0, False, NOTHING_DROPPED, 0)
             for j in range(outputs):
                 _output_gradient_tile(j, plan, arena, p0, p1)
-                backward_tile(plan, parameters, arena, p0, p1, few, NOTHING_DROPPED, 0)
+                backward_tile(whole(plan), plan, parameters, arena, p0, p1, few, NOTHING_DROPPED, 0)
                 # in the place of X, which is not needed any more
-                input_gradient_tile(0, plan[0, X], plan, parameters, arena, p0, p1, few)
+                input_gradient_tile(0, 0, inputs, plan[0, X], plan, parameters, arena, p0, p1, few)
                 scatter_rows(arena, plan[0, X], inputs, samples, p0, p1, output, j * inputs, outputs * inputs)
     return status_of(plan, arena, samples, report)[0] if me in (ALONE, CLOSING) else 0
 

@@ -59,7 +59,25 @@ class _TileLibrary(JITCodeLibrary):
 
     def with_all_it_calls(self) -> list[Any]:
         """Itself and the libraries of what it calls, of what those call, and so on."""
-        return [self, *dict.fromkeys(self._linking_libraries)]
+        return [self, *_callers_first(self._linking_libraries)]
+
+
+class _KernelLibrary(JITCodeLibrary):
+    """Code of a kernel, into which that of its tile functions is linked."""
+
+    def finalize(self) -> None:
+        self._linking_libraries: list[Any] = _callers_first(self._linking_libraries)
+        super().finalize()
+
+
+def _callers_first(libraries: list[Any]) -> list[Any]:
+    """Each library once, behind all that call it.
+
+    LLVM links a function only if one that is there already calls it. Here every library is followed by those that it
+    calls, and those by theirs: so of each, the last mention counts. With the first ones, a function that two others
+    called was missing where LLVM had removed the call from the first of these.
+    """
+    return list(dict.fromkeys(reversed(libraries)))[::-1]
 
 
 _PASSES_FOR_OTHERS = {
@@ -105,6 +123,15 @@ class _TileCompiler(Compiler):
         return result._replace(entry_point=name)
 
 
+class _KernelCompiler(Compiler):
+    """Numba's compiler, which links in that order."""
+
+    def compile_extra(self, function: Callable[..., Any]) -> Any:
+        self.state.library = _KernelLibrary(self.state.targetctx.codegen(), function.__qualname__)
+        self.state.library.enable_object_caching()
+        return super().compile_extra(function)
+
+
 _TILE_FLAGS = {
     "error_model": "numpy",
     "forceinline": False,  # if it is not said, Numba does to a function what is done to the one that calls it
@@ -113,6 +140,9 @@ _TILE_FLAGS = {
     "no_cfunc_wrapper": True,
     "pipeline_class": _TileCompiler,
 }
+
+
+_KERNEL_FLAGS = {**_FLAGS, "pipeline_class": _KernelCompiler}
 
 
 def _package_digest() -> str:
@@ -282,7 +312,7 @@ def inlined_function(function: Callable[..., Any]) -> Any:
 
 def plain_function(function: Callable[..., Any]) -> Any:
     """Compile a function that Python calls, without threads of its own."""
-    return _with_safe_cache(function, _FLAGS)
+    return _with_safe_cache(function, _KERNEL_FLAGS)
 
 
 def embedded_function(function: Callable[..., Any]) -> Any:
@@ -292,7 +322,7 @@ def embedded_function(function: Callable[..., Any]) -> Any:
 
 def parallel_function(function: Callable[..., Any]) -> Any:
     """Compile a function with parallel loops, for :func:`launch`."""
-    return _with_safe_cache(function, {**_FLAGS, "parallel": True})
+    return _with_safe_cache(function, {**_KERNEL_FLAGS, "parallel": True})
 
 
 class Kernel:
@@ -303,8 +333,8 @@ class Kernel:
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
         self.python = function
-        self.serial = _with_safe_cache(_renamed(function, "serial"), _FLAGS)
-        self.parallel = _with_safe_cache(_renamed(function, "parallel"), {**_FLAGS, "parallel": True})
+        self.serial = _with_safe_cache(_renamed(function, "serial"), _KERNEL_FLAGS)
+        self.parallel = _with_safe_cache(_renamed(function, "parallel"), {**_KERNEL_FLAGS, "parallel": True})
 
     def __call__(self, *arguments: Any, n_threads: int = 1) -> Any:
         """Run with at most ``n_threads`` threads."""

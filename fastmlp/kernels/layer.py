@@ -99,7 +99,7 @@ def affine_strip(rows):
 
 @inlined_function
 def affine_few(weights, w, biases, b, inputs, outputs, X, x, padded, samples, Z, z):
-    """Matmul plus bias, for all outputs ``j`` and a few samples ``n``, which leave most of their block empty.
+    """Matmul plus bias, for ``outputs`` outputs ``j`` and a few samples ``n``, which leave most of their block empty.
 
     :func:`affine_strip` would compute the whole block. Here inputs lie side by side: ``X`` is feature-blocked, with
     room for ``padded`` samples, and the lanes are summed in the end. What fills up the block in ``Z``, which is
@@ -180,29 +180,30 @@ def input_gradient_strip(rows):
 
 
 @inlined_function
-def input_gradient_few(weights, w, inputs, outputs, dZ, d, samples, dX, x):
-    """Gradient of the layer's input, for all inputs ``i`` and a few samples ``n``: see :func:`affine_few`.
+def input_gradient_few(weights, w, inputs, count, outputs, dZ, d, samples, dX, x):
+    """Gradient of the layer's input, for ``count`` inputs ``i`` and a few samples ``n``: see :func:`affine_few`.
 
-    ``W`` begins at ``w``, and block 0 of ``dZ`` and of ``dX`` at ``d`` and ``x``; what fills up that of ``dX`` is 0.
+    The first one's column of ``W`` begins at ``w``, and its row of block 0 of ``dX`` at ``x``; block 0 of ``dZ``
+    begins at ``d``. What fills up the block of ``dX`` is 0.
     """
     # dX[i,n] = Σ_j W[j,i] dZ[j,n]
     size, step, nothing = block(dX), lanes(dX), fill(dX, 0.0)
-    for k in range(0, inputs * size, step):
+    for k in range(0, count * size, step):
         store(dX, x + k, nothing)
-    for i in range(0, inputs, 4 * step):  # four vectors of inputs take turns
+    for i in range(0, count, 4 * step):  # four vectors of inputs take turns
         i1, i2, i3 = i + step, i + 2 * step, i + 3 * step
         for n in range(samples):
             s0, s1, s2, s3 = nothing, nothing, nothing, nothing
             for j in range(outputs):
                 row, d_j = w + j * inputs, fill(dZ, dZ[d + j * size + n])
-                s0 = fma(load_first(weights, row + i, inputs - i), d_j, s0)
-                s1 = fma(load_first(weights, row + i1, inputs - i1), d_j, s1)
-                s2 = fma(load_first(weights, row + i2, inputs - i2), d_j, s2)
-                s3 = fma(load_first(weights, row + i3, inputs - i3), d_j, s3)
-            scatter(dX, x + i * size + n, size, s0, inputs - i)
-            scatter(dX, x + i1 * size + n, size, s1, inputs - i1)
-            scatter(dX, x + i2 * size + n, size, s2, inputs - i2)
-            scatter(dX, x + i3 * size + n, size, s3, inputs - i3)
+                s0 = fma(load_first(weights, row + i, count - i), d_j, s0)
+                s1 = fma(load_first(weights, row + i1, count - i1), d_j, s1)
+                s2 = fma(load_first(weights, row + i2, count - i2), d_j, s2)
+                s3 = fma(load_first(weights, row + i3, count - i3), d_j, s3)
+            scatter(dX, x + i * size + n, size, s0, count - i)
+            scatter(dX, x + i1 * size + n, size, s1, count - i1)
+            scatter(dX, x + i2 * size + n, size, s2, count - i2)
+            scatter(dX, x + i3 * size + n, size, s3, count - i3)
 
 
 @for_every_height

@@ -63,8 +63,10 @@ def row_of(order, n):
 
 
 @tile_function
-def gather_rows(X, features, order, first, samples, n0, n1, F, f, padded):
+def gather_rows(X, features, i0, i1, order, first, samples, n0, n1, F, f, padded):
     """Rows of the user's data, samples ``n0`` to ``n1`` of a batch of ``samples``, to feature blocks.
+
+    Of the features, those from ``i0``, with which a vector begins, to before ``i1``.
 
     Returns 0 if every value is finite, else NaN.
     """
@@ -74,7 +76,7 @@ def gather_rows(X, features, order, first, samples, n0, n1, F, f, padded):
     # a block of rows side by side: row by row, each vector would be stored kilobytes away from the one before
     for start in range(n0, n1, size):
         stop = min(start + size, n1)
-        for i in range(0, features, step):
+        for i in range(i0, i1, step):
             to = f + (i // size) * padded * size + i % size
             for n in range(start, stop):
                 row = row_of(order, first + n) * features if n < samples else 0
@@ -86,12 +88,12 @@ def gather_rows(X, features, order, first, samples, n0, n1, F, f, padded):
 
 
 @tile_function
-def sample_blocks_of(F, f, features, padded, p0, p1, S, s):
-    """Feature blocks to sample blocks ``p0`` to ``p1``."""
+def sample_blocks_of(F, f, features, i0, i1, padded, p0, p1, S, s):
+    """Feature blocks to sample blocks ``p0`` to ``p1``; of the features, some as in :func:`gather_rows`."""
     step = lanes(S)
     size = block(S)
     for p in range(p0, p1):
-        for i in range(0, features, step):
+        for i in range(i0, i1, step):
             source = f + ((i // size) * padded + p * size) * size + i % size
             for k in range(0, size, step):
                 to = s + (p * features + i) * size + k
@@ -99,12 +101,15 @@ def sample_blocks_of(F, f, features, padded, p0, p1, S, s):
 
 
 @tile_function
-def feature_blocks_of(S, s, features, padded, p0, p1, F, f):
-    """Sample blocks ``p0`` to ``p1`` to feature blocks. What pads the last block of features is left undefined."""
+def feature_blocks_of(S, s, features, i0, i1, padded, p0, p1, F, f):
+    """Sample blocks ``p0`` to ``p1`` to feature blocks; of the features, some as in :func:`gather_rows`.
+
+    What pads the last block of features is left undefined.
+    """
     step = lanes(S)
     size = block(S)
     for p in range(p0, p1):
-        for i in range(0, features, step):
+        for i in range(i0, i1, step):
             to = f + ((i // size) * padded + p * size) * size + i % size
             for k in range(0, size, step):
                 source = s + (p * features + i) * size + k

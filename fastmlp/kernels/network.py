@@ -1,7 +1,8 @@
 """The whole network: a training step is two phases over tiles, whatever the depth.
 
 *Over samples* (:mod:`fastmlp.kernels.samples`). Each thread takes tiles of samples through all layers, forward and
-back, in its own cache: it writes the activations and the gradients ``dZ`` of its samples.
+back, in its own cache: it writes the activations and the gradients ``dZ`` of its samples. Where there are fewer tiles
+than threads, these share the features of one layer after the other (:mod:`fastmlp.kernels.stages`).
 
 *Over weights* (:mod:`fastmlp.kernels.weights`). Each thread takes tiles of ``W``, sums over all samples in a fixed
 order, and updates them.
@@ -67,8 +68,11 @@ from fastmlp.kernels.samples import (
     penalize_batch,
     read_samples,
     weigh,
+    whole,
+    whole_as_any,
 )
 from fastmlp.kernels.simd import block
+from fastmlp.kernels.stages import NO_STAGES, n_stage_parts, n_stages, stage_task
 from fastmlp.kernels.weights import (
     complete_range,
     limit,
@@ -82,10 +86,11 @@ from fastmlp.kernels.weights import (
     weight_task,
 )
 
-GROUP_SAMPLES, MOST_GROUPS, GROUP_OPERATIONS = 64, 16, 300_000
-"""Where gradients are summed group by group: about how many samples a group has, how many groups there are at most,
-and how many operations (float32; half as many in float64) are worth a group: some 4 us. They follow from the batch and
-the network alone, whatever the number of threads."""
+GROUP_SAMPLES, LEAST_GROUP_SAMPLES, MOST_GROUPS, GROUP_OPERATIONS = 64, 32, 16, 300_000
+"""Where gradients are summed group by group: about how many samples a group has, and how many at least, how many
+groups there are at most, and how many operations (float32; half as many in float64) are worth a group: some 4 us. They
+follow from the batch and the network alone, whatever the number of threads. With groups of 16, a step of 400-100-10 on
+32 samples took 47 us instead of 37."""
 
 BYTES_APART = 4096
 """How far apart, in each block of features, the samples of two groups lie for two threads. Processors fetch beforehand
@@ -95,8 +100,9 @@ again, and a step of 64-64-10 on 64 samples took 15.6 us instead of 13."""
 TILES_PER_THREAD = 2
 """Tiles of samples for each thread, as long as there are blocks: whoever is quick takes one more."""
 
-PARTIAL_BYTES = 1 << 22
-"""Bytes of partial gradients up to which they stay in the cache."""
+PARTIAL_BYTES = 3 << 18
+"""Bytes of partial gradients up to which they stay in the cache, and it pays to write and read them: 784-512-10 on 32
+samples takes 351 us with them and 297 without, 64-128-64-10 on 512 samples 245 and 256."""
 
 NO_WEIGHTS = np.empty(0)
 """All samples weigh the same."""
@@ -113,19 +119,31 @@ OF_EPOCH = 2
 
 
 @tile_function
-def _n_groups(plan, samples):
-    """Groups of samples whose gradients are summed by themselves; 0 if all of them would not stay in the cache."""
+def _n_groups(plan, arena, samples):
+    """Groups of samples whose gradients are summed by themselves.
+
+    0 if these would not stay in the cache, or be of too few samples. A batch that is little work is one group.
+    """
     if plan[-1, PARTIALS_IN_CACHE] == 0:
         return 0
     most = min(MOST_GROUPS, max(2, samples // GROUP_SAMPLES), samples // plan[-1, LEAST_SAMPLES])
     groups = 1
     while 2 * groups <= most:  # a power of two, which threads can share equally
         groups *= 2
+    if groups > 1 and not _are_enough(plan, samples):
+        # of a few, gradients are summed along the rows of W, as they are stored, which is what takes time then
+        return 1 if few_of(samples, arena) > 0 else 0
     return groups if groups <= plan[-1, PARTIALS_IN_CACHE] else 0
 
 
+@tile_function
+def _are_enough(plan, samples):
+    """Whether there may be several groups of so many samples."""
+    return plan[-1, PARTIALS_IN_CACHE] > 1 and samples >= 2 * LEAST_GROUP_SAMPLES
+
+
 class _Division(NamedTuple):
-    """How a batch is divided. It follows from the plan and the number of samples."""
+    """How a batch is divided. It follows from the plan, the number of samples, and whether there are stages."""
 
     samples: int
     blocks: int
@@ -138,9 +156,11 @@ class _Division(NamedTuple):
 
 
 @tile_function
-def _divided(plan, arena, samples):
+def _divided(plan, arena, samples, stages):
     """How a batch of so many samples is divided. A tile is small if there are few blocks: every thread gets some."""
-    blocks, groups = n_blocks(arena, samples), _n_groups(plan, samples)
+    blocks, groups = n_blocks(arena, samples), _n_groups(plan, arena, samples)
+    if stages > NO_STAGES:
+        return _Division(samples, blocks, 0, 1, blocks)
     if groups > 0:
         part_blocks = (blocks + groups - 1) // groups
     else:
@@ -164,21 +184,23 @@ ALL_PASSES = FORWARD | LOSSES | BACKWARD
 
 
 @tile_function
-def _n_phases(optimizer, settings):
-    return 4 if settings[MAX_NORM] > 0 and optimizer != NO_UPDATE else 2
+def _n_phases(optimizer, settings, stages):
+    """Phases of a step, if that over samples has so many stages, each of which counts as one."""
+    return stages + (3 if settings[MAX_NORM] > 0 and optimizer != NO_UPDATE else 1)
+
+
+@inlined_function
+def _kind_of(phase, stages):
+    """The kind of a step's phase; and if that is the one over samples, the stage."""
+    return (OVER_SAMPLES, phase) if phase < stages else (phase - stages + 1, 0)
 
 
 @tile_function
-def _n_sample_tasks(plan, division):
-    """Tasks of the phase over samples: its parts; and ranges of parameters, if there is a penalty."""
-    return division.parts + (PARAMETER_RANGES if plan[-1, PENALIZES] != NOTHING else 0)
-
-
-@tile_function
-def _n_tasks(kind, division, plan, arena, n_parameters):
-    """Tasks of a phase of this kind."""
+def _n_tasks(kind, stage, stages, division, plan, arena, n_parameters):
+    """Tasks of a phase of this kind, or of a stage of it; with the batch, also the penalty's ranges of parameters."""
     if kind == OVER_SAMPLES:
-        return _n_sample_tasks(plan, division)
+        parts = division.parts if stages == NO_STAGES else n_stage_parts(stage, plan, arena, division.blocks)
+        return parts + (PARAMETER_RANGES if plan[-1, PENALIZES] != NOTHING and stage == 0 else 0)
     if kind == OVER_WEIGHTS:
         return n_weight_tasks(division, plan, arena, n_parameters)
     return PARAMETER_RANGES
@@ -204,18 +226,18 @@ def _sample_task(
     for p0 in range(start, stop, TILE_BLOCKS):
         p1 = min(p0 + TILE_BLOCKS, stop)
         if passes & FORWARD:
-            check = read_samples(plan, arena, data, order, first, samples, p0, p1)
+            check = read_samples(whole(plan), plan, arena, data, order, first, samples, p0, p1)
             note(report, X_CHECK, p0 - apart, p1 - apart, check)
             # a forward pass by itself may be followed by a backward one
             before_backward = passes != (FORWARD | LOSSES)
-            forward_tile(plan, parameters, arena, p0, p1, few, before_backward, dropout_step, apart)
+            forward_tile(whole(plan), plan, parameters, arena, p0, p1, few, before_backward, dropout_step, apart)
         if passes & LOSSES:
             loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1, apart)
         else:
             note(report, BLOCK_LOSS, p0 - apart, p1 - apart, 0.0)
             note(report, Y_CHECK, p0 - apart, p1 - apart, 0.0)
         if passes & BACKWARD:
-            backward_tile(plan, parameters, arena, p0, p1, few, dropout_step, apart)
+            backward_tile(whole_as_any(plan), plan, parameters, arena, p0, p1, few, dropout_step, apart)
             if division.groups > 0:
                 # the gradient of a single group is that of the batch
                 partial, to = gradient, 0
@@ -315,23 +337,25 @@ def _steps_of_epoch(n_rows, batch_size, ended):
 @inlined_function
 def _train_along(
     me, crew, passes, plan, parameters, arena, report, gradient, memory, data, targets, labels, sample_weights, order,
-    n_rows, batch_size, first, n_steps, optimizer, settings, step, ended, division,
+    n_rows, batch_size, first, n_steps, optimizer, settings, step, ended, stages, division,
 ):  # fmt: skip
     """What each member does: claim a task of the present phase, until there are no more phases.
 
-    Phases are counted through all steps: phase ``phases * k + kind`` is of step ``k``, and number ``phases * n_steps``
-    means that all is done. The phase over samples comes first; then that over weights, which ends the step; where the
-    norm of the gradient is limited, it only sums, and those over squares and over ranges of parameters come behind it.
-    Whoever finishes the last task of a phase opens the next one. ``division`` is that of the first batch.
+    Phases are counted through all steps: phase ``phases * k`` is the first of step ``k``, and number
+    ``phases * n_steps`` means that all is done. The phase over samples comes first, stage by stage if it has some;
+    then that over weights, which ends the step; where the norm of the gradient is limited, it only sums, and those
+    over squares and over ranges of parameters come behind it. Whoever finishes the last task of a phase opens the next
+    one. ``division`` is that of the first batch.
     """
-    phases, members, size = _n_phases(optimizer, settings), plan[-1, THREADS], parameters.size
+    phases, members, size = _n_phases(optimizer, settings, stages), plan[-1, THREADS], parameters.size
     per_epoch = _steps_of_epoch(n_rows, batch_size, ended)
     # all batches but an epoch's last are divided alike: to find out each time takes a tenth of a step of 3-4-4-2
     of_samples = min(batch_size, n_rows - first)
     while True:
         phase, task = claim(crew, me, members)
-        # divided by a constant each, which is a shift
-        k, kind = (phase // 2, phase % 2) if phases == 2 else (phase // 4, phase % 4)
+        # most often divided by a constant, which is a shift
+        k = phase // 2 if phases == 2 else phase // phases
+        kind, stage = _kind_of(phase - phases * k, stages)
         if k >= n_steps:
             return
         if task == NO_TASK:
@@ -339,19 +363,25 @@ def _train_along(
             continue
         start, samples = _batch(k, first, batch_size, n_rows, per_epoch, order)
         if samples != of_samples:
-            of_samples, division = samples, _divided(plan, arena, samples)
-        tasks = _n_tasks(kind, division, plan, arena, size)
+            of_samples, division = samples, _divided(plan, arena, samples, stages)
+        tasks = _n_tasks(kind, stage, stages, division, plan, arena, size)
         if kind == OVER_SAMPLES:
             # the optimizer counts its steps from 1, dropout from 0
             dropout_step = step + k - 1 if step > 0 and plan[-1, DROPS] else NOTHING_DROPPED
-            _sample_task(
-                task, passes, division, plan, parameters, arena, report, gradient, data, targets, labels,
-                sample_weights, order, start, samples, dropout_step,
-            )  # fmt: skip
+            if stages == NO_STAGES:
+                _sample_task(
+                    task, passes, division, plan, parameters, arena, report, gradient, data, targets, labels,
+                    sample_weights, order, start, samples, dropout_step,
+                )  # fmt: skip
+            else:
+                stage_task(
+                    stage, task, plan, parameters, arena, report, data, targets, labels, sample_weights, order, start,
+                    samples, dropout_step,
+                )  # fmt: skip
         else:
             rates = rates_of(optimizer, settings, step + k, k)
             if kind == OVER_WEIGHTS:
-                rule = optimizer if phases == 2 else NO_UPDATE
+                rule = optimizer if phases == stages + 1 else NO_UPDATE
                 weight_task(task, tasks, division, plan, arena, report, parameters, gradient, rule, rates, memory)
             elif kind == OVER_SQUARES:
                 square_task(task, gradient, report)
@@ -360,19 +390,19 @@ def _train_along(
         if finish(crew, tasks):
             following = phase + 1
             if kind == OVER_SAMPLES:
-                if not _judge(plan, arena, samples, report) or not passes & BACKWARD:
+                if stage == stages - 1 and not (_judge(plan, arena, samples, report) and passes & BACKWARD):
                     following = phases * n_steps
             elif kind == OVER_SQUARES:
                 limit(report, settings[MAX_NORM])
-            elif kind == phases - 1:
+            elif following == phases * (k + 1):
                 _end_step(k, per_epoch, report, gradient, settings, ended)
                 if k + 1 < n_steps:
                     start, samples = _batch(k + 1, first, batch_size, n_rows, per_epoch, order)
                     weigh(plan, report, sample_weights, order, start, samples)
                     if samples != of_samples:
-                        of_samples, division = samples, _divided(plan, arena, samples)
-            kind = following % phases
-            tasks = _n_tasks(kind, division, plan, arena, size) if following < phases * n_steps else 0
+                        of_samples, division = samples, _divided(plan, arena, samples, stages)
+            kind, stage = _kind_of(following - phases * k if following < phases * (k + 1) else 0, stages)
+            tasks = _n_tasks(kind, stage, stages, division, plan, arena, size) if following < phases * n_steps else 0
             open_phase(crew, members, following, tasks)
 
 
@@ -383,15 +413,20 @@ def _train(
 ):  # fmt: skip
     """The body of :func:`train`, by itself: there Numba would count references to each array, a tenth of a µs."""
     samples = min(batch_size, n_rows - first)
-    division = _divided(plan, arena, samples)
+    stages = NO_STAGES
+    if passes == ALL_PASSES and not _are_enough(plan, samples):
+        stages = n_stages(plan, arena, samples)
+    division = _divided(plan, arena, samples, stages)
     if me in (ALONE, OPENING):
         _begin(report, total)
         weigh(plan, report, sample_weights, order, first, samples)
-        open_phase(crew, plan[-1, THREADS], 0, _n_sample_tasks(plan, division) if n_steps > 0 else 0)
+        tasks = _n_tasks(OVER_SAMPLES, 0, stages, division, plan, arena, parameters.size) if n_steps > 0 else 0
+        open_phase(crew, plan[-1, THREADS], 0, tasks)
     if me == ALONE or me >= 0:
         _train_along(
             max(me, 0), crew, passes, plan, parameters, arena, report, gradient, memory, data, targets, labels,
-            sample_weights, order, n_rows, batch_size, first, n_steps, optimizer, settings, step, ended, division,
+            sample_weights, order, n_rows, batch_size, first, n_steps, optimizer, settings, step, ended, stages,
+            division,
         )  # fmt: skip
     return int(report[RUN, STATUS]), report[RUN, SUM_OF_LOSSES], int(report[RUN, TAKEN])
 

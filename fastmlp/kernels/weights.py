@@ -148,7 +148,7 @@ def _weight_tiles(start, stop, plan, arena, report, samples, parameters, gradien
                 for k in range(max(start - tile, 0), min(stop - tile, bundle * input_blocks)):
                     strip, i = s0 + k % bundle, k // bundle * block(arena)
                     w, b, rows, columns = _weight_tile(
-                        layer, strip, i, first, last, first > 0, plan, arena, gradient, 0
+                        layer, strip, i, first, last, first > 0, plan, arena, gradient, np.int64(0)
                     )
                     if last == samples:
                         inputs = plan[layer, INPUTS]
@@ -262,7 +262,8 @@ def _range_of(k, size):
 
 
 @tile_function
-def _first_sum(report):
+def first_sum(report):
+    """The report's row of the first range of parameters."""
     return report.shape[0] - REPORT_ROWS
 
 
@@ -275,14 +276,14 @@ def penalty_task(task, plan, parameters, report):
     for layer in range(plan.shape[0] - 1):
         first, last = _meant(start, stop, layer, plan[-1, PENALIZES] == EVERYTHING, plan)
         total += penalty_of_range(l1, l2, parameters, first, last)
-    report[_first_sum(report) + task, 0] = total
+    report[first_sum(report) + task, 0] = total
 
 
 @tile_function
 def square_task(task, gradient, report):
     """Note the sum of squares of a range's gradient."""
     start, stop = _range_of(task, gradient.size)
-    report[_first_sum(report) + task, 0] = square_of_range(gradient, start, stop)
+    report[first_sum(report) + task, 0] = square_of_range(gradient, start, stop)
 
 
 @tile_function
@@ -298,7 +299,7 @@ def sum_of_ranges(report):
     """The ranges' sums, in their order."""
     total = 0.0
     for k in range(PARAMETER_RANGES):
-        total += report[_first_sum(report) + k, 0]
+        total += report[first_sum(report) + k, 0]
     return total
 
 
