@@ -169,3 +169,28 @@ def test_numba_still_has_what_the_defences_hold_on_to():
     stamp = serial._cache._cache_file._source_stamp
     assert jit._PACKAGE_DIGEST in stamp
     assert Path(serial._cache._cache_file._cache_path).exists()
+
+
+@jit.tile_function
+def called(n):
+    return 3 * n + 1
+
+
+@jit.tile_function
+def never_calls(n):
+    return called(n) if n != n else n  # noqa: PLR0124 (LLVM sees that it is never so, and removes the call)
+
+
+@jit.tile_function
+def calls(n):
+    return called(n)
+
+
+@jit.plain_function
+def both(n):
+    return never_calls(n) + calls(n)
+
+
+def test_what_two_call_is_there_for_the_second_if_the_first_does_not_need_it():
+    """Linked too early, it was left out, and a call of it was one of nothing: a segmentation fault."""
+    assert both(5) == 5 + 16
