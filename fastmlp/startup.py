@@ -22,7 +22,7 @@ def warm_up(dtype: DTypeLike = np.float64, *, derivatives: bool = False) -> None
     dtype : dtype
         float64 or float32.
     derivatives : bool
-        Whether the derivatives beside the gradient are to be compiled too, such as ``jacobian``: seconds more.
+        Whether the derivatives beside the gradient are to be compiled too, such as ``jacobian``: some 25 seconds more.
 
     Raises
     ------
