@@ -384,8 +384,9 @@ def test_same_bits_at_any_number_of_threads(sizes, samples, way, extra, dtype, r
 # stages, in which threads share the features of a layer
 
 
-STAGED = [3 * BLOCK + 1, 4 * BLOCK + 3, BLOCK - 1, 3] if INTERPRETED else [400, 300, 100, 3]
-"""Layers with so much to do that there are stages; where kernels are interpreted, this is made so."""
+STAGED = [3 * BLOCK + 1, 4 * BLOCK + 3, BLOCK - 1, 2 * BLOCK + 3] if INTERPRETED else [400, 300, 100, 140]
+"""Layers with so much to do that there are stages, and parts of the last one; where kernels are interpreted, this is
+made so."""
 
 
 @pytest.fixture
