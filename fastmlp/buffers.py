@@ -91,7 +91,8 @@ class _Partials:
     def __init__(self, layer_sizes: Sequence[int], itemsize: int, capacity: int, block: int) -> None:
         pairs = list(zip(layer_sizes[:-1], layer_sizes[1:], strict=True))
         n_parameters, elements = sum((i + 1) * j for i, j in pairs), network.BYTES_APART // itemsize
-        self.in_cache = network.PARTIAL_BYTES // (n_parameters * itemsize)
+        size = n_parameters * itemsize
+        self.in_cache = max(network.PARTIAL_BYTES // size, min(1, network.SINGLE_BYTES // size))
         self.size, self.samples_apart = round_up(n_parameters, elements) + elements, elements // block
         # six operations for each weight and sample: two in each of three products
         of_a_sample = 6 * sum(i * j for i, j in pairs) * itemsize // 4
