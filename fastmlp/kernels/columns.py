@@ -51,7 +51,8 @@ FINITE, X_NOT_FINITE, Y_NOT_FINITE, LOSS_NOT_FINITE = range(4)
 
 BLOCK_LOSS, X_CHECK, Y_CHECK = range(3)
 """Columns of the report, which has a row for each block of samples: its loss; and, in the rows of all blocks of a
-tile, whether a value of the tile is not finite. Where predictions are made, it has one for each member instead."""
+tile, whether a value of the tile is not finite; in those of the first ranges of parameters, of parts of the features,
+where the batch is gathered by these. Where predictions are made, it has one for each member instead."""
 
 RUN, BATCH, SETTINGS, PENALTY = -1, -2, -3, -4
 """The report's last row is for the training run. The one before it is for the

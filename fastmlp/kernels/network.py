@@ -1,8 +1,8 @@
 """The whole network: a training step is two phases over tiles, whatever the depth.
 
 *Over samples* (:mod:`fastmlp.kernels.samples`). Each thread takes tiles of samples through all layers, forward and
-back, in its own cache: it writes the activations and the gradients ``dZ`` of its samples. Where there are fewer tiles
-than threads, these share the features of one layer after the other (:mod:`fastmlp.kernels.stages`).
+back, in its own cache: it writes the activations and the gradients ``dZ`` of its samples. Where there are too few
+samples for all threads, these share the features of one layer after the other (:mod:`fastmlp.kernels.stages`).
 
 *Over weights* (:mod:`fastmlp.kernels.weights`). Each thread takes tiles of ``W``, sums over all samples in a fixed
 order, and updates them.

@@ -1,9 +1,9 @@
 """The phase over samples, where these are few: in *stages*, in which threads share the features of a layer.
 
 A block of samples is the least that a thread can take through all layers. Where there are fewer blocks than threads,
-and much to do for each, threads share the samples no more, but the features: those of ``X`` while it is gathered, a
-layer's outputs forward, its inputs backward. A stage begins when the one before it is done, as phases do
-(:mod:`fastmlp.kernels.crew`). With ``layers`` layers, they are:
+or one for some and two for others, and much to do, threads share the samples no more, but the features: those of ``X``
+while it is gathered, a layer's outputs forward, its inputs backward. A stage begins when the one before it is done, as
+phases do (:mod:`fastmlp.kernels.crew`). With ``layers`` layers, they are:
 
 ==============================  ====================================================================================
 stage                           what its tasks do
@@ -14,7 +14,8 @@ layers + 1                      the loss, block by block
 2 × layers + 1 - layer          backward: inputs of a layer, down to layer 1
 ==============================  ====================================================================================
 
-Every number is computed as it is where threads share the samples, to the bit.
+Every number is computed as it is where threads share the samples, to the bit. (Where both ``X`` and ``Y`` are not
+finite, it may be the other one that is told.)
 """
 
 from __future__ import annotations
@@ -31,15 +32,16 @@ from fastmlp.kernels.weights import first_sum, penalty_task
 NO_STAGES = 1
 """The number of stages of a phase that has none: it is one."""
 
-STAGE_OPERATIONS = 400_000
-"""Operations (float32; half as many in float64) for each stage from which they pay: with less, 300-200-10 on four
+STAGE_OPERATIONS = 100_000
+"""Operations (float32; half as many in float64) that each stage must save a thread: with less, 300-200-10 on four
 samples took 28 us instead of 25."""
 
 PART_OPERATIONS = 100_000
 """Operations (as above) that are worth a task."""
 
 PARTS_PER_THREAD = 2
-"""Parts of a layer's features for each thread, as long as they are worth it."""
+"""Parts of a layer's features for each thread, as long as they are worth it. There are never more than
+:data:`~fastmlp.kernels.columns.PARAMETER_RANGES`, in whose rows of the report they note whether ``X`` is finite."""
 
 GATHERED = 10
 """As many products take as long as it takes to gather a number."""
@@ -47,16 +49,25 @@ GATHERED = 10
 
 @tile_function
 def n_stages(plan, arena, samples):
-    """Stages of the phase over so many samples, or over fewer that come behind them."""
+    """Stages of the phase over so many samples, or over fewer that come behind them.
+
+    A thread that takes whole blocks has as many as there are for each thread, rounded up; one that takes parts of a
+    layer has all blocks, by the number of threads, or of parts where these are fewer.
+    """
     blocks, threads, layers = n_blocks(arena, samples), plan[-1, THREADS], plan.shape[0] - 1
+    most, saved = min(threads, PARAMETER_RANGES), 0
     if blocks % threads == 0 or blocks > 2 * threads:
         return NO_STAGES
-    products = 0
     for layer in range(layers):
-        products += 2 * plan[layer, INPUTS] * plan[layer, OUTPUTS]
-    computed = samples if few_of(samples, arena) > 0 else blocks * block(arena)
-    stages, operations = 2 * layers + 1, 2 * products * computed * arena.itemsize // 4
-    return stages if operations >= stages * STAGE_OPERATIONS else NO_STAGES
+        inputs, outputs = plan[layer, INPUTS], plan[layer, OUTPUTS]
+        products, rounds = inputs * outputs, (blocks + threads - 1) // threads
+        saved += products * rounds - products * blocks // min(most, n_blocks(arena, outputs))
+        if layer > 0:
+            saved += products * rounds - products * blocks // min(most, n_blocks(arena, inputs))
+    # of few samples, only these are computed
+    each = samples if few_of(samples, arena) > 0 else block(arena)
+    stages = 2 * layers + 1
+    return stages if 2 * saved * each * arena.itemsize // 4 >= stages * STAGE_OPERATIONS else NO_STAGES
 
 
 @tile_function
