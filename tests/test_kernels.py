@@ -351,6 +351,30 @@ def test_whole_numbers_give_exact_sums(sizes, samples, dtype, rng):
     np.testing.assert_array_equal(network.gradient, gradient)
 
 
+def steps_of_adam(network, n_threads, batch_size, n_steps, ways):
+    """Take some, the last one on fewer samples; return everything that they leave."""
+    samples = network.samples
+    if "weighted" in ways:
+        network.weights = np.random.default_rng(8).uniform(0, 2, samples)
+    order = np.random.default_rng(3).integers(0, samples, n_steps * batch_size - batch_size // 3)
+    settings = as_array((0.1, 0.9, 0.99, 1e-8, *ways.get("decay", (0, 0)), ways.get("limit", 0)))
+    network.workspace.divide(n_threads)
+    status, total, taken = kernels.train(
+        network.workspace.crew, kernels.ALL_PASSES, *network.first, network.gradient, network.memory,
+        flat(network.data), flat(network.targets), NO_LABELS, network.weights, order, order.size, batch_size, 0,
+        n_steps, codes.ADAM, settings, 1, 0.0, kernels.ONE_EPOCH, n_threads=n_threads,
+    )  # fmt: skip
+    assert (status, taken) == (columns.FINITE, n_steps)
+    return network.vector.copy(), network.gradient.copy(), network.memory.copy(), np.array(total)
+
+
+def assert_same_bits(results):
+    """What several trainings left is the same."""
+    for one, *others in zip(*results, strict=True):
+        for other in others:
+            np.testing.assert_array_equal(other, one)
+
+
 @pytest.mark.parametrize("extra", ["plain", "all"])
 @pytest.mark.parametrize("way", ["as planned", "by weights"])
 @pytest.mark.parametrize(("sizes", "samples"), SHAPES, ids=str)
@@ -361,23 +385,10 @@ def test_same_bits_at_any_number_of_threads(sizes, samples, way, extra, dtype, r
     batch_size = max(1, samples * 2 // 3)
     for n_threads in (1, 2, 3, 1):
         network = Network(sizes, samples, CASES[1], dtype, np.random.default_rng(7), penalty=ways.get("penalty", ()))
-        if "weighted" in ways:
-            network.weights = np.random.default_rng(8).uniform(0, 2, samples)
         if way == "by weights":
             sum_by_weights(network)
-        order = np.random.default_rng(3).integers(0, samples, n_steps * batch_size - batch_size // 3)
-        settings = as_array((0.1, 0.9, 0.99, 1e-8, *ways.get("decay", (0, 0)), ways.get("limit", 0)))
-        network.workspace.divide(n_threads)
-        status, total, taken = kernels.train(
-            network.workspace.crew, kernels.ALL_PASSES, *network.first, network.gradient, network.memory,
-            flat(network.data), flat(network.targets), NO_LABELS, network.weights, order, order.size, batch_size, 0,
-            n_steps, codes.ADAM, settings, 1, 0.0, kernels.ONE_EPOCH, n_threads=n_threads,
-        )  # fmt: skip
-        assert (status, taken) == (columns.FINITE, n_steps)
-        results.append((network.vector.copy(), network.gradient.copy(), network.memory.copy(), np.array(total)))
-    for one, *others in zip(*results, strict=True):
-        for other in others:
-            np.testing.assert_array_equal(other, one)
+        results.append(steps_of_adam(network, n_threads, batch_size, n_steps, ways))
+    assert_same_bits(results)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -426,21 +437,8 @@ def test_stages_change_no_bit(samples, case, extra, dtype, rng):
     results, n_steps = [], 2 if INTERPRETED else 9
     for n_threads in (1, 2, 5):
         network = Network(STAGED, samples, case, dtype, np.random.default_rng(7), penalty=ways.get("penalty", ()))
-        if "weighted" in ways:
-            network.weights = np.random.default_rng(8).uniform(0, 2, samples)
-        order = np.random.default_rng(3).integers(0, samples, n_steps * samples - samples // 3)
-        settings = as_array((0.1, 0.9, 0.99, 1e-8, *ways.get("decay", (0, 0)), ways.get("limit", 0)))
-        network.workspace.divide(n_threads)
-        status, total, taken = kernels.train(
-            network.workspace.crew, kernels.ALL_PASSES, *network.first, network.gradient, network.memory,
-            flat(network.data), flat(network.targets), NO_LABELS, network.weights, order, order.size, samples, 0,
-            n_steps, codes.ADAM, settings, 1, 0.0, kernels.ONE_EPOCH, n_threads=n_threads,
-        )  # fmt: skip
-        assert (status, taken) == (columns.FINITE, n_steps)
-        results.append((network.vector.copy(), network.gradient.copy(), network.memory.copy(), np.array(total)))
-    for one, *others in zip(*results, strict=True):
-        for other in others:
-            np.testing.assert_array_equal(other, one)
+        results.append(steps_of_adam(network, n_threads, samples, n_steps, ways))
+    assert_same_bits(results)
 
 
 @pytest.mark.usefixtures("staged")
