@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastmlp import checks, rows
+from fastmlp.kernels.layout import NO_ORDER
 from fastmlp.orders import shuffled
 
 Array = NDArray[Any]
@@ -34,7 +35,6 @@ _ROWS_AT_FIRST = 1024
 _SECONDS_OF_PATIENCE = 0.1
 """How long a piece is waited for before it is seen whether somebody has interrupted."""
 
-_IN_ORDER = np.empty(0, np.int64)
 
 Block = tuple[Array, checks.Targets]
 """Rows, and their targets with their weights."""
@@ -219,7 +219,7 @@ class Pieces:
     def _full(self, rng: np.random.Generator | None) -> Piece:
         """The pool as a piece; the other one comes in its place."""
         pool = self._pools[0]
-        piece = pool.piece(_IN_ORDER if rng is None else shuffled(pool.n_rows, rng))
+        piece = pool.piece(NO_ORDER if rng is None else shuffled(pool.n_rows, rng))
         self._pools.reverse()
         self._pools[0].empty()
         return piece
@@ -282,7 +282,7 @@ def scattered(
         X, *of_targets = (
             _gathered(array, chosen, pages, kind) for array, kind in zip(_arrays(data), kinds, strict=True)
         )
-        yield Piece(X, checks.Targets(*of_targets), _IN_ORDER, lambda row: (0, row))
+        yield Piece(X, checks.Targets(*of_targets), NO_ORDER, lambda row: (0, row))
 
 
 def _gathered(array: Array, chosen: NDArray[np.int64], pages: rows.MappedPages, dtype: DTypeLike) -> Array:

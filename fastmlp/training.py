@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fastmlp import threads
 from fastmlp.diagnosis import Diagnosis, Measured, Watched, diagnose
+from fastmlp.kernels.layout import NO_ORDER
 from fastmlp.orders import Order, shuffled
 from fastmlp.settings import Checkpoint, EarlyStopping, ReduceOnPlateau
 
@@ -186,24 +187,22 @@ class Plan:
         """Whether the rows of an epoch are not taken as they stand."""
         return self.rows is not None or (self.shuffle and self.batch_size < self.n_samples)
 
-    def order(self, rng: np.random.Generator, n_epochs: int = 1) -> Order:
+    def order(self, rng: np.random.Generator, n_epochs: int = 1, memory: Order = NO_ORDER) -> Order:
         """The rows of some epochs, one after the other; empty where they are taken as they stand.
 
-        In a batch of all samples their order says nothing, and none is drawn.
+        In a batch of all samples their order says nothing, and none is drawn. ``memory`` is as in
+        :func:`~fastmlp.orders.shuffled`.
         """
         if self.shuffle and self.batch_size < self.n_samples:
-            return shuffled(self.n_samples if self.rows is None else self.rows, rng, n_epochs)
-        return _IN_ORDER if self.rows is None else np.tile(self.rows, n_epochs)
-
-
-_IN_ORDER = np.empty(0, np.int64)
+            return shuffled(self.n_samples if self.rows is None else self.rows, rng, n_epochs, memory)
+        return NO_ORDER if self.rows is None else np.tile(self.rows, n_epochs)
 
 
 class Stretch(NamedTuple):
     """Epochs between which there is nothing to do."""
 
     order: Order
-    """Of each epoch, one after the other."""
+    """Of each epoch, one after the other. The next stretch's may come in its place."""
     n_epochs: int
 
 
@@ -286,13 +285,14 @@ def epochs(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: Hist
     The order of an epoch is the next that ``rng`` gives, so training twice for one epoch is the same as training once
     for two.
     """
-    written, ahead = time.monotonic(), 1
+    written, ahead, order = time.monotonic(), 1, NO_ORDER
     stopping, plateau = _Patience(plan.early_stopping, history), _Patience(plan.plateau, history)
     history.stopped = history.stopped if stopping.is_over else _ALL_DONE
     while history.n_epochs < plan.epochs and not stopping.is_over:
         start, count = time.perf_counter(), min(ahead, plan.epochs - history.n_epochs)
         state = rng.bit_generator.state if count > 1 else None
-        all_ended = yield Stretch(plan.order(rng, count), count)
+        order = plan.order(rng, count, order)
+        all_ended = yield Stretch(order, count)
         why = ""
         for ended in all_ended:
             if ended.why:

@@ -53,3 +53,13 @@ def test_drawn_together_is_drawn_one_by_one(monkeypatch, at_once):
     np.testing.assert_array_equal(orders.shuffled(rows, again, 3), expected)
     assert again.bit_generator.state == generator.bit_generator.state
     assert rows.tolist() == sorted(rows)
+
+
+@pytest.mark.parametrize("n_orders", [1, 2, 3, 4])
+def test_orders_are_written_where_others_were_if_they_fit(n_orders):
+    """And are the same as in new memory; those of so many rows as those of the rows by name."""
+    memory = orders.shuffled(11, np.random.default_rng(1), 3)
+    found = orders.shuffled(11, np.random.default_rng(2), n_orders, memory)
+    expected = orders.shuffled(np.arange(11), np.random.default_rng(2), n_orders)
+    np.testing.assert_array_equal(found, expected)
+    assert np.shares_memory(found, memory) == (n_orders <= 3)

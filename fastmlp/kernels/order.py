@@ -6,6 +6,7 @@ NumPy's own ``permutation`` takes two to three times as long.
 from __future__ import annotations
 
 from fastmlp.kernels.jit import plain_function
+from fastmlp.kernels.layout import row_of
 
 
 @plain_function
@@ -15,6 +16,7 @@ def shuffle(rows, draws, first, orders):
     Parameters
     ----------
     rows : ndarray of shape (n_samples,)
+        Or empty: the rows as they stand.
     draws : ndarray of shape (n_orders, rows to be put)
     first : int
     orders : ndarray of shape (n_orders, n_samples)
@@ -26,4 +28,4 @@ def shuffle(rows, draws, first, orders):
             n = first + m
             k = int((n + 1) * draws[e, m])
             orders[e, n] = orders[e, k]
-            orders[e, k] = rows[n]
+            orders[e, k] = row_of(rows, n)

@@ -16,6 +16,7 @@ def shuffle(rows: NDArray[np.int64], draws: NDArray[np.float64], first: int, ord
     Parameters
     ----------
     rows : ndarray of shape (n_samples,)
+        Or empty: the rows as they stand.
     draws : ndarray of shape (n_orders, rows to be put)
         Evenly distributed from 0 to below 1: row ``n`` comes to any of the ``n + 1`` places up to its own, each as
         probable as the others (but for the rounding of the draws, 2**-53).
@@ -28,4 +29,4 @@ def shuffle(rows: NDArray[np.int64], draws: NDArray[np.float64], first: int, ord
         for n in range(first, first + len(u)):
             k = int((n + 1) * u[n - first])
             order[n] = order[k]
-            order[k] = rows[n]
+            order[k] = rows[n] if len(rows) else n
