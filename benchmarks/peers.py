@@ -58,6 +58,7 @@ PREDICTIONS = [
 ]  # fmt: skip
 
 FLOPS_IN_A_CALL = 2e9  # a call of many steps takes about so many, and at most 2,000 steps
+NUMBERS_IN_A_CALL = 1 << 24  # over at most so many: more than a cache holds, and every contestant has its own
 
 
 def case_of(text: str, kind: str, dtype: str) -> Case:
@@ -65,7 +66,9 @@ def case_of(text: str, kind: str, dtype: str) -> Case:
     layers, batch_size = text.split("@")
     case = Case(kind, tuple(int(size) for size in layers.split("-")), int(batch_size), dtype, learning_rate=1e-3)
     if kind == "step":
-        case = case._replace(n_steps=int(min(max(FLOPS_IN_A_CALL / case.flops, 1), 2000)))
+        numbers = case.batch_size * (case.layer_sizes[0] + case.layer_sizes[-1])
+        n_steps = min(FLOPS_IN_A_CALL / case.flops, NUMBERS_IN_A_CALL / numbers, 2000)
+        case = case._replace(n_steps=max(int(n_steps), 1))
     return case
 
 
