@@ -282,9 +282,10 @@ class _TileFunction:
     Making Numba's dispatchers of all of them took half of the time of ``import fastmlp``.
     """
 
-    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
+    def __init__(self, function: Callable[..., Any], is_specialized: bool = False, **options: Any) -> None:
         update_wrapper(self, function)
         self.py_func = function
+        self._is_specialized = is_specialized
         self._options = options
 
     def __call__(self, *arguments: Any) -> Any:
@@ -292,7 +293,21 @@ class _TileFunction:
 
     @cached_property
     def dispatcher(self) -> Any:
-        return numba.njit(**{**_TILE_FLAGS, **self._options})(self.py_func)
+        dispatcher = numba.njit(**{**_TILE_FLAGS, **self._options})(self.py_func)
+        if not self._is_specialized:
+            _compile_once(dispatcher)
+        return dispatcher
+
+
+def _compile_once(dispatcher: Any) -> None:
+    """Let Numba not compile a function once more for each plain number that stands in a call of it."""
+    types_of_arguments = dispatcher._compiler.fold_argument_types
+
+    def without_literals(arguments: Any, named: Any) -> Any:
+        signature, kinds = types_of_arguments(arguments, named)
+        return signature, tuple(types.unliteral(kind) for kind in kinds)
+
+    dispatcher._compiler.fold_argument_types = without_literals
 
 
 @typeof_impl.register(_TileFunction)
@@ -301,13 +316,21 @@ def _type_of_tile_function(function: _TileFunction, _: Any) -> Any:
 
 
 def tile_function(function: Callable[..., Any]) -> Any:
-    """Compile a function that only kernels call, for a tile or less: it becomes part of them, and of their cache."""
+    """Compile a function that only kernels call, for a tile or less: it becomes part of them, and of their cache.
+
+    Once, whatever plain numbers stand in its calls.
+    """
     return function if config.DISABLE_JIT else _TileFunction(function)
 
 
 def inlined_function(function: Callable[..., Any]) -> Any:
     """Compile a tile function into its caller: a call hands over seven numbers for each array, through memory."""
     return function if config.DISABLE_JIT else _TileFunction(function, forceinline=True)
+
+
+def specialized_function(function: Callable[..., Any]) -> Any:
+    """Compile a tile function once more for each plain number that stands in a call of it, which it then knows."""
+    return function if config.DISABLE_JIT else _TileFunction(function, is_specialized=True)
 
 
 def plain_function(function: Callable[..., Any]) -> Any:

@@ -69,7 +69,6 @@ from fastmlp.kernels.samples import (
     read_samples,
     weigh,
     whole,
-    whole_as_any,
 )
 from fastmlp.kernels.simd import block
 from fastmlp.kernels.stages import NO_STAGES, n_stage_parts, n_stages, stage_task
@@ -241,7 +240,7 @@ def _sample_task(
             note(report, BLOCK_LOSS, p0 - apart, p1 - apart, 0.0)
             note(report, Y_CHECK, p0 - apart, p1 - apart, 0.0)
         if passes & BACKWARD:
-            backward_tile(whole_as_any(plan), plan, parameters, arena, p0, p1, few, dropout_step, apart)
+            backward_tile(whole(plan), plan, parameters, arena, p0, p1, few, dropout_step, apart)
             if division.groups > 0:
                 # the gradient of a single group is that of the batch
                 partial, to = gradient, 0

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastmlp.kernels.jit import inlined_function, tile_function
+from fastmlp.kernels.jit import inlined_function, specialized_function, tile_function
 from fastmlp.kernels.simd import (
     absolute,
     block,
@@ -254,7 +254,7 @@ def _update_range(optimizer, rates, parameters, gradient, memory, start, stop):
             store_first(parameters, k, parameter, left)
 
 
-@tile_function
+@specialized_function
 def update_rows(optimizer, rates, parameters, gradient, memory, start, columns, rows, stride):
     """Update ``rows`` rows of ``columns`` parameters each, which begin ``stride`` apart. One call for all of them."""
     for r in range(rows):

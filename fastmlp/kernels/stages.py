@@ -20,8 +20,6 @@ finite, it may be the other one that is told.)
 
 from __future__ import annotations
 
-import numpy as np
-
 from fastmlp.kernels.columns import INPUTS, OUTPUTS, PARAMETER_RANGES, THREADS, X_CHECK
 from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.layout import n_blocks
@@ -96,12 +94,10 @@ def stage_task(
     """A part of a stage's features, for all samples; or the loss of a block of these; or a range's penalty."""
     layers, blocks, few = plan.shape[0] - 1, n_blocks(arena, samples), few_of(samples, arena)
     parts = n_stage_parts(stage, plan, arena, blocks)
-    # for plain ones, Numba would compile what is called with them once more
-    none, before_backward = np.int64(0), np.bool_(True)
     if task >= parts:
         penalty_task(task - parts, plan, parameters, report)
     elif stage == 0:
-        check = read_samples((stage, layers, task, parts), plan, arena, data, order, first, samples, none, blocks)
+        check = read_samples((stage, layers, task, parts), plan, arena, data, order, first, samples, 0, blocks)
         report[first_sum(report) + task, X_CHECK] = check
     elif stage == layers + 1:
         check = 0.0  # that of all features
@@ -110,12 +106,12 @@ def stage_task(
         note(report, X_CHECK, task, task + 1, check)
         if n_stage_parts(layers, plan, arena, blocks) > 1:
             softmax_tile(plan, arena, task, task + 1)
-        loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, task, task + 1, none)
+        loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, task, task + 1, 0)
     else:
         layer = stage - 1 if stage <= layers else 2 * layers + 1 - stage
         scope = layer, layer + 1, task, parts
         for p in range(blocks):
             if stage <= layers:
-                forward_tile(scope, plan, parameters, arena, p, p + 1, few, before_backward, dropout_step, none)
+                forward_tile(scope, plan, parameters, arena, p, p + 1, few, True, dropout_step, 0)
             else:
-                backward_tile(scope, plan, parameters, arena, p, p + 1, few, dropout_step, none)
+                backward_tile(scope, plan, parameters, arena, p, p + 1, few, dropout_step, 0)

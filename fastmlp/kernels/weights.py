@@ -148,7 +148,7 @@ def _weight_tiles(start, stop, plan, arena, report, samples, parameters, gradien
                 for k in range(max(start - tile, 0), min(stop - tile, bundle * input_blocks)):
                     strip, i = s0 + k % bundle, k // bundle * block(arena)
                     w, b, rows, columns = _weight_tile(
-                        layer, strip, i, first, last, first > 0, plan, arena, gradient, np.int64(0)
+                        layer, strip, i, first, last, first > 0, plan, arena, gradient, 0
                     )
                     if last == samples:
                         inputs = plan[layer, INPUTS]
