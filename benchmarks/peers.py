@@ -57,7 +57,7 @@ PREDICTIONS = [
     for layers in ("4-32-16-4", "10-32-32-1", "64-128-64-10", "784-128-64-10")
 ]  # fmt: skip
 
-FLOPS_IN_A_CALL = 2e9  # a call of many steps takes about so many, and at most 2,000 steps
+FLOPS_IN_A_CALL = 2e9  # a call of many steps takes about so many at most, and at most 2,000 steps; one at least
 NUMBERS_IN_A_CALL = 1 << 24  # over at most so many: more than a cache holds, and every contestant has its own
 
 

@@ -285,13 +285,14 @@ def epochs(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: Hist
     The order of an epoch is the next that ``rng`` gives, so training twice for one epoch is the same as training once
     for two.
     """
-    written, ahead, order = time.monotonic(), 1, NO_ORDER
+    written, ahead, memory = time.monotonic(), 1, NO_ORDER
     stopping, plateau = _Patience(plan.early_stopping, history), _Patience(plan.plateau, history)
     history.stopped = history.stopped if stopping.is_over else _ALL_DONE
     while history.n_epochs < plan.epochs and not stopping.is_over:
         start, count = time.perf_counter(), min(ahead, plan.epochs - history.n_epochs)
         state = rng.bit_generator.state if count > 1 else None
-        order = plan.order(rng, count, order)
+        order = plan.order(rng, count, memory)
+        memory = max(memory, order, key=len)
         all_ended = yield Stretch(order, count)
         why = ""
         for ended in all_ended:

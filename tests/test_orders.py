@@ -22,6 +22,16 @@ def test_kernel_puts_rows_where_the_oracle_does(rng, n_samples, first):
     np.testing.assert_array_equal(np.sort(found), np.sort([rows] * 3))
 
 
+@pytest.mark.parametrize("n_samples", [1, 2, 7, 100])
+def test_no_rows_are_the_rows_as_they_stand(rng, n_samples):
+    rows, draws = np.arange(n_samples), rng.random((3, n_samples))
+    for shuffle in (kernels.shuffle, oracle.shuffle):
+        found, expected = np.empty((2, 3, n_samples), np.int64)
+        shuffle(rows[:0], draws, 0, found)
+        shuffle(rows, draws, 0, expected)
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_largest_and_smallest_draws_stay_inside(rng):
     """Just below 1 is the row's own place, never the one behind it; 0 is the first."""
     n_samples = 2000 if INTERPRETED else 100_000
