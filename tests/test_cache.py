@@ -194,3 +194,69 @@ def both(n):
 def test_what_two_call_is_there_for_the_second_if_the_first_does_not_need_it():
     """Linked too early, it was left out, and a call of it was one of nothing: a segmentation fault."""
     assert both(5) == 5 + 16
+
+
+NESTED = """
+from toy.jit import plain_function
+
+
+@plain_function
+def inner(x):
+    return x + 1
+
+
+@plain_function
+def outer(x):
+    return 2 * inner(x)
+"""
+CALL_OUTER = """
+import sys
+from toy.nested import inner, outer
+print(inner(1.0), sum(inner.stats.cache_hits.values()))
+try:
+    outer(1.0)
+except TypeError as error:
+    print(error)
+"""
+
+
+def test_a_kernel_is_refused_as_part_of_another(toy):
+    """Its machine code alone is kept: what was linked to it, and kept too, would call nothing at the next start."""
+    (toy / "nested.py").write_text(NESTED)
+    environment = {**os.environ, "PYTHONPATH": str(toy.parent), "NUMBA_CACHE_DIR": str(toy.parent.parent / "cache")}
+    for hits in (0, 1):
+        result = subprocess.run(
+            [sys.executable, "-c", CALL_OUTER], env=environment, check=True, capture_output=True, text=True
+        )
+        assert result.stdout.splitlines()[0] == f"2.0 {hits}"
+        assert "a kernel cannot be part of another" in result.stdout
+
+
+WHAT_IS_KEPT = """
+import pickle, sys
+import llvmlite.binding
+import toy.caller
+from pathlib import Path
+_, payload = pickle.loads(Path(sys.argv[1]).read_bytes())
+_, _, (code, module) = pickle.loads(payload)[0]
+functions = [each for each in llvmlite.binding.parse_bitcode(module).functions if not each.is_declaration]
+instructions = [each for function in functions for block in function.blocks for each in block.instructions]
+print(len(code), len(functions), len(instructions))
+"""
+
+
+def test_the_cache_keeps_machine_code_but_not_what_it_was_made_from(toy):
+    """Read back, that took 50 ms and 19 MB at every start."""
+    run(toy)
+    environment = {**os.environ, "PYTHONPATH": str(toy.parent)}
+    for file in entries(toy, "nbc"):
+        result = subprocess.run(
+            [sys.executable, "-c", WHAT_IS_KEPT, str(file)],
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        code, functions, instructions = map(int, result.stdout.split())
+        assert code > 0
+        assert functions == instructions > 0  # each returns, and does nothing else

@@ -28,7 +28,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from fastmlp.kernels import jit
-from fastmlp.kernels.jit import parallel_function, plain_function
+from fastmlp.kernels.jit import inlined_function, parallel_function, plain_function
 
 ALONE, OPENING, CLOSING = -1, -2, -3
 """In the place of a member's number: a single one that does everything; the call before all members', and after."""
@@ -138,7 +138,7 @@ class Call:
 
     def set_rows(self, number: int, X: Any, Y: Any) -> None:
         """Change what varies. For one call: the arrays are not kept alive."""
-        _put_rows(self.table, number, X, Y)
+        put_rows(self.table, number, X, Y)
 
     @property
     def status(self) -> int:
@@ -266,13 +266,19 @@ def run_alone(entry, table):
     _call_entry(entry, ALONE, table)
 
 
-@plain_function
+@inlined_function
 def _put_rows(table, number, X, Y):
-    """Put what varies in its places, which in Python takes 3 us."""
+    """Put what varies in its places."""
     table[table[NUMBER_AT]], table[COUNT] = number, 0
     x, y = table[X_AT], table[Y_AT]
     table[x], table[x + 1] = X.ctypes.data, X.size
     table[y], table[y + 1] = Y.ctypes.data, Y.size
+
+
+@plain_function
+def put_rows(table, number, X, Y):
+    """Put what varies in its places, which in Python takes 3 us."""
+    _put_rows(table, number, X, Y)
 
 
 @plain_function
