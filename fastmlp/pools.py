@@ -35,7 +35,6 @@ _ROWS_AT_FIRST = 1024
 _SECONDS_OF_PATIENCE = 0.1
 """How long a piece is waited for before it is seen whether somebody has interrupted."""
 
-
 Block = tuple[Array, checks.Targets]
 """Rows, and their targets with their weights."""
 

@@ -64,12 +64,27 @@ def run(toy, cache="cache", index=2, threads=1, **environment):
 
 def start(toy, cache="cache", index=2, threads=1, **environment):
     """Start the program in a new process."""
-    folder = toy.parent.parent / cache
-    changed = {**os.environ, "PYTHONPATH": str(toy.parent), "NUMBA_CACHE_DIR": str(folder), **environment}
-    changed["PYTHONDONTWRITEBYTECODE"] = "1"  # Python does not see that a source has changed within a second
     program = PROGRAM.format(index=index, threads=threads)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", program], env=changed, **pipes)
+    return subprocess.Popen([sys.executable, "-c", program], env=environment_of(toy, cache, **environment), **pipes)
+
+
+def environment_of(toy, cache="cache", **changes):
+    """In which a process finds the toy package and its cache."""
+    folder = toy.parent.parent / cache
+    found = {**os.environ, "PYTHONPATH": str(toy.parent), "NUMBA_CACHE_DIR": str(folder), **changes}
+    found["PYTHONDONTWRITEBYTECODE"] = "1"  # Python does not see that a source has changed within a second
+    return found
+
+
+def output_of(toy, program, *arguments):
+    """What another program prints, in a new process."""
+    result = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)], env=environment_of(toy), check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def entries(toy, ending):
@@ -124,13 +139,7 @@ shutil.rmtree(folder)
 open(folder, "w").close()
 print(scale(np.arange(5.0), 2))
 """
-    folder = toy.parent.parent / "cache"
-    environment = {**os.environ, "PYTHONPATH": str(toy.parent), "NUMBA_CACHE_DIR": str(folder)}
-    result = subprocess.run(
-        [sys.executable, "-c", program, str(folder)], env=environment, check=False, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    assert float(result.stdout) == 20
+    assert float(output_of(toy, program, toy.parent.parent / "cache")) == 20
 
 
 def test_the_cache_can_be_switched_off(toy):
@@ -223,13 +232,10 @@ except TypeError as error:
 def test_a_kernel_is_refused_as_part_of_another(toy):
     """Its machine code alone is kept: what was linked to it, and kept too, would call nothing at the next start."""
     (toy / "nested.py").write_text(NESTED)
-    environment = {**os.environ, "PYTHONPATH": str(toy.parent), "NUMBA_CACHE_DIR": str(toy.parent.parent / "cache")}
     for hits in (0, 1):
-        result = subprocess.run(
-            [sys.executable, "-c", CALL_OUTER], env=environment, check=True, capture_output=True, text=True
-        )
-        assert result.stdout.splitlines()[0] == f"2.0 {hits}"
-        assert "a kernel cannot be part of another" in result.stdout
+        output = output_of(toy, CALL_OUTER)
+        assert output.splitlines()[0] == f"2.0 {hits}"
+        assert "a kernel cannot be part of another" in output
 
 
 WHAT_IS_KEPT = """
@@ -248,15 +254,9 @@ print(len(code), len(functions), len(instructions))
 def test_the_cache_keeps_machine_code_but_not_what_it_was_made_from(toy):
     """Read back, that took 50 ms and 19 MB at every start."""
     run(toy)
-    environment = {**os.environ, "PYTHONPATH": str(toy.parent)}
-    for file in entries(toy, "nbc"):
-        result = subprocess.run(
-            [sys.executable, "-c", WHAT_IS_KEPT, str(file)],
-            env=environment,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        code, functions, instructions = map(int, result.stdout.split())
+    files = entries(toy, "nbc")
+    assert files
+    for file in files:
+        code, functions, instructions = map(int, output_of(toy, WHAT_IS_KEPT, file).split())
         assert code > 0
         assert functions == instructions > 0  # each returns, and does nothing else
