@@ -23,6 +23,7 @@ from fastmlp.kernels.jit import inlined_function, kernel
 from fastmlp.kernels.simd import (
     ROWS,
     VECTOR_BYTES,
+    VECTORS,
     block,
     choice_of,
     column,
@@ -38,6 +39,7 @@ from fastmlp.kernels.simd import (
     store_columns,
     store_tile,
     sum_lanes_of_four,
+    zeros,
 )
 
 _WAYS = 8
@@ -227,7 +229,26 @@ def weight_gradient_strip(rows):
                 t = rank1(t, dZ, column_of_dZ + n, size, X, row_of_X + n * size)
         store_columns(t, gradient, w, inputs, columns)
 
-    return strip
+    @inlined_function
+    def low_strip(dZ, d, outputs, first, last, add, X, x, columns, gradient, w, inputs):
+        # equivalent to strip; but in a low tile, each product waits for the one before: so four of them take turns
+        size = block(X)
+        t = load_tile(gradient, w, inputs, columns if add else 0, rows)
+        t1, t2, t3 = zeros(X, rows), zeros(X, rows), zeros(X, rows)
+        for n0 in range(first, last, size):
+            column_of_dZ = d + n0 * outputs
+            row_of_X = x + n0 * size
+            count = min(size, last - n0)
+            for n in range(0, count - 3, 4):
+                t = rank1(t, dZ, column_of_dZ + n, size, X, row_of_X + n * size)
+                t1 = rank1(t1, dZ, column_of_dZ + n + 1, size, X, row_of_X + (n + 1) * size)
+                t2 = rank1(t2, dZ, column_of_dZ + n + 2, size, X, row_of_X + (n + 2) * size)
+                t3 = rank1(t3, dZ, column_of_dZ + n + 3, size, X, row_of_X + (n + 3) * size)
+            for n in range(count // 4 * 4, count):
+                t = rank1(t, dZ, column_of_dZ + n, size, X, row_of_X + n * size)
+        store_columns((t + t1) + (t2 + t3), gradient, w, inputs, columns)
+
+    return low_strip if rows * VECTORS < 4 else strip
 
 
 @inlined_function

@@ -472,7 +472,7 @@ def _check(A: np.ndarray, first: int, count: int) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# arithmetic: vector with vector, vector with number, number with vector
+# arithmetic: vector with vector, vector with number, number with vector; and tiles are added
 
 for _operator, _instruction in {
     operator.add: "fadd",
@@ -493,6 +493,21 @@ for _operator, _instruction in {
         ) -> Any:
             m = _Machine(context, builder, signature, arguments)
             return getattr(builder, _instruction)(m.vector(0, m.result), m.vector(1, m.result))
+
+
+@type_callable(operator.add)
+def _tile_sum_typing(context: Any) -> Callable[..., Any]:
+    return lambda a, b: a if isinstance(a, Tile) and a == b else None
+
+
+@lower_builtin(operator.add, Tile, Tile)
+def _tiles_added(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    a, b = arguments
+    t = ir.Constant(a.type, ir.Undefined)
+    for cell in range(a.type.count):
+        added = builder.fadd(builder.extract_value(a, cell), builder.extract_value(b, cell))
+        t = builder.insert_value(t, added, cell)
+    return t
 
 
 @type_callable(operator.neg)
