@@ -41,6 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.kernels import activations, calls, columns, crew, dropout, losses, network, prediction, simd
+from fastmlp.kernels.layer import FEW_INPUTS
 
 _ALIGNMENT = 128  # bytes: a cache line, and the one that is fetched with it
 
@@ -198,6 +199,8 @@ class Workspace:
                 self.plan[layer, columns.DROPPED] = threshold
                 self.plan[layer + 1, columns.X_LEFT] = self._take(int(self.plan[layer, columns.OUTPUTS]))
                 self.plan[-1, columns.DROPS] = 1
+        all_left = self.plan[:-1, columns.X_LEFT] == self.plan[:-1, columns.X]
+        self.plan[:-1, columns.IS_NARROW] = (self.plan[:-1, columns.INPUTS] <= FEW_INPUTS) & all_left
         self.plan[-1, columns.KEY0], self.plan[-1, columns.KEY1] = objective.key
         self.plan[-1, columns.PLACES] = self._take(1) if objective.has_places else -1
 

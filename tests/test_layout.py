@@ -10,7 +10,9 @@ import pytest
 from conftest import compiled
 from fastmlp.kernels import layout, simd
 from fastmlp.kernels.layout import (
+    FEW_FEATURES,
     feature_blocks_of,
+    gather_few,
     gather_labels,
     gather_rows,
     row_of,
@@ -214,6 +216,51 @@ def test_there_and_back_again(features, samples, ordered, dtype, rng):
         expected = np.full_like(rows, np.nan)
         expected[2 + n0 : 2 + min(n1, batch.samples)] = batch.data[batch.rows[n0:n1]]
         np.testing.assert_array_equal(rows, expected)
+
+
+@compiled
+def few_of_rows(X, features, order, first, samples, p0, p1, S, s):
+    """Rows to blocks ``p0`` to ``p1``."""
+    return gather_few(X, features, order, first, samples, p0, p1, S, s)
+
+
+def few_features(batch, p0, p1):
+    """The sample blocks of a batch of few features, and the check of its rows."""
+    S = batch.sample_buffer()
+    check = few_of_rows(
+        batch.data.ravel(), batch.features, batch.order, batch.first, batch.samples, p0, p1, S, batch.place_of_samples
+    )
+    return S, check
+
+
+@pytest.mark.parametrize("features", range(1, FEW_FEATURES + 1))
+@pytest.mark.parametrize("samples", SIZES)
+@pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "in a row"])
+def test_rows_of_few_features(features, samples, ordered, dtype, rng):
+    """What fills up the last block is the last sample once more; and no other element is touched."""
+    batch = Batch(features, size_of(samples, dtype), ordered, dtype, rng)
+    last = batch.n_blocks
+    repeated = batch.data[batch.rows[np.minimum(np.arange(batch.padded), batch.samples - 1)]].T
+    for p0, p1 in {(0, last), (0, 1), (last - 1, last), (last // 2, last), (last, last + 1)}:
+        S, check = few_features(batch, p0, p1)
+        assert check == 0
+        expected, n = batch.sample_buffer(), slice(p0 * batch.size, p1 * batch.size)
+        expected[batch.sample_places()[:, n]] = repeated[:, n]
+        np.testing.assert_array_equal(S, expected)
+
+
+@pytest.mark.parametrize("features", range(1, FEW_FEATURES + 1))
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_no_few_features_hide_what_is_not_finite(value, features, dtype, rng):
+    batch = Batch(features, 2 * lanes_of(dtype) * simd.VECTORS + 1, True, dtype, rng)
+    for n, i in np.ndindex(batch.samples, features):
+        row = batch.data[batch.rows[n]]
+        kept, row[i] = row[i], value
+        with np.errstate(invalid="ignore"):
+            found = {p for p in range(batch.n_blocks) if np.isnan(few_features(batch, p, p + 1)[1])}
+        # a row may be drawn twice
+        assert found == {int(k) // batch.size for k in np.flatnonzero(batch.rows == batch.rows[n])}
+        row[i] = kept
 
 
 @by_all_sizes

@@ -40,6 +40,7 @@ from fastmlp.kernels.simd import (
     exponent,
     fill,
     gather,
+    gather_four,
     give_way,
     lanes,
     load,
@@ -837,6 +838,54 @@ def test_what_is_read_and_written(name, dtype, rng):
             for letter, copy in copies.items():
                 expected = watched[letter].array if letter == written else arrays[letter]
                 same_bits(copy, expected, f"{letter} after {name} {numbers}")
+
+
+@compiled
+def four_columns(A, features, order, n, count, out):
+    """``gather_four``, vector after vector."""
+    size = lanes(A)
+    v0, v1, v2, v3 = gather_four(A, features, order, n, count)
+    store(out, 0, v0)
+    store(out, size, v1)
+    store(out, 2 * size, v2)
+    store(out, 3 * size, v3)
+
+
+@covers("gather_four")
+@pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "in a row"])
+@pytest.mark.parametrize("features", [1, 2, 3, 4, 5, 9])
+def test_first_columns_of_some_rows(features, ordered, dtype, rng):
+    size, n = n_lanes(dtype), 3
+    for count in range(1, size + 3):
+        rows = np.arange(n, n + min(count, size))
+        order = np.empty(0, np.int64)
+        if ordered:
+            order = rng.permutation(len(rows) + n)
+            rows = order[rows]
+        # the last row ends where the data do, and nothing else may be read
+        data = np.full((rows.max() + 1, features), np.nan, dtype)
+        data[rows] = rng.standard_normal((len(rows), features))
+        repeated = rows[np.minimum(np.arange(size), len(rows) - 1)]
+        expected = np.zeros((4, size), dtype)
+        expected[: min(features, 4)] = data[repeated, :4].T
+        for run in both(four_columns):
+            found = np.full(4 * size, np.nan, dtype)
+            run(data.ravel(), features, order, n, count, found)
+            same_bits(found, expected.ravel())
+
+
+@pytest.mark.parametrize("rows", HEIGHTS)
+def test_tiles_are_added(rows, dtype, rng):
+    @compiled
+    def program(A, B, out):
+        a, b = load_tile(A, 0, block(A), block(A), rows), load_tile(B, 0, block(B), block(B), rows)
+        store_tile(a + b, out, 0, block(out))
+
+    A, B = (rng.standard_normal(rows * n_block(dtype)).astype(dtype) for _ in range(2))
+    for run in both(program):
+        found = np.full_like(A, np.nan)
+        run(A, B, found)
+        same_bits(found, A + B)
 
 
 @covers("zeros", "fill")

@@ -6,7 +6,7 @@ The *plan* says what the network is and where in the arena everything stands: se
 
 from __future__ import annotations
 
-INPUTS, OUTPUTS, ACTIVATION, WEIGHTS, BIASES, X_BY_FEATURES, X, Z, A, DZ, DROPPED, X_LEFT = range(12)
+INPUTS, OUTPUTS, ACTIVATION, WEIGHTS, BIASES, X_BY_FEATURES, X, Z, A, DZ, DROPPED, X_LEFT, IS_NARROW = range(13)
 """The columns of the plan, which has one row per layer:
 
 - ``INPUTS``, ``OUTPUTS``: how many there are;
@@ -16,7 +16,9 @@ INPUTS, OUTPUTS, ACTIVATION, WEIGHTS, BIASES, X_BY_FEATURES, X, Z, A, DZ, DROPPE
 - ``Z``, ``A``, ``DZ``: where these begin in the arena. ``Z`` and ``A`` of a hidden layer are one place, unless the
   slope is a function of ``Z`` (:data:`~fastmlp.kernels.activations.SLOPE_NEEDS_Z`): ``A`` is written over ``Z``;
 - ``DROPPED``: the threshold below which a random word drops a unit, 0 without dropout;
-- ``X_LEFT``: where what is then left of ``X`` begins; where nothing is dropped, ``X`` itself.
+- ``X_LEFT``: where what is then left of ``X`` begins; where nothing is dropped, ``X`` itself;
+- ``IS_NARROW``: whether so few inputs enter the layer, none of them ever dropped, that the gradient of its weights is
+  summed from ``X`` by blocks of samples. Training then keeps nothing of it by features.
 """
 
 LOSS, PADDED_SAMPLES, TARGETS, TARGETS_BY_FEATURES, SHARES, SAMPLE_LOSSES, THREADS, PARTIALS, PENALIZES = range(9)

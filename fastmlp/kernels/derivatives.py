@@ -42,6 +42,8 @@ from fastmlp.kernels.layer import (
 from fastmlp.kernels.layout import n_blocks, scatter_rows
 from fastmlp.kernels.network import status_of
 from fastmlp.kernels.samples import (
+    KEEPS_ALL,
+    KEEPS_NOTHING,
     TILE_BLOCKS,
     backward_tile,
     few_of,
@@ -59,9 +61,10 @@ from fastmlp.kernels.simd import block, column, fill, fma, lanes, load, rank1, s
 @tile_function
 def _tile_of_samples(plan, parameters, arena, report, data, targets, labels, sample_weights, order, samples, p0, p1):
     """Forward, loss and backward for one tile."""
-    note(report, X_CHECK, p0, p1, read_samples(whole(plan), plan, arena, data, order, 0, samples, p0, p1))
+    check = read_samples(whole(plan), KEEPS_ALL, plan, arena, data, order, 0, samples, p0, p1)
+    note(report, X_CHECK, p0, p1, check)
     few = few_of(samples, arena)
-    forward_tile(whole(plan), plan, parameters, arena, p0, p1, few, True, NOTHING_DROPPED, 0)
+    forward_tile(whole(plan), KEEPS_ALL, plan, parameters, arena, p0, p1, few, NOTHING_DROPPED, 0)
     loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, 0, samples, p0, p1, 0)
     backward_tile(whole(plan), plan, parameters, arena, p0, p1, few, NOTHING_DROPPED, 0)
 
@@ -159,10 +162,11 @@ def jacobian(me, plan, parameters, arena, report, data, order, samples, output):
         start, stop = share(me, plan[-1, THREADS], n_blocks(arena, samples))
         for p0 in range(start, stop, TILE_BLOCKS):
             p1 = min(p0 + TILE_BLOCKS, stop)
-            note(report, X_CHECK, p0, p1, read_samples(whole(plan), plan, arena, data, order, 0, samples, p0, p1))
+            check = read_samples(whole(plan), KEEPS_NOTHING, plan, arena, data, order, 0, samples, p0, p1)
+            note(report, X_CHECK, p0, p1, check)
             note(report, BLOCK_LOSS, p0, p1, 0.0)
             note(report, Y_CHECK, p0, p1, 0.0)
-            forward_tile(whole(plan), plan, parameters, arena, p0, p1, 0, False, NOTHING_DROPPED, 0)
+            forward_tile(whole(plan), KEEPS_NOTHING, plan, parameters, arena, p0, p1, 0, NOTHING_DROPPED, 0)
             for j in range(outputs):
                 _output_gradient_tile(j, plan, arena, p0, p1)
                 backward_tile(whole(plan), plan, parameters, arena, p0, p1, few, NOTHING_DROPPED, 0)

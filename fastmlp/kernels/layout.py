@@ -10,7 +10,7 @@ With ``B = block(M)``, which is one or two vector registers:
     ``[i // B][n][i % B]``: the features of a block lie side by side. It is the operand of ``dW = dZ Xᵀ``, whose left
     side has the letter ``i``.
 
-Samples are padded with zeros to whole blocks.
+Samples are padded to whole blocks: with zeros or, where their features are few, with the last one.
 """
 
 from __future__ import annotations
@@ -19,12 +19,27 @@ import numpy as np
 from numba import prange
 
 from fastmlp.kernels.jit import kernel, tile_function
-from fastmlp.kernels.simd import block, fill, gather, lanes, load_first, prefetch, store, sum_lanes, transpose
+from fastmlp.kernels.simd import (
+    block,
+    fill,
+    gather,
+    gather_four,
+    lanes,
+    load_first,
+    prefetch,
+    store,
+    sum_lanes,
+    transpose,
+)
 
 AHEAD = 4
 """Vectors of a row that are asked for before they are read: rows in any order come from memory a sixth quicker. The
 first ones of a row are asked for with the sample a block before it: of rows in 100 MB, steps of 4-32-16-4 on 512 take
 31 us instead of 34, of 3-4-4-2 on five 0.98 instead of 1.12, of 1000-10 on 256 102 instead of 108."""
+
+FEW_FEATURES = 4
+"""Features up to which rows are turned in registers, on their way to sample blocks: 16 of them take 20 ns instead of
+40 by way of feature blocks."""
 
 NO_ORDER = np.empty(0, np.int64)
 """The rows as they stand."""
@@ -91,6 +106,32 @@ def gather_rows(X, features, i0, i1, order, first, samples, n0, n1, F, f, padded
                 x = load_first(X, row + i, features - i if n < samples else 0)
                 check = check + (x - x)
                 store(F, to + n * size, x)
+    return sum_lanes(check)
+
+
+@tile_function
+def gather_few(X, features, order, first, samples, p0, p1, S, s):
+    """Rows of up to :data:`FEW_FEATURES` features to sample blocks ``p0`` to ``p1``, by registers alone.
+
+    What fills up the last block repeats the last sample. Returns 0 if every value is finite, else NaN.
+    """
+    size, step, check = block(S), lanes(S), fill(S, 0.0)
+    for p in range(p0, p1):
+        to = s + p * features * size
+        for k in range(0, size, step):
+            n = p * size + k
+            ahead = first + n + size
+            for r in range(min(step, samples - n, order.size - ahead)):
+                prefetch(X, order[ahead + r] * features)
+            v0, v1, v2, v3 = gather_four(X, features, order, first + min(n, samples - 1), max(samples - n, 1))
+            check = check + ((v0 - v0) + (v1 - v1) + (v2 - v2) + (v3 - v3))
+            store(S, to + k, v0)
+            if features > 1:
+                store(S, to + size + k, v1)
+            if features > 2:
+                store(S, to + 2 * size + k, v2)
+            if features > 3:
+                store(S, to + 3 * size + k, v3)
     return sum_lanes(check)
 
 

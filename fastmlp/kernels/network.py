@@ -59,6 +59,9 @@ from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.layout import NO_ORDER, n_blocks
 from fastmlp.kernels.optimizers import MAX_NORM, NO_SETTINGS, NO_UPDATE, rates_of
 from fastmlp.kernels.samples import (
+    KEEPS_ALL,
+    KEEPS_FOR_GRADIENT,
+    KEEPS_NOTHING,
     TILE_BLOCKS,
     backward_tile,
     few_of,
@@ -221,19 +224,20 @@ def _sample_task(
     start, stop = task * division.part_blocks, min((task + 1) * division.part_blocks, division.blocks)
     apart = _blocks_apart(task, passes, plan, division.groups)
     start, stop = start + apart, stop + apart
-    # of a loss by itself, nothing is kept by features
-    few = few_of(samples, arena) if passes != (FORWARD | LOSSES) else 0
+    few, keeps = few_of(samples, arena), KEEPS_FOR_GRADIENT
+    if passes == FORWARD:  # others may come back to it
+        keeps = KEEPS_ALL
+    elif passes == (FORWARD | LOSSES):
+        few, keeps = 0, KEEPS_NOTHING
     # seen from the arena's first block, so many more samples come before those of this part: if the second group's
     # block 2 stands where block 10 would, ``first`` is 8 blocks less, maybe below 0, and row ``first + n`` is right
     first, samples = first - apart * block(arena), samples + apart * block(arena)
     for p0 in range(start, stop, TILE_BLOCKS):
         p1 = min(p0 + TILE_BLOCKS, stop)
         if passes & FORWARD:
-            check = read_samples(whole(plan), plan, arena, data, order, first, samples, p0, p1)
+            check = read_samples(whole(plan), keeps, plan, arena, data, order, first, samples, p0, p1)
             note(report, X_CHECK, p0 - apart, p1 - apart, check)
-            # a forward pass by itself may be followed by a backward one
-            before_backward = passes != (FORWARD | LOSSES)
-            forward_tile(whole(plan), plan, parameters, arena, p0, p1, few, before_backward, dropout_step, apart)
+            forward_tile(whole(plan), keeps, plan, parameters, arena, p0, p1, few, dropout_step, apart)
         if passes & LOSSES:
             loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1, apart)
         else:

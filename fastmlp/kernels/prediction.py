@@ -25,7 +25,7 @@ from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.layer import affine_sample
 from fastmlp.kernels.layout import NO_ORDER, n_blocks, panels_of, scatter_rows
 from fastmlp.kernels.losses import softmax_block
-from fastmlp.kernels.samples import TILE_BLOCKS, forward_tile, read_samples, whole
+from fastmlp.kernels.samples import KEEPS_NOTHING, TILE_BLOCKS, forward_tile, read_samples, whole
 from fastmlp.kernels.simd import block, fill, lanes, load, load_first, store, store_first, sum_lanes
 
 PREDICTED_BLOCKS = 2 * TILE_BLOCKS
@@ -92,8 +92,10 @@ def _predict_blocks(me, plan, parameters, arena, data, first, samples, output):
         # of a single member, p = 8 and p0 = 0, begins at sample 8 * size, and is worked on as if it were the first
         shift = (p - p0) * size
         p1 = p0 + min(TILE_BLOCKS, stop - p)
-        check += read_samples(whole(plan), plan, arena, data, NO_ORDER, first + shift, samples - shift, p0, p1)
-        forward_tile(whole(plan), plan, parameters, arena, p0, p1, 0, False, NOTHING_DROPPED, 0)
+        check += read_samples(
+            whole(plan), KEEPS_NOTHING, plan, arena, data, NO_ORDER, first + shift, samples - shift, p0, p1
+        )
+        forward_tile(whole(plan), KEEPS_NOTHING, plan, parameters, arena, p0, p1, 0, NOTHING_DROPPED, 0)
         scatter_rows(arena, plan[-2, A], outputs, samples - shift, p0, p1, output, (first + shift) * outputs, outputs)
     return check
 

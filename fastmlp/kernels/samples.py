@@ -16,6 +16,7 @@ from fastmlp.kernels.columns import (
     DROPPED,
     DZ,
     INPUTS,
+    IS_NARROW,
     KEY0,
     KEY1,
     L1,
@@ -51,7 +52,16 @@ from fastmlp.kernels.layer import (
     n_strips,
     strip_of,
 )
-from fastmlp.kernels.layout import feature_blocks_of, gather_labels, gather_rows, n_blocks, row_of, sample_blocks_of
+from fastmlp.kernels.layout import (
+    FEW_FEATURES,
+    feature_blocks_of,
+    gather_few,
+    gather_labels,
+    gather_rows,
+    n_blocks,
+    row_of,
+    sample_blocks_of,
+)
 from fastmlp.kernels.losses import GIVEN_GRADIENT, POISSON, loss_block, softmax_block
 from fastmlp.kernels.simd import block, fill, lanes, load, prefetch, store, sum_lanes, where
 
@@ -69,6 +79,10 @@ so that no processor fetches them beforehand. Three times 1000 to 1000 go backwa
 
 LANES_BY_THEMSELVES = 6
 """Products of vectors that it costs to sum the lanes of a vector, or to write them one by one."""
+
+KEEPS_NOTHING, KEEPS_FOR_GRADIENT, KEEPS_ALL = range(3)
+"""What a forward pass keeps by features of what enters the layers: nothing; what the gradient of the weights is summed
+from (:data:`~fastmlp.kernels.columns.IS_NARROW`); or all, for whoever reads it."""
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -133,14 +147,25 @@ def _part_of(scope, features, arena):
     return part * blocks // parts * size, min((part + 1) * blocks // parts * size, features)
 
 
+@tile_function
+def _is_kept(layer, keeps, plan):
+    """Whether what enters a layer is kept by features."""
+    return keeps == KEEPS_ALL or (keeps == KEEPS_FOR_GRADIENT and not plan[layer, IS_NARROW])
+
+
 @specialized_function
-def read_samples(scope, plan, arena, data, order, first, samples, p0, p1):
+def read_samples(scope, keeps, plan, arena, data, order, first, samples, p0, p1):
     """Gather a tile of the batch: ``X`` of the first layer, in both layouts. Returns 0 if all is finite, else NaN.
 
-    Of the features, those in the scope.
+    Of the features, those in the scope; where they are few, in one layout alone unless the other is kept.
     """
     inputs, by_features = plan[0, INPUTS], plan[0, X_BY_FEATURES]
     size, padded = block(arena), plan[-1, PADDED_SAMPLES]
+    if inputs <= FEW_FEATURES:
+        check = gather_few(data, inputs, order, first, samples, p0, p1, arena, plan[0, X])
+        if _is_kept(0, keeps, plan):
+            feature_blocks_of(arena, plan[0, X], inputs, 0, inputs, padded, p0, p1, arena, by_features)
+        return check
     i0, i1 = _part_of(scope, inputs, arena)
     check = gather_rows(data, inputs, i0, i1, order, first, samples, p0 * size, p1 * size, arena, by_features, padded)
     sample_blocks_of(arena, by_features, inputs, i0, i1, padded, p0, p1, arena, plan[0, X])
@@ -154,6 +179,8 @@ def _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1):
     size, padded = block(arena), plan[-1, PADDED_SAMPLES]
     if labels.size > 0:
         return gather_labels(labels, outputs, order, first, samples, p0, p1, arena, to)
+    if outputs <= FEW_FEATURES:
+        return float(gather_few(targets, outputs, order, first, samples, p0, p1, arena, to))
     by_features = plan[-1, TARGETS_BY_FEATURES]
     check = gather_rows(
         targets, outputs, 0, outputs, order, first, samples, p0 * size, p1 * size, arena, by_features, padded
@@ -211,7 +238,7 @@ def _affine_tile(layer, j0, j1, entering, plan, parameters, arena, p0, p1, few):
     """``Z`` of a layer, outputs ``j0`` to ``j1``, for a tile of samples; what enters it begins at ``entering``."""
     inputs, outputs, size = plan[layer, INPUTS], plan[layer, OUTPUTS], block(arena)
     weights, biases, z0 = plan[layer, WEIGHTS] + j0 * inputs, plan[layer, BIASES] + j0, plan[layer, Z] + j0 * size
-    if _are_one_by_one(few, inputs, arena):
+    if not plan[layer, IS_NARROW] and _are_one_by_one(few, inputs, arena):
         x, padded = plan[layer, X_BY_FEATURES], plan[-1, PADDED_SAMPLES]
         # Z = affine(W, b, X)
         affine_few(parameters, weights, parameters, biases, inputs, j1 - j0, arena, x, padded, few, arena, z0)
@@ -227,11 +254,10 @@ def _affine_tile(layer, j0, j1, entering, plan, parameters, arena, p0, p1, few):
 
 
 @specialized_function
-def forward_tile(scope, plan, parameters, arena, p0, p1, few, before_backward, dropout_step, apart):
+def forward_tile(scope, keeps, plan, parameters, arena, p0, p1, few, dropout_step, apart):
     """Forward through every layer in the scope.
 
-    Before a backward pass, what enters each layer is kept in the other layout too. With a part of the last layer's
-    outputs, :func:`softmax_tile` is still to come.
+    With a part of the last layer's outputs, :func:`softmax_tile` is still to come.
 
     ``few`` is as in :func:`few_of`, or 0 where each sample's bits must not depend on how many there are; ``apart`` is
     as in :func:`_drop_tile`, here and below.
@@ -250,7 +276,7 @@ def forward_tile(scope, plan, parameters, arena, p0, p1, few, before_backward, d
         if dropout_step != NOTHING_DROPPED and plan[layer, DROPPED] > 0:
             left = plan[layer + 1, X_LEFT]
             _drop_tile(layer, j0, j1, plan[layer, A], left, dropout_step, plan, arena, p0, p1, apart)
-        if before_backward and layer + 1 < n_layers:
+        if layer + 1 < n_layers and _is_kept(layer + 1, keeps, plan):
             feature_blocks_of(
                 arena, left, outputs, j0, j1, plan[-1, PADDED_SAMPLES], p0, p1, arena, plan[layer + 1, X_BY_FEATURES]
             )

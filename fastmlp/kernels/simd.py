@@ -984,6 +984,71 @@ def _(m: _Machine) -> Any:
     return v
 
 
+def gather_four(A: np.ndarray, features: int, order: np.ndarray, n: int, count: int) -> tuple[Any, Any, Any, Any]:
+    """Return the first four columns of some rows of ``A``, as vectors. Lane ``r`` is of row ``order[n + r]``.
+
+    If ``order`` is empty, it is of row ``n + r``. Lanes from ``count`` on, which is at least 1, repeat the last one. A
+    row has ``features`` numbers; what would be a column behind them is zero.
+    """
+    picked = n + np.minimum(np.arange(lanes(A)), count - 1)
+    rows = picked
+    if order.size > 0:
+        _check(order, int(picked[0]), int(picked[-1] - picked[0]) + 1)
+        rows = order[picked]
+    columns = np.zeros((4, lanes(A)), A.dtype)
+    for k in range(min(features, 4)):
+        for row in rows:
+            _check(A, row * features + k, 1)
+        columns[k] = A[rows * features + k]
+    return tuple(columns)
+
+
+def _four_typing(A: Any, features: Any, order: Any, n: Any, count: Any) -> Any:
+    return types.UniTuple(Vector(A.dtype), 4) if _is_buffer(A) and isinstance(order, types.Array) else None
+
+
+@_machine_form(gather_four, _four_typing)
+def _(m: _Machine) -> Any:
+    features, n, count = m.index(1), m.index(3), m.index(4)
+    picked = [m.builder.add(n, m.row(r, count)) for r in range(m.result.dtype.lanes)]
+    size = m.builder.extract_value(m._part(2, "shape"), 0)
+    before = m.builder.block
+    with m.builder.if_then(m.builder.icmp_signed(">", size, ir.Constant(size.type, 0))):
+        ordered = [m.load_element(2, place) for place in picked]
+        after = m.builder.block
+    rows = [m.builder.phi(n.type) for _ in picked]
+    for row, place, in_order in zip(rows, picked, ordered, strict=True):
+        row.add_incoming(place, before)
+        row.add_incoming(in_order, after)
+    first = m.first(features, ir.VectorType(_element(m.types[0].dtype), 4))
+    loaded = [m.load_first(0, m.builder.mul(row, features), first) for row in rows]
+    return m.context.make_tuple(m.builder, m.result, _columns_of_four(m.builder, loaded))
+
+
+def _columns_of_four(builder: Any, rows: list[Any]) -> list[Any]:
+    """Columns of rows of four numbers, each in one register."""
+    if len(rows) < 4:
+        return [_picked(builder, rows, column) for column in range(4)]
+    # every fourth row beside the one before; then squares of four by four are turned, all at once
+    registers = [rows[r::4] for r in range(4)]
+    while len(registers[0]) > 1:
+        registers = [[_joined(builder, *pair) for pair in zip(r[::2], r[1::2], strict=True)] for r in registers]
+    return _turned(builder, [r[0] for r in registers])
+
+
+def _joined(builder: Any, lower: Any, upper: Any) -> Any:
+    lanes = list(range(2 * lower.type.count))
+    return builder.shuffle_vector(lower, upper, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+
+def _picked(builder: Any, vectors: list[Any], lane: int) -> Any:
+    """One lane of each, side by side."""
+    v, index = ir.Constant(ir.VectorType(vectors[0].type.element, len(vectors)), ir.Undefined), ir.IntType(32)
+    for r, vector in enumerate(vectors):
+        v = builder.insert_element(v, builder.extract_element(vector, ir.Constant(index, lane)), ir.Constant(index, r))
+    return v
+
+
 def scatter(A: np.ndarray, a: int, stride: int, v: np.ndarray, count: int) -> None:
     """``A[a + r * stride] = v[r]``, for the first ``count`` lanes; all of them if that is more."""
     for r in range(min(count, v.size)):
@@ -1012,13 +1077,16 @@ def _(m: _Machine) -> Any:
 
 
 def _turned(builder: Any, registers: list[Any]) -> list[Any]:
-    """Transpose a square: exchange its off-diagonal quarters, then those of each quarter, down to single elements."""
-    lanes = len(registers)
+    """Transpose a square: exchange its off-diagonal quarters, then those of each quarter, down to single elements.
+
+    Of longer registers, several squares side by side.
+    """
+    lanes = registers[0].type.count
     index = ir.VectorType(ir.IntType(32), lanes)
     step = 1
-    while step < lanes:
+    while step < len(registers):
         turned = list(registers)
-        for r in range(lanes):
+        for r in range(len(registers)):
             if r & step:
                 continue
             upper, lower = registers[r], registers[r | step]

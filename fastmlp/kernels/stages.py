@@ -23,7 +23,16 @@ from __future__ import annotations
 from fastmlp.kernels.columns import INPUTS, OUTPUTS, PARAMETER_RANGES, THREADS, X_CHECK
 from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.layout import n_blocks
-from fastmlp.kernels.samples import backward_tile, few_of, forward_tile, loss_of_tile, note, read_samples, softmax_tile
+from fastmlp.kernels.samples import (
+    KEEPS_FOR_GRADIENT,
+    backward_tile,
+    few_of,
+    forward_tile,
+    loss_of_tile,
+    note,
+    read_samples,
+    softmax_tile,
+)
 from fastmlp.kernels.simd import block
 from fastmlp.kernels.weights import first_sum, penalty_task
 
@@ -97,7 +106,8 @@ def stage_task(
     if task >= parts:
         penalty_task(task - parts, plan, parameters, report)
     elif stage == 0:
-        check = read_samples((stage, layers, task, parts), plan, arena, data, order, first, samples, 0, blocks)
+        scope = stage, layers, task, parts
+        check = read_samples(scope, KEEPS_FOR_GRADIENT, plan, arena, data, order, first, samples, 0, blocks)
         report[first_sum(report) + task, X_CHECK] = check
     elif stage == layers + 1:
         check = 0.0  # that of all features
@@ -112,6 +122,6 @@ def stage_task(
         scope = layer, layer + 1, task, parts
         for p in range(blocks):
             if stage <= layers:
-                forward_tile(scope, plan, parameters, arena, p, p + 1, few, True, dropout_step, 0)
+                forward_tile(scope, KEEPS_FOR_GRADIENT, plan, parameters, arena, p, p + 1, few, dropout_step, 0)
             else:
                 backward_tile(scope, plan, parameters, arena, p, p + 1, few, dropout_step, 0)

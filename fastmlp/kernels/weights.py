@@ -17,6 +17,7 @@ from fastmlp.kernels.columns import (
     EVERYTHING,
     FACTOR,
     INPUTS,
+    IS_NARROW,
     L1,
     L2,
     NOTHING,
@@ -31,12 +32,10 @@ from fastmlp.kernels.columns import (
     THREADS,
     WEIGHTS,
     X_BY_FEATURES,
-    X_LEFT,
     X,
 )
 from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.layer import (
-    FEW_INPUTS,
     bias_gradient_strip,
     few_inputs_gradient_strip,
     n_strips,
@@ -99,8 +98,7 @@ def _weight_tile(layer, strip, i, first, last, add, plan, arena, gradient, g):
     columns = min(inputs - i, size)
     d, x = plan[layer, DZ] + j * size, plan[layer, X_BY_FEATURES] + i * plan[-1, PADDED_SAMPLES]
     w, b = plan[layer, WEIGHTS] + j * inputs + i, plan[layer, BIASES] + j
-    # where units are dropped, X is what was there before, and X_LEFT is written only in a step that drops some
-    if inputs <= FEW_INPUTS and plan[layer, X_LEFT] == plan[layer, X]:
+    if plan[layer, IS_NARROW]:
         few_inputs_gradient_strip(
             rows, arena, d, outputs, first, last, add, arena, plan[layer, X], inputs, gradient, g + w
         )
