@@ -98,7 +98,9 @@ class _Partials:
         # six operations for each weight and sample: two in each of three products
         of_a_sample = 6 * sum(i * j for i, j in pairs) * itemsize // 4
         self.least_samples = -(-network.GROUP_OPERATIONS // of_a_sample)
-        most = max(min(2, capacity // network.LEAST_GROUP_SAMPLES), capacity // network.GROUP_SAMPLES, 1)
+        is_shallow = n_parameters <= network.LEAST_SHALLOW_SAMPLES * sum(i for i, _ in pairs)
+        self.least_group = network.LEAST_SHALLOW_SAMPLES if is_shallow else network.LEAST_GROUP_SAMPLES
+        most = max(min(2, capacity // self.least_group), capacity // network.GROUP_SAMPLES, 1)
         most = min(network.MOST_GROUPS, most, self.in_cache)
         self.groups = min(max(1, capacity // self.least_samples), most)
         """Of a batch that fills the workspace, or of a smaller one: 0 if there are none of any."""
@@ -209,6 +211,7 @@ class Workspace:
         row = self.plan[-1]
         row[columns.PARTIALS_IN_CACHE], row[columns.LEAST_SAMPLES] = partials.in_cache, partials.least_samples
         row[columns.PARTIALS], row[columns.PARTIAL_SIZE] = self._used, partials.size
+        row[columns.LEAST_GROUP] = partials.least_group
         row[columns.APART] = partials.samples_apart // self.block
         if partials.groups > 1:  # a single one is summed where the batch's gradient belongs
             self._used += partials.groups * partials.size

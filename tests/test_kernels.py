@@ -198,6 +198,17 @@ def test_groups_follow_from_the_batch_alone(samples, groups, rng):
             np.testing.assert_allclose(network.gradient, total, atol=1e-6)
 
 
+@pytest.mark.parametrize(("samples", "outputs", "is_grouped"), [(31, 12, False), (32, 12, True), (32, 30, False)])
+def test_a_group_may_be_of_fewer_samples_where_its_gradient_is_small(samples, outputs, is_grouped, rng):
+    """There is room for groups of a larger batch."""
+    sizes, dtype = [400, outputs, 2], np.dtype(np.float64)
+    network = Network(sizes, samples, CASES[0], dtype, rng)
+    network.workspace = Workspace(sizes, network.names, network.objective, dtype, 64)
+    partials = unlike_partials(network)
+    network.train()
+    assert np.isfinite(partials).any() == is_grouped
+
+
 def unlike_partials(network):
     """The room for gradients of groups of samples, a row for each, filled with NaN."""
     workspace = network.workspace

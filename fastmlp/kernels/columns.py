@@ -32,7 +32,8 @@ LOSS, PADDED_SAMPLES, TARGETS, TARGETS_BY_FEATURES, SHARES, SAMPLE_LOSSES, THREA
 - ``PARTIALS``: where in the arena the first group's gradient begins;
 - ``PENALIZES``: what is penalized;
 - ``DROPS``, ``KEY0``, ``KEY1``: whether any layer drops units, and the key of its random words;
-- ``LEAST_SAMPLES``: the least samples of a group;
+- ``LEAST_SAMPLES``: the least samples that are worth a group of their own;
+- ``LEAST_GROUP``: the least samples of one of several groups;
 - ``DIVIDES_PENALTY``: whether the penalty is divided by the samples' weight;
 - ``PLACES``: where the samples' places in the minibatch of all ranks begin, -1 if they are not needed;
 - ``APART``: by how many blocks of samples two groups lie apart, beyond their own;
@@ -40,7 +41,8 @@ LOSS, PADDED_SAMPLES, TARGETS, TARGETS_BY_FEATURES, SHARES, SAMPLE_LOSSES, THREA
 - ``PARTIALS_IN_CACHE``: of how many groups the gradients stay in the cache.
 """
 
-DROPS, KEY0, KEY1, LEAST_SAMPLES, DIVIDES_PENALTY, PLACES, APART, PARTIAL_SIZE, PARTIALS_IN_CACHE = range(9, 18)
+DROPS, KEY0, KEY1, LEAST_SAMPLES, LEAST_GROUP, DIVIDES_PENALTY = range(9, 15)
+PLACES, APART, PARTIAL_SIZE, PARTIALS_IN_CACHE = range(15, 19)
 
 PLAN_COLUMNS = 24
 """Of both kinds of rows: a whole number of cache lines."""

@@ -32,6 +32,7 @@ from fastmlp.kernels.columns import (
     DROPS,
     FACTOR,
     FINITE,
+    LEAST_GROUP,
     LEAST_SAMPLES,
     LOSS_NOT_FINITE,
     NOTHING,
@@ -88,11 +89,15 @@ from fastmlp.kernels.weights import (
     weight_task,
 )
 
-GROUP_SAMPLES, LEAST_GROUP_SAMPLES, MOST_GROUPS, GROUP_OPERATIONS = 64, 32, 16, 300_000
-"""Where gradients are summed group by group: about how many samples a group has, and how many at least, how many
-groups there are at most, and how many operations (float32; half as many in float64) are worth a group: some 4 us. They
-follow from the batch and the network alone, whatever the number of threads. With groups of 16, a step of 400-100-10 on
-32 samples took 47 us instead of 37."""
+GROUP_SAMPLES, MOST_GROUPS, GROUP_OPERATIONS = 64, 16, 300_000
+"""Where gradients are summed group by group: about how many samples a group has, how many groups there are at most,
+and how many operations (float32; half as many in float64) are worth a group: some 4 us. They follow from the batch and
+the network alone, whatever the number of threads."""
+
+LEAST_GROUP_SAMPLES, LEAST_SHALLOW_SAMPLES = 32, 16
+"""How many samples a group has at least; the second where its gradient is no more than what enters the layers with so
+many samples. Threads exchange either the one or the other: with groups of 16, a step of 784-10 on 32 samples takes
+12 us instead of 16, but one of 400-100-10 47 instead of 39."""
 
 BYTES_APART = 4096
 """How far apart, in each block of features, the samples of two groups lie for two threads. Processors fetch beforehand
@@ -145,7 +150,7 @@ def _n_groups(plan, arena, samples):
 @tile_function
 def _are_enough(plan, samples):
     """Whether there may be several groups of so many samples."""
-    return plan[-1, PARTIALS_IN_CACHE] > 1 and samples >= 2 * LEAST_GROUP_SAMPLES
+    return plan[-1, PARTIALS_IN_CACHE] > 1 and samples >= 2 * plan[-1, LEAST_GROUP]
 
 
 class _Division(NamedTuple):
