@@ -182,6 +182,27 @@ def test_members_do_together_what_one_does_alone(limit, dtype, rng):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("bytes_apart", [9 * simd.VECTOR_BYTES * simd.VECTORS + 8, over_weights.ALIASED_BYTES])
+def test_weights_are_updated_alike_tile_by_tile_and_in_rows(bytes_apart, dtype):
+    """One thread does the latter, and two where rows share a place in the cache."""
+    found, outputs = [], over_weights.STRIPS_AT_ONCE * ROWS + 1
+    settings = as_array((0.1, 0.9, 0.99, 1e-8, 0.01, 1, 0))
+    for threads, call in ((1, lambda kernel, *arguments: kernel(*arguments)), (2, by_members)):
+        rng = np.random.default_rng(5)
+        network = Network(
+            [bytes_apart // dtype.itemsize, outputs, 3], BLOCK + 3, CASES[0], dtype, rng, penalty=PENALTY
+        )
+        network.workspace.divide(threads)
+        arguments = network.gradient, network.memory, flat(network.data), flat(network.targets), NO_LABELS
+        steps = NO_WEIGHTS, NO_ORDER, BLOCK + 3, BLOCK + 3, 0, 1, codes.ADAM, settings, 1, 0.0, kernels.ONE_EPOCH
+        before = network.vector.copy()
+        call(kernels.train, network.workspace.crew, kernels.ALL_PASSES, *network.first, *arguments, *steps)
+        assert (network.vector != before).all()
+        found.append((network.gradient, network.vector, network.memory))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize(("samples", "groups"), [(1, 1), (60, 1), (130, 2), (255, 2), (256, 4), (10_000, 16)])
 def test_groups_follow_from_the_batch_alone(samples, groups, rng):
     """Also where the workspace is larger: each of several groups leaves its own part of the memory unlike it was."""

@@ -68,6 +68,13 @@ STRIPS_AT_ONCE = 8
 BLOCKS_AT_ONCE = 32
 """Blocks of samples over which ``dW`` is summed in one go: so many samples of a block of inputs stay in the cache."""
 
+INPUT_BLOCKS_AT_ONCE, ALIASED_BYTES = 8, 2048
+"""Blocks of inputs for which ``dW`` is computed before it is used, so that a row of weights is updated in one go.
+Tile by tile, one thread takes 334 us instead of 320 for 784-300-10 on 32 samples. Several wait less for each other's
+cache lines if products come between updates, 187 us instead of 204; but not where rows lie a multiple of so many bytes
+apart: as these share one place, or two, in the first-level cache, 1024-512-10 took 690 us tile by tile instead of 445.
+"""
+
 TASKS_PER_THREAD = 4
 """Tasks into which the weights are divided, for each thread, where gradients are not summed by groups."""
 
@@ -90,44 +97,68 @@ def _weight_tile(layer, strip, i, first, last, add, plan, arena, gradient, g):
     """Gradient of one tile of weights, and with the first tile of a strip that of its biases.
 
     The gradient of the whole network begins at ``g`` in ``gradient``. The sum runs over samples from ``first``, with
-    which a block begins, to before ``last``; with ``add`` it goes on. Returns where the tile's weights and its biases
-    begin, its rows and its columns.
+    which a block begins, to before ``last``; with ``add`` it goes on.
     """
     inputs, outputs, size = plan[layer, INPUTS], plan[layer, OUTPUTS], block(arena)
     j, rows = strip_of(outputs, strip)
-    columns = min(inputs - i, size)
     d, x = plan[layer, DZ] + j * size, plan[layer, X_BY_FEATURES] + i * plan[-1, PADDED_SAMPLES]
-    w, b = plan[layer, WEIGHTS] + j * inputs + i, plan[layer, BIASES] + j
+    w, b = g + plan[layer, WEIGHTS] + j * inputs + i, g + plan[layer, BIASES] + j
     if plan[layer, IS_NARROW]:
         few_inputs_gradient_strip(
-            rows, arena, d, outputs, first, last, add, arena, plan[layer, X], inputs, gradient, g + w
+            rows, arena, d, outputs, first, last, add, arena, plan[layer, X], inputs, gradient, w
         )
     else:
-        weight_gradient_strip(rows, arena, d, outputs, first, last, add, arena, x, columns, gradient, g + w, inputs)
+        columns = min(inputs - i, size)
+        weight_gradient_strip(rows, arena, d, outputs, first, last, add, arena, x, columns, gradient, w, inputs)
     if i == 0:
-        bias_gradient_strip(rows, arena, d, outputs, first, last, add, gradient, g + b)
-    return w, b, rows, columns
+        bias_gradient_strip(rows, arena, d, outputs, first, last, add, gradient, b)
 
 
 @inlined_function
-def _finish_tile(w, b, rows, columns, inputs, is_first, plan, report, parameters, gradient, optimizer, rates, memory):
-    """Penalty and update of what :func:`_weight_tile` returned; of the biases with the first tile of a strip."""
+def _finish_strip(
+    layer, strip, i0, i1, plan, report, parameters, gradient, optimizer, rates, memory
+):  # fmt: skip
+    """Penalty and update of the weights of a strip for inputs ``i0`` to ``i1``; with the first, of its biases too."""
+    inputs, columns = plan[layer, INPUTS], i1 - i0
+    j, rows = strip_of(plan[layer, OUTPUTS], strip)
+    w, b = plan[layer, WEIGHTS] + j * inputs + i0, plan[layer, BIASES] + j
     if plan[-1, PENALIZES] != NOTHING:
         l1, l2 = report[PENALTY, L1], report[PENALTY, L2]
         for r in range(rows):
             penalize_range(l1, l2, parameters, gradient, w + r * inputs, w + r * inputs + columns)
-        if is_first and plan[-1, PENALIZES] == EVERYTHING:
+        if i0 == 0 and plan[-1, PENALIZES] == EVERYTHING:
             penalize_range(l1, l2, parameters, gradient, b, b + rows)
     if optimizer == NO_UPDATE:
         return
     if decays(rates, True):
         for r in range(rows):
             decay_range(rates, parameters, w + r * inputs, w + r * inputs + columns)
-        if is_first and decays(rates, False):
+        if i0 == 0 and decays(rates, False):
             decay_range(rates, parameters, b, b + rows)
     update_rows(optimizer, rates, parameters, gradient, memory, w, columns, rows, inputs)
-    if is_first:
+    if i0 == 0:
         update_rows(optimizer, rates, parameters, gradient, memory, b, rows, 1, 0)
+
+
+@inlined_function
+def _finish_tiles(
+    layer, s0, bundle, k0, k1, plan, arena, report, parameters, gradient, optimizer, rates, memory
+):  # fmt: skip
+    """Penalty and update of tiles ``k0`` to ``k1`` of a bundle, whose first strip is ``s0``: strip after strip."""
+    for k in range(k0, min(k0 + bundle, k1)):
+        # tiles k, k + bundle, k + 2 bundle and so on are a strip's
+        blocks = (k1 - k + bundle - 1) // bundle if k1 - k > bundle else 1
+        i0 = k // bundle * block(arena)
+        i1 = min(i0 + blocks * block(arena), plan[layer, INPUTS])
+        _finish_strip(layer, s0 + k % bundle, i0, i1, plan, report, parameters, gradient, optimizer, rates, memory)
+
+
+@inlined_function
+def _tiles_at_once(bundle, inputs, plan, arena):
+    """Tiles of a bundle whose gradients are computed before the first of them is used."""
+    if plan[-1, THREADS] == 1 or inputs * arena.itemsize % ALIASED_BYTES == 0:
+        return bundle * INPUT_BLOCKS_AT_ONCE
+    return 1
 
 
 @tile_function
@@ -143,15 +174,16 @@ def _weight_tiles(start, stop, plan, arena, report, samples, parameters, gradien
             strips, input_blocks = n_strips(plan[layer, OUTPUTS]), n_blocks(arena, plan[layer, INPUTS])
             for s0 in range(0, strips, STRIPS_AT_ONCE):
                 bundle = min(STRIPS_AT_ONCE, strips - s0)
-                for k in range(max(start - tile, 0), min(stop - tile, bundle * input_blocks)):
-                    strip, i = s0 + k % bundle, k // bundle * block(arena)
-                    w, b, rows, columns = _weight_tile(
-                        layer, strip, i, first, last, first > 0, plan, arena, gradient, 0
-                    )
+                at_once = _tiles_at_once(bundle, plan[layer, INPUTS], plan, arena)
+                stop_here = min(stop - tile, bundle * input_blocks)
+                for k0 in range(max(start - tile, 0), stop_here, at_once):
+                    k1 = min(k0 + at_once, stop_here)
+                    for k in range(k0, k1):
+                        strip, i = s0 + k % bundle, k // bundle * block(arena)
+                        _weight_tile(layer, strip, i, first, last, first > 0, plan, arena, gradient, 0)
                     if last == samples:
-                        inputs = plan[layer, INPUTS]
-                        _finish_tile(
-                            w, b, rows, columns, inputs, i == 0, plan, report, parameters, gradient, optimizer, rates,
+                        _finish_tiles(
+                            layer, s0, bundle, k0, k1, plan, arena, report, parameters, gradient, optimizer, rates,
                             memory,
                         )  # fmt: skip
                 tile += bundle * input_blocks
