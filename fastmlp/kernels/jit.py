@@ -362,6 +362,14 @@ def specialized_function(function: Callable[..., Any]) -> Any:
     return function if config.DISABLE_JIT else _TileFunction(function, is_specialized=True)
 
 
+def summing_function(function: Callable[..., Any]) -> Any:
+    """Compile a tile function whose sums LLVM may form in another order, the same each time: by vectors.
+
+    The squares of a million parameters take 60 us; one after the other 1,000, and 270 if eight sums take turns.
+    """
+    return function if config.DISABLE_JIT else _TileFunction(function, fastmath={"reassoc", "contract"})
+
+
 def plain_function(function: Callable[..., Any]) -> Any:
     """Compile a function that Python calls, without threads of its own."""
     return _with_safe_cache(function, _KERNEL_FLAGS)
