@@ -18,6 +18,7 @@ from fastmlp.kernels.layout import (
     row_of,
     sample_blocks_of,
     scatter_rows,
+    turn_rows,
 )
 from fastmlp.kernels.samples import TILE_BLOCKS
 from fastmlp.kernels.simd import lanes
@@ -261,6 +262,42 @@ def test_no_few_features_hide_what_is_not_finite(value, features, dtype, rng):
         # a row may be drawn twice
         assert found == {int(k) // batch.size for k in np.flatnonzero(batch.rows == batch.rows[n])}
         row[i] = kept
+
+
+@compiled
+def turned_rows(X, features, first, samples, p0, p1, S, s):
+    """Rows to blocks ``p0`` to ``p1``."""
+    return turn_rows(X, features, first, samples, p0, p1, S, s)
+
+
+@pytest.mark.parametrize("features", [name for name in SIZES if name not in ("1", "lanes-1")])
+@pytest.mark.parametrize("samples", SIZES)
+def test_rows_one_after_the_other(features, samples, dtype, rng):
+    """What fills up the last block is the last sample once more; and no other element is touched."""
+    batch = Batch(size_of(features, dtype), size_of(samples, dtype), False, dtype, rng)
+    last = batch.n_blocks
+    # nothing stands behind the last row
+    data = batch.data[: batch.first + batch.samples].ravel()
+    repeated = batch.data[batch.rows[np.minimum(np.arange(batch.padded), batch.samples - 1)]].T
+    for p0, p1 in {(0, last), (0, 1), (last - 1, last), (last // 2, last), (last, last + 1)}:
+        S, place = batch.sample_buffer(), batch.place_of_samples
+        assert turned_rows(data, batch.features, batch.first, batch.samples, p0, p1, S, place) == 0
+        expected, n = batch.sample_buffer(), slice(p0 * batch.size, p1 * batch.size)
+        expected[batch.sample_places()[:, n]] = repeated[:, n]
+        np.testing.assert_array_equal(S, expected)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_no_row_hides_what_is_not_finite(value, dtype, rng):
+    batch = Batch(lanes_of(dtype) + 1, 2 * lanes_of(dtype) * simd.VECTORS + 1, False, dtype, rng)
+    for n, i in np.ndindex(batch.samples, batch.features):
+        data = batch.data[: batch.first + batch.samples].copy()
+        data[batch.first + n, i] = value
+        for p in range(batch.n_blocks):
+            S, place = batch.sample_buffer(), batch.place_of_samples
+            with np.errstate(invalid="ignore"):
+                found = turned_rows(data.ravel(), batch.features, batch.first, batch.samples, p, p + 1, S, place)
+            assert np.isnan(found) == (p == n // batch.size)
 
 
 @by_all_sizes

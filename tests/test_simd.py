@@ -65,6 +65,7 @@ from fastmlp.kernels.simd import (
     sum_lanes_of_four,
     times_power_of_two,
     transpose,
+    transpose_finite,
     where,
     wide,
     zeros,
@@ -709,6 +710,12 @@ def run_transpose(A, a, a_stride, a_rows, B, b, b_stride, b_rows):
     transpose(A, a, a_stride, a_rows, B, b, b_stride, b_rows)
 
 
+@compiled
+def run_transpose_finite(A, a, a_stride, a_rows, B, b, b_stride, b_rows):
+    """Transpose a square."""
+    transpose_finite(A, a, a_stride, a_rows, B, b, b_stride, b_rows)
+
+
 def define_transpose(A, a, a_stride, a_rows, B, b, b_stride, b_rows):
     square = range(n_lanes(A.dtype))
     turned = {(k, r): A[a + min(r, a_rows - 1) * a_stride + k] for r in square for k in square}
@@ -722,6 +729,12 @@ def beyond(size, first=0):
     return range(first, size + 3)
 
 
+def squares(L):
+    """Where the rows of a square are, and of what it becomes."""
+    strides = [L, 2 * L + 1, 1]
+    return {"a_stride": strides, "a_rows": beyond(L, 1), "b_stride": strides, "b_rows": beyond(L)}
+
+
 # operation: program, definition, the values that its numbers take for a vector's L lanes, the array that it writes
 MEMORY = {
     "load": (run_load, define_load, lambda _: {}, "out"),
@@ -731,17 +744,8 @@ MEMORY = {
     "store_first": (run_store_first, define_store_first, lambda L: {"count": [-2, -1, *beyond(L)]}, "A"),
     "gather": (run_gather, define_gather, lambda L: {"stride": [1, 3, -2], "rows": beyond(L, 1)}, "out"),
     "scatter": (run_scatter, define_scatter, lambda L: {"stride": [1, 3, -2], "count": [-1, *beyond(L)]}, "A"),
-    "transpose": (
-        run_transpose,
-        define_transpose,
-        lambda L: {
-            "a_stride": [L, 2 * L + 1, 1],
-            "a_rows": beyond(L, 1),
-            "b_stride": [L, 2 * L + 1, 1],
-            "b_rows": beyond(L),
-        },
-        "B",
-    ),
+    "transpose": (run_transpose, define_transpose, squares, "B"),
+    "transpose_finite": (run_transpose_finite, define_transpose, squares, "B"),
 }
 HEIGHTS = sorted({1, 2, ROWS // 2, ROWS - 1, ROWS})
 for _rows in HEIGHTS:
@@ -905,6 +909,32 @@ def test_zero_tile_and_filled_vectors_do_not_read_their_array(rows, dtype):
         same_bits(vector, np.full_like(vector, 2.5))
 
 
+@compiled
+def checked_transpose(A, a, a_stride, a_rows, B, b, b_stride, b_rows, out):
+    """Transpose a square, and return what was found in it."""
+    store(out, 0, transpose_finite(A, a, a_stride, a_rows, B, b, b_stride, b_rows))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_transpose_tells_the_columns_that_are_not_finite(value, dtype, rng):
+    side = n_lanes(dtype)
+    A = rng.standard_normal(side * (side + 3)).astype(dtype)
+    A[0] = np.finfo(dtype).max  # large, but finite
+    for rows, other in itertools.product((1, side - 1, side), (None, 0, side // 2, side - 1)):
+        given = A.copy()
+        expected, check = np.zeros(side * side, dtype), np.zeros(side, dtype)
+        if other is not None:
+            given[min(other, rows - 1) * (side + 3) + other] = value
+            check[other] = np.nan
+        for run in both(checked_transpose):
+            found, out = np.zeros_like(expected), np.full(side, 7, dtype)
+            run_transpose(given, 0, side + 3, rows, expected, 0, side, side)
+            with np.errstate(invalid="ignore"):
+                run(given, 0, side + 3, rows, found, 0, side, side, out)
+            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(out, check)
+
+
 @pytest.mark.parametrize("apart", [0, 1, 3, -2])
 def test_transpose_within_one_array(apart, dtype):
     """The whole square is read before it is written, so that it may be turned in place."""
@@ -1006,6 +1036,23 @@ def test_counters_are_checked_too(place):
 
     with pytest.raises(IndexError):
         read(np.zeros(2, np.int64), place)
+
+
+@pytest.mark.parametrize(
+    ("rows", "order", "n"),
+    [
+        pytest.param(2, [], 1, id="no such row"),
+        pytest.param(3, [0, 1], 1, id="no such place in the order"),
+        pytest.param(3, [0, 1, 3], 1, id="the order names no row"),
+        pytest.param(3, [0, 1, -1], 1, id="the order names a row before the first"),
+        pytest.param(3, [], -1, id="a row before the first"),
+    ],
+)
+def test_rows_that_are_not_there(rows, order, n, dtype):
+    """Two rows are gathered, of three numbers each."""
+    for run in both(four_columns) if CHECKED or INTERPRETED else both(four_columns)[1:]:
+        with pytest.raises(IndexError):
+            run(np.zeros(3 * rows, dtype), 3, np.array(order, np.int64), n, 2, np.zeros(4 * n_lanes(dtype), dtype))
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from fastmlp.kernels.simd import (
     store,
     sum_lanes,
     transpose,
+    transpose_finite,
 )
 
 AHEAD = 4
@@ -132,6 +133,24 @@ def gather_few(X, features, order, first, samples, p0, p1, S, s):
                 store(S, to + 2 * size + k, v2)
             if features > 3:
                 store(S, to + 3 * size + k, v3)
+    return sum_lanes(check)
+
+
+@tile_function
+def turn_rows(X, features, first, samples, p0, p1, S, s):
+    """Rows of the user's data that stand one after the other, to sample blocks ``p0`` to ``p1``.
+
+    They have a vector of features, or more. What fills up the last block repeats the last sample. Returns 0 if every
+    value is finite, else NaN.
+    """
+    size, step, check = block(S), lanes(S), fill(S, 0.0)
+    for p in range(p0, p1):
+        for k in range(0, size, step):
+            n = min(p * size + k, samples - 1)
+            for i in range(0, features, step):
+                at = min(i, features - step)  # the last square ends where the rows do
+                x, to = (first + n) * features + at, s + (p * features + at) * size + k
+                check = check + transpose_finite(X, x, features, samples - n, S, to, size, step)
     return sum_lanes(check)
 
 

@@ -955,6 +955,12 @@ def _transpose_typing(A: Any, a: Any, a_stride: Any, a_rows: Any, B: Any, b: Any
 
 @_machine_form(transpose, _transpose_typing)
 def _(m: _Machine) -> Any:
+    _transpose(m)
+    return m.nothing()
+
+
+def _transpose(m: _Machine) -> list[Any]:
+    """Turn the square, and return its rows."""
     a, a_stride, a_rows = m.index(1), m.index(2), m.index(3)
     b, b_stride, b_rows = m.index(5), m.index(6), m.index(7)
     lanes = Vector(m.types[0].dtype).lanes
@@ -964,7 +970,30 @@ def _(m: _Machine) -> Any:
         row = ir.Constant(b.type, k)
         with m.builder.if_then(m.builder.icmp_signed("<", row, b_rows)):
             m.store(4, m.builder.add(b, m.builder.mul(row, b_stride)), register)
-    return m.nothing()
+    return registers
+
+
+def transpose_finite(
+    A: np.ndarray, a: int, a_stride: int, a_rows: int, B: np.ndarray, b: int, b_stride: int, b_rows: int
+) -> np.ndarray:
+    """:func:`transpose`; return a vector of zeros, with NaN where a number in a column of the square is not finite."""
+    transpose(A, a, a_stride, a_rows, B, b, b_stride, b_rows)
+    square = np.stack([load(A, a + min(r, a_rows - 1) * a_stride) for r in range(lanes(A))])
+    return (square - square).sum(axis=0)
+
+
+def _transpose_finite_typing(
+    A: Any, a: Any, a_stride: Any, a_rows: Any, B: Any, b: Any, b_stride: Any, b_rows: Any
+) -> Any:
+    return Vector(A.dtype) if _transpose_typing(A, a, a_stride, a_rows, B, b, b_stride, b_rows) else None
+
+
+@_machine_form(transpose_finite, _transpose_finite_typing)
+def _(m: _Machine) -> Any:
+    sums = [m.builder.fsub(row, row) for row in _transpose(m)]
+    while len(sums) > 1:
+        sums = [m.builder.fadd(a, b) for a, b in zip(sums[::2], sums[1::2], strict=True)]
+    return sums[0]
 
 
 def gather(A: np.ndarray, a: int, stride: int, count: int) -> np.ndarray:
