@@ -23,7 +23,7 @@ from fastmlp.kernels.crew import share
 from fastmlp.kernels.dropout import NOTHING_DROPPED
 from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.layer import affine_sample
-from fastmlp.kernels.layout import NO_ORDER, n_blocks, panels_of, scatter_rows
+from fastmlp.kernels.layout import FEW_FEATURES, NO_ORDER, n_blocks, panels_of, scatter_rows, turn_rows
 from fastmlp.kernels.losses import softmax_block
 from fastmlp.kernels.samples import KEEPS_NOTHING, TILE_BLOCKS, forward_tile, read_samples, whole
 from fastmlp.kernels.simd import block, fill, lanes, load, load_first, store, store_first, sum_lanes
@@ -82,6 +82,15 @@ def _predict_sample(plan, parameters, panels, arena, data, row, output):
 
 
 @inlined_function
+def _read_rows(plan, arena, data, first, samples, p0, p1):
+    """Gather a tile of rows that stand one after the other. Returns 0 if all is finite, else NaN."""
+    inputs = plan[0, INPUTS]
+    if inputs > FEW_FEATURES and inputs >= lanes(arena):
+        return turn_rows(data, inputs, first, samples, p0, p1, arena, plan[0, X])
+    return read_samples(whole(plan), KEEPS_NOTHING, plan, arena, data, NO_ORDER, first, samples, p0, p1)
+
+
+@inlined_function
 def _predict_blocks(me, plan, parameters, arena, data, first, samples, output):
     """Output of a member's share of the blocks, all of which it works on in the same place of the arena."""
     size, p0, outputs = block(arena), max(me, 0) * PREDICTED_BLOCKS, plan[-2, OUTPUTS]
@@ -92,9 +101,7 @@ def _predict_blocks(me, plan, parameters, arena, data, first, samples, output):
         # of a single member, p = 8 and p0 = 0, begins at sample 8 * size, and is worked on as if it were the first
         shift = (p - p0) * size
         p1 = p0 + min(TILE_BLOCKS, stop - p)
-        check += read_samples(
-            whole(plan), KEEPS_NOTHING, plan, arena, data, NO_ORDER, first + shift, samples - shift, p0, p1
-        )
+        check += _read_rows(plan, arena, data, first + shift, samples - shift, p0, p1)
         forward_tile(whole(plan), KEEPS_NOTHING, plan, parameters, arena, p0, p1, 0, NOTHING_DROPPED, 0)
         scatter_rows(arena, plan[-2, A], outputs, samples - shift, p0, p1, output, (first + shift) * outputs, outputs)
     return check

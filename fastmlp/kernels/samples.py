@@ -61,7 +61,6 @@ from fastmlp.kernels.layout import (
     n_blocks,
     row_of,
     sample_blocks_of,
-    turn_rows,
 )
 from fastmlp.kernels.losses import GIVEN_GRADIENT, POISSON, loss_block, softmax_block
 from fastmlp.kernels.simd import block, fill, lanes, load, prefetch, store, sum_lanes, where
@@ -158,7 +157,7 @@ def _is_kept(layer, keeps, plan):
 def read_samples(scope, keeps, plan, arena, data, order, first, samples, p0, p1):
     """Gather a tile of the batch: ``X`` of the first layer, in both layouts. Returns 0 if all is finite, else NaN.
 
-    Of the features, those in the scope; where they are few, or nothing is kept, maybe in one layout alone.
+    Of the features, those in the scope; where they are few, in one layout alone unless the other is kept.
     """
     inputs, by_features = plan[0, INPUTS], plan[0, X_BY_FEATURES]
     size, padded = block(arena), plan[-1, PADDED_SAMPLES]
@@ -167,8 +166,6 @@ def read_samples(scope, keeps, plan, arena, data, order, first, samples, p0, p1)
         if _is_kept(0, keeps, plan):
             feature_blocks_of(arena, plan[0, X], inputs, 0, inputs, padded, p0, p1, arena, by_features)
         return check
-    if keeps == KEEPS_NOTHING and order.size == 0 and inputs >= lanes(arena):
-        return turn_rows(data, inputs, first, samples, p0, p1, arena, plan[0, X])
     i0, i1 = _part_of(scope, inputs, arena)
     check = gather_rows(data, inputs, i0, i1, order, first, samples, p0 * size, p1 * size, arena, by_features, padded)
     sample_blocks_of(arena, by_features, inputs, i0, i1, padded, p0, p1, arena, plan[0, X])
