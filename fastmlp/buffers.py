@@ -157,6 +157,7 @@ class Workspace:
         self._place_batch(layer_sizes[-1], objective)
         self._place_partials(partials)
         self._place_dropout(objective)
+        self._note_narrow_layers()
         self.arena = aligned(self._used, dtype)
         rows = self.capacity // block + columns.REPORT_ROWS
         self.report = aligned(rows * 3, np.dtype(np.float64)).reshape(-1, 3)
@@ -201,10 +202,14 @@ class Workspace:
                 self.plan[layer, columns.DROPPED] = threshold
                 self.plan[layer + 1, columns.X_LEFT] = self._take(int(self.plan[layer, columns.OUTPUTS]))
                 self.plan[-1, columns.DROPS] = 1
-        all_left = self.plan[:-1, columns.X_LEFT] == self.plan[:-1, columns.X]
-        self.plan[:-1, columns.IS_NARROW] = (self.plan[:-1, columns.INPUTS] <= FEW_INPUTS) & all_left
         self.plan[-1, columns.KEY0], self.plan[-1, columns.KEY1] = objective.key
         self.plan[-1, columns.PLACES] = self._take(1) if objective.has_places else -1
+
+    def _note_narrow_layers(self) -> None:
+        """Of whose inputs, which are few, dropout leaves all."""
+        layers = self.plan[:-1]
+        all_left = layers[:, columns.X_LEFT] == layers[:, columns.X]
+        layers[:, columns.IS_NARROW] = all_left & (layers[:, columns.INPUTS] <= FEW_INPUTS)
 
     def _place_partials(self, partials: _Partials) -> None:
         """Take room for a gradient of each group of samples."""

@@ -189,9 +189,8 @@ def test_weights_are_updated_alike_tile_by_tile_and_in_rows(bytes_apart, dtype):
     settings = as_array((0.1, 0.9, 0.99, 1e-8, 0.01, 1, 0))
     for threads, call in ((1, lambda kernel, *arguments: kernel(*arguments)), (2, by_members)):
         rng = np.random.default_rng(5)
-        network = Network(
-            [bytes_apart // dtype.itemsize, outputs, 3], BLOCK + 3, CASES[0], dtype, rng, penalty=PENALTY
-        )
+        sizes = [bytes_apart // dtype.itemsize, outputs, 3]
+        network = Network(sizes, BLOCK + 3, CASES[0], dtype, rng, penalty=PENALTY)
         network.workspace.divide(threads)
         arguments = network.gradient, network.memory, flat(network.data), flat(network.targets), NO_LABELS
         steps = NO_WEIGHTS, NO_ORDER, BLOCK + 3, BLOCK + 3, 0, 1, codes.ADAM, settings, 1, 0.0, kernels.ONE_EPOCH

@@ -115,9 +115,7 @@ def _weight_tile(layer, strip, i, first, last, add, plan, arena, gradient, g):
 
 
 @inlined_function
-def _finish_strip(
-    layer, strip, i0, i1, plan, report, parameters, gradient, optimizer, rates, memory
-):  # fmt: skip
+def _finish_strip(layer, strip, i0, i1, plan, report, parameters, gradient, optimizer, rates, memory):
     """Penalty and update of the weights of a strip for inputs ``i0`` to ``i1``; with the first, of its biases too."""
     inputs, columns = plan[layer, INPUTS], i1 - i0
     j, rows = strip_of(plan[layer, OUTPUTS], strip)
