@@ -96,9 +96,12 @@ ARGUMENTS = {
     "layer.affine": ("W", "b", "X"),
     "layer.affine_sample": ("W", "b", "X"),
     "layer.affine_few": ("W", "b", "X"),
+    "layer.affine_rows": ("W", "b", "X"),
+    "layer.affine_row": ("W", "b", "X"),
     "layer.input_gradient_few": ("W", "dZ"),
     "layer.affine_backward": ("W", "X", "dZ"),
     "layer.few_inputs_gradient_strip": ("X", "dZ"),
+    "layer.weight_gradient_rows": ("X", "dZ"),
     "layer.activate": ("Z",),
     "layer.activate_backward": ("Z", "A", "dA"),
     "losses.squared_error": ("A", "Y"),
@@ -432,6 +435,71 @@ def kernel_affine_few(given: Arrays, _: str) -> Arrays:
     return {"Z": layout.from_sample_blocks(Z, n_samples)}
 
 
+class Rows(NamedTuple):
+    """A user's data, in which the samples of ``X[i,n]`` stand in another order, behind what is not a number."""
+
+    data: Array
+    order: Array
+    first: int
+    """In the order, before whose entry others stand."""
+
+
+def shuffled_rows(X: Array) -> Rows:
+    """Put the samples into rows of a user's data."""
+    samples, first = X.shape[1], 3
+    order = 1 + np.random.default_rng(5).permutation(samples)
+    data = np.full((samples + 1, len(X)), np.nan)
+    data[order] = X.T
+    return Rows(data.ravel(), np.concatenate([np.zeros(first, np.int64), order]), first)
+
+
+@compiled
+def every_block_of_rows(W, b, X, order, first, samples, Z):
+    (outputs, inputs), size = W.shape, simd.block(X)
+    weights, z = W.reshape(W.size), Z.reshape(Z.size)
+    for n in range(0, samples, size):
+        kernel_layer.affine_rows(weights, 0, b, 0, inputs, outputs, X, order, first + n, samples - n, z, n * outputs)
+
+
+def kernel_affine_rows(given: Arrays, _: str) -> Arrays:
+    W, b, X = given["W"], given["b"], given["X"]
+    n_samples, Z = X.shape[1], room_for(np.zeros((len(W), X.shape[1])))
+    every_block_of_rows(W, b, *shuffled_rows(X), n_samples, Z)
+    filled = Z.transpose(1, 0, 2).reshape(len(W), -1)
+    assert (filled[:, n_samples:] == filled[:, n_samples - 1 : n_samples]).all()
+    return {"Z": layout.from_sample_blocks(Z, n_samples)}
+
+
+@compiled
+def every_row(W, b, X, order, first, Z):
+    weights, (outputs, inputs) = W.reshape(W.size), W.shape
+    for n in range(Z.shape[0]):
+        kernel_layer.affine_row(weights, 0, b, 0, inputs, outputs, X, order[first + n] * inputs, Z[n], 0)
+
+
+def kernel_affine_row(given: Arrays, _: str) -> Arrays:
+    W, b, X = given["W"], given["b"], given["X"]
+    Z = np.full((X.shape[1], len(W)), np.nan)
+    every_row(W, b, *shuffled_rows(X), Z)
+    np.testing.assert_array_equal(Z.T, kernel_affine_rows(given, "")["Z"])  # the same bits
+    return {"Z": Z.T}
+
+
+@compiled
+def gradient_from_rows(dZ, outputs, X, order, first, samples, inputs, dW):
+    half = samples // 2 // simd.block(X) * simd.block(X)
+    kernel_layer.weight_gradient_rows(dZ, 0, outputs, 0, half, False, X, order, first, inputs, dW, 0)
+    kernel_layer.weight_gradient_rows(dZ, 0, outputs, half, samples, True, X, order, first, inputs, dW, 0)
+
+
+def kernel_weight_gradient_rows(given: Arrays, _: str) -> Arrays:
+    X, d = given["X"], sample_blocks(given["dZ"])
+    n_outputs, (n_inputs, n_samples) = d.shape[1], X.shape
+    dW = np.full((n_outputs, n_inputs), np.nan)
+    gradient_from_rows(d.ravel(), n_outputs, *shuffled_rows(X), n_samples, n_inputs, dW.ravel())
+    return {"dW": dW}
+
+
 @compiled
 def input_gradient_of_few(W, dZ, samples, dX):
     (outputs, inputs), size = W.shape, simd.block(dZ)
@@ -558,8 +626,11 @@ KERNELS: dict[str, Call] = {
     "layer.affine": kernel_affine,
     "layer.affine_sample": kernel_affine_sample,
     "layer.affine_few": kernel_affine_few,
+    "layer.affine_rows": kernel_affine_rows,
+    "layer.affine_row": kernel_affine_row,
     "layer.input_gradient_few": kernel_input_gradient_few,
     "layer.few_inputs_gradient_strip": kernel_few_inputs_gradient,
+    "layer.weight_gradient_rows": kernel_weight_gradient_rows,
     "layer.affine_backward": kernel_affine_backward,
     "layer.activate": kernel_activate,
     "layer.activate_backward": kernel_activate_backward,
@@ -590,8 +661,11 @@ STRIPS = {
 SECOND_FORMS = {
     "layer.affine_sample": "layer.affine",
     "layer.affine_few": "layer.affine",
+    "layer.affine_rows": "layer.affine",
+    "layer.affine_row": "layer.affine",
     "layer.input_gradient_few": "layer.input_gradient_strip",
     "layer.few_inputs_gradient_strip": "layer.weight_gradient_strip",
+    "layer.weight_gradient_rows": "layer.weight_gradient_strip",
 }
 """Functions that compute what another computes in a second way; they are called and compared by themselves."""
 

@@ -28,6 +28,9 @@ NO_WEIGHTS = np.empty(0, np.float64)
 RATE = (0.1,)  # plain gradient descent
 NOTHING = dropout.NOTHING_DROPPED
 
+WIDE = over_samples.VECTORS_FOR_TWO * simd.lanes(np.empty(0, np.float32))
+"""Inputs from which rows are left where they stand, in both precisions, if a first layer has one output or two."""
+
 # layer sizes and samples: distinct, square, 1, around the tile's rows, its block, and a tile of samples
 SHAPES = [
     ([3, 4, 4, 2], 5),
@@ -41,9 +44,16 @@ SHAPES = [
     ([20, 21, 20], 2 * kernels.GROUP_SAMPLES + 2),  # two groups of samples
     ([40, 70, 37, 3], 1),  # a few samples, one by one
     ([40, 70, 37, 3], 2),
+    ([WIDE + 5, 1], over_samples.TILE_BLOCKS * BLOCK + 3),  # rows that are left where they stand
+    ([2 * WIDE, 3, 5], 2 * kernels.GROUP_SAMPLES + 2),
 ]
 if not INTERPRETED:
-    SHAPES += [([64, 33, 10], 130), ([7, 100, 50, 3], 300), ([2, 3, 2], (over_weights.BLOCKS_AT_ONCE + 1) * BLOCK + 1)]
+    SHAPES += [
+        ([2000, 2], 300),
+        ([64, 33, 10], 130),
+        ([7, 100, 50, 3], 300),
+        ([2, 3, 2], (over_weights.BLOCKS_AT_ONCE + 1) * BLOCK + 1),
+    ]
 
 PENALTY = (0.02, 0.03, False)
 WAYS = {
@@ -270,10 +280,20 @@ def test_training_step_computes_the_oracles_gradient(sizes, samples, case, dtype
     np.testing.assert_allclose(network.gradient, gradient, rtol=0, atol=tolerance(network, gradient))
 
 
+@compiled
+def leave_rows(plan, arena, samples):
+    return over_samples.can_leave_rows(plan, arena) and over_samples.few_of(samples, arena) == 0
+
+
+def leaves_rows(network):
+    """Whether a step, whose gradients are summed by groups, reads the rows where they stand."""
+    return leave_rows(network.workspace.plan, network.workspace.arena, network.samples)
+
+
 @pytest.mark.parametrize("way", ["as planned", "by weights"])
 @pytest.mark.parametrize(("sizes", "samples"), SHAPES, ids=str)
 def test_forward_then_backward_is_the_training_step(sizes, samples, way, dtype, rng):
-    """The same bits: both are made of the same strips."""
+    """The same bits: both are made of the same strips. Where rows are left where they stand, their sums are not."""
     network = Network(sizes, samples, CASES[0], dtype, rng)
     if way == "by weights":
         sum_by_weights(network)
@@ -294,8 +314,12 @@ def test_forward_then_backward_is_the_training_step(sizes, samples, way, dtype, 
         gradient,
     )
     assert status == columns.FINITE
-    assert loss * samples == total
-    np.testing.assert_array_equal(gradient, network.gradient)
+    if way == "as planned" and leaves_rows(network):
+        assert loss * samples == pytest.approx(total, abs=tolerance(network, np.array(total)))
+        np.testing.assert_allclose(gradient, network.gradient, rtol=0, atol=tolerance(network, gradient))
+    else:
+        assert loss * samples == total
+        np.testing.assert_array_equal(gradient, network.gradient)
 
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)
@@ -317,7 +341,9 @@ def test_prediction_loss_and_activations(sizes, samples, case, dtype, rng):
 
 @pytest.mark.parametrize("case", [CASES[1], CASES[4]], ids="-".join)
 @pytest.mark.parametrize(
-    "sizes", [[3, 4, 2], [1, 1], [BLOCK - 1, BLOCK + 1, 2 * BLOCK + 3, BLOCK], [33, 70, 5]], ids=str
+    "sizes",
+    [[3, 4, 2], [1, 1], [BLOCK - 1, BLOCK + 1, 2 * BLOCK + 3, BLOCK], [33, 70, 5], [WIDE + 7, 2], [2 * WIDE, 3, 4]],
+    ids=str,
 )
 def test_one_sample_has_the_bits_that_it_has_among_others(sizes, case, dtype, rng):
     """One by one, a few at a time, in tiles of one thread or two, whose arena holds a part of the samples only."""
@@ -353,10 +379,11 @@ def test_one_sample_has_the_bits_that_it_has_among_others(sizes, case, dtype, rn
 
 @pytest.mark.parametrize("samples", [1, 2, prediction.SAMPLES_ALONE + 1, 3 * BLOCK])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_prediction_tells_what_is_not_finite(samples, value, dtype, rng):
-    network = Network([BLOCK + 1, 3, 2], samples, CASES[1], dtype, rng)
+@pytest.mark.parametrize("sizes", [[BLOCK + 1, 3, 2], [WIDE + 1, 2]], ids=str)
+def test_prediction_tells_what_is_not_finite(sizes, samples, value, dtype, rng):
+    network = Network(sizes, samples, CASES[1], dtype, rng)
     output = np.empty(2 * samples, dtype)
-    for feature in (0, BLOCK):
+    for feature in (0, sizes[0] - 1):
         network.data[samples - 1, feature] = value
         assert prediction.predict(*network.first, flat(network.data), output, 0, samples) == columns.X_NOT_FINITE
         assert network.predict_alone(output) == columns.X_NOT_FINITE
@@ -714,6 +741,30 @@ def test_what_is_not_finite_comes_back_as_a_status_and_changes_nothing(bad, stat
     getattr(network, bad)[row, 1] = 0.5  # the buffers remember nothing of it
     assert network.train(optimizer=codes.SGD)[0] == columns.FINITE
     assert np.isfinite(network.vector).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("feature", [0, WIDE - 1, WIDE])
+def test_rows_that_are_left_where_they_stand_tell_what_is_not_finite(feature, value, dtype, rng):
+    """Even where the weight of a value is zero; and the padding, which belongs to nobody, tells nothing."""
+    network = Network([WIDE + 1, 2], 2 * BLOCK + 1, CASES[0], dtype, rng)
+    assert leaves_rows(network)
+    network.vector[:] = 0
+    for row in (0, BLOCK + 1, -1):
+        kept, network.data[row, feature] = network.data[row, feature], value
+        with np.errstate(invalid="ignore"):
+            assert network.train(optimizer=codes.SGD)[::2] == (columns.X_NOT_FINITE, 0)
+        assert not network.vector.any()
+        network.data[row, feature] = kept
+    assert network.train()[0] == columns.FINITE
+
+
+def test_finite_rows_whose_sums_are_not_are_not_to_blame(dtype, rng):
+    network = Network([WIDE + 1, 2], 2 * BLOCK + 1, ("squared_error", "identity", "identity"), dtype, rng)
+    assert leaves_rows(network)
+    network.data[:], network.vector[:] = 2, np.finfo(dtype).max
+    with np.errstate(over="ignore", invalid="ignore"):
+        assert network.train(optimizer=codes.SGD)[::2] == (columns.LOSS_NOT_FINITE, 0)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(dtype, rng):

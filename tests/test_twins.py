@@ -26,6 +26,7 @@ MACHINERY = {
         "for_every_height", "n_strips", "strip_of", "most_rows",
         "affine_sample", "affine_strip", "input_gradient_strip", "weight_gradient_strip", "bias_gradient_strip",
         "affine_few", "input_gradient_few", "few_inputs_gradient_strip",
+        "affine_rows", "affine_row", "weight_gradient_rows",
     },
     "losses": {
         *(f"{name}_block" for name in losses.CODES), "softmax_block", "given_gradient_block", "loss_block",

@@ -64,7 +64,7 @@ def _tile_of_samples(plan, parameters, arena, report, data, targets, labels, sam
     check = read_samples(whole(plan), KEEPS_ALL, plan, arena, data, order, 0, samples, p0, p1)
     note(report, X_CHECK, p0, p1, check)
     few = few_of(samples, arena)
-    forward_tile(whole(plan), KEEPS_ALL, plan, parameters, arena, p0, p1, few, NOTHING_DROPPED, 0)
+    forward_tile(whole(plan), False, KEEPS_ALL, plan, parameters, arena, p0, p1, few, NOTHING_DROPPED, 0)
     loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, 0, samples, p0, p1, 0)
     backward_tile(whole(plan), plan, parameters, arena, p0, p1, few, NOTHING_DROPPED, 0)
 
@@ -166,7 +166,7 @@ def jacobian(me, plan, parameters, arena, report, data, order, samples, output):
             note(report, X_CHECK, p0, p1, check)
             note(report, BLOCK_LOSS, p0, p1, 0.0)
             note(report, Y_CHECK, p0, p1, 0.0)
-            forward_tile(whole(plan), KEEPS_NOTHING, plan, parameters, arena, p0, p1, 0, NOTHING_DROPPED, 0)
+            forward_tile(whole(plan), False, KEEPS_NOTHING, plan, parameters, arena, p0, p1, 0, NOTHING_DROPPED, 0)
             for j in range(outputs):
                 _output_gradient_tile(j, plan, arena, p0, p1)
                 backward_tile(whole(plan), plan, parameters, arena, p0, p1, few, NOTHING_DROPPED, 0)

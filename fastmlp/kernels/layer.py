@@ -20,6 +20,7 @@ from numba import prange
 
 from fastmlp.kernels.activations import activate_vectors, slope_vectors
 from fastmlp.kernels.jit import inlined_function, kernel
+from fastmlp.kernels.layout import row_of
 from fastmlp.kernels.simd import (
     ROWS,
     VECTOR_BYTES,
@@ -33,11 +34,14 @@ from fastmlp.kernels.simd import (
     load,
     load_first,
     load_tile,
+    prefetch,
     rank1,
     scatter,
     store,
     store_columns,
+    store_first,
     store_tile,
+    sum_lanes,
     sum_lanes_of_four,
     zeros,
 )
@@ -131,6 +135,75 @@ def affine_few(weights, w, biases, b, inputs, outputs, X, x, padded, samples, Z,
             z0, z1, z2, z3 = sum_lanes_of_four(s0, s1, s2, s3)
             Z[z + j * size + n], Z[z + j1 * size + n] = z0 + biases[b + j], z1 + biases[b + j1]
             Z[z + j2 * size + n], Z[z + j3 * size + n] = z2 + biases[b + j2], z3 + biases[b + j3]
+
+
+@inlined_function
+def affine_rows(weights, w, biases, b, inputs, outputs, X, order, first, samples, Z, z):
+    """Matmul plus bias, for ``outputs`` outputs ``j`` and one block of samples ``n``: rows of the user's data.
+
+    Inputs lie side by side, and the lanes are summed in the end, as in :func:`affine_few`. Sample ``n`` is the row
+    that ``order`` names in its entry ``first + n``, see :func:`fastmlp.kernels.layout.row_of`; what fills up the block
+    repeats the last one of ``samples``. ``z`` is where the block stands in ``Z``, which is sample-blocked.
+    """
+    # Z[j,n] = Σ_i W[j,i] X[i,n] + b[j]
+    step, nothing = lanes(Z), fill(Z, 0.0)
+    for n in range(0, block(Z), 4):
+        r0, r1, r2, r3 = _places_of_four(order, first, n, samples, inputs)
+        a0, a1, a2, a3 = _places_of_four(order, first, n + 4, samples, inputs)
+        for j in range(0, outputs, 2):  # eight sums take turns, some of them twice the same
+            j1 = min(j + 1, outputs - 1)
+            s0, s1, s2, s3, t0, t1, t2, t3 = nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing
+            for i in range(0, inputs, step):
+                if order.size > 0:
+                    _prefetch_four(X, a0 + i, a1 + i, a2 + i, a3 + i)
+                left = inputs - i
+                w_j = load_first(weights, w + j * inputs + i, left)
+                w_j1 = load_first(weights, w + j1 * inputs + i, left)
+                x0, x1 = load_first(X, r0 + i, left), load_first(X, r1 + i, left)
+                x2, x3 = load_first(X, r2 + i, left), load_first(X, r3 + i, left)
+                s0, s1, s2, s3 = fma(w_j, x0, s0), fma(w_j, x1, s1), fma(w_j, x2, s2), fma(w_j, x3, s3)
+                t0, t1, t2, t3 = fma(w_j1, x0, t0), fma(w_j1, x1, t1), fma(w_j1, x2, t2), fma(w_j1, x3, t3)
+            _note_four(biases[b + j], s0, s1, s2, s3, Z, z + j * block(Z) + n)
+            _note_four(biases[b + j1], t0, t1, t2, t3, Z, z + j1 * block(Z) + n)
+
+
+@inlined_function
+def affine_row(weights, w, biases, b, inputs, outputs, X, x, Z, z):
+    """Matmul plus bias, for ``outputs`` outputs ``j`` and a single row, at ``x``: the bits of :func:`affine_rows`.
+
+    Outputs lie side by side in ``Z``.
+    """
+    # Z[j,n] = Σ_i W[j,i] X[i,n] + b[j]
+    for j in range(outputs):
+        s = fill(Z, 0.0)
+        for i in range(0, inputs, lanes(Z)):
+            s = fma(load_first(weights, w + j * inputs + i, inputs - i), load_first(X, x + i, inputs - i), s)
+        Z[z + j] = sum_lanes(s) + biases[b + j]
+
+
+@inlined_function
+def _places_of_four(order, first, n, samples, inputs):
+    """Where the rows of samples ``n`` to ``n + 3`` begin; or of the last one."""
+    n1, n2, n3, last = n + 1, n + 2, n + 3, samples - 1
+    r0, r1 = row_of(order, first + min(n, last)), row_of(order, first + min(n1, last))
+    r2, r3 = row_of(order, first + min(n2, last)), row_of(order, first + min(n3, last))
+    return r0 * inputs, r1 * inputs, r2 * inputs, r3 * inputs
+
+
+@inlined_function
+def _prefetch_four(X, x0, x1, x2, x3):
+    """Ask for what is read next. Of rows in 60 MB, steps of 100-1 on 32 take 3.1 us instead of 3.6."""
+    prefetch(X, x0)
+    prefetch(X, x1)
+    prefetch(X, x2)
+    prefetch(X, x3)
+
+
+@inlined_function
+def _note_four(bias, s0, s1, s2, s3, Z, z):
+    """Note the sums of the lanes of four vectors, plus the bias, side by side."""
+    z0, z1, z2, z3 = sum_lanes_of_four(s0, s1, s2, s3)
+    Z[z], Z[z + 1], Z[z + 2], Z[z + 3] = z0 + bias, z1 + bias, z2 + bias, z3 + bias
 
 
 @inlined_function
@@ -249,6 +322,51 @@ def weight_gradient_strip(rows):
         store_columns((t + t1) + (t2 + t3), gradient, w, inputs, columns)
 
     return low_strip if rows * VECTORS < 4 else strip
+
+
+@inlined_function
+def weight_gradient_rows(dZ, d, outputs, first, last, add, X, order, shift, inputs, gradient, w):
+    """Gradient of the weights, for all outputs ``j`` and all inputs ``i``, from rows of the user's data.
+
+    Block 0 of ``dZ`` begins at ``d``, the gradient at ``w``; sample ``n`` is the row that ``order`` names in its entry
+    ``shift + n``. Everything else is as in :func:`weight_gradient_strip`.
+    """
+    # dW[j,i] = Σ_n dZ[j,n] X[i,n]
+    size, step, nothing = block(dZ), lanes(dZ), fill(dZ, 0.0)
+    for i in range(0, inputs, 4 * step):
+        i1, i2, i3 = i + step, i + 2 * step, i + 3 * step
+        for j in range(0, outputs, 2):  # eight sums take turns, some of them twice the same
+            j1 = min(j + 1, outputs - 1)
+            s0, s1, s2, s3, t0, t1, t2, t3 = nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing
+            for n0 in range(first, last, size):
+                for n in range(n0, min(n0 + size, last)):
+                    d_n, x = d + n0 * outputs + n - n0, row_of(order, shift + n) * inputs
+                    d_j, d_j1 = fill(dZ, dZ[d_n + j * size]), fill(dZ, dZ[d_n + j1 * size])
+                    x0, x1 = load_first(X, x + i, inputs - i), load_first(X, x + i1, inputs - i1)
+                    x2, x3 = load_first(X, x + i2, inputs - i2), load_first(X, x + i3, inputs - i3)
+                    s0, s1, s2, s3 = fma(d_j, x0, s0), fma(d_j, x1, s1), fma(d_j, x2, s2), fma(d_j, x3, s3)
+                    t0, t1, t2, t3 = fma(d_j1, x0, t0), fma(d_j1, x1, t1), fma(d_j1, x2, t2), fma(d_j1, x3, t3)
+            _add_four(s0, s1, s2, s3, add, inputs - i, gradient, w + j * inputs + i)
+            if j1 > j:
+                _add_four(t0, t1, t2, t3, add, inputs - i, gradient, w + j1 * inputs + i)
+
+
+@inlined_function
+def _add_four(s0, s1, s2, s3, add, count, gradient, place):
+    """Note four vectors side by side, of whose elements ``count`` are meant; ``add`` them to what stands there."""
+    step = lanes(gradient)
+    _add_vector(s0, add, count, gradient, place)
+    _add_vector(s1, add, count - step, gradient, place + step)
+    _add_vector(s2, add, count - 2 * step, gradient, place + 2 * step)
+    _add_vector(s3, add, count - 3 * step, gradient, place + 3 * step)
+
+
+@inlined_function
+def _add_vector(v, add, count, gradient, place):
+    if add:
+        store_first(gradient, place, load_first(gradient, place, count) + v, count)
+    else:
+        store_first(gradient, place, v, count)
 
 
 @inlined_function

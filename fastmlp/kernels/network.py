@@ -64,7 +64,10 @@ from fastmlp.kernels.samples import (
     KEEPS_FOR_GRADIENT,
     KEEPS_NOTHING,
     TILE_BLOCKS,
+    affine_rows_tile,
     backward_tile,
+    blocks_of_rows,
+    can_leave_rows,
     few_of,
     forward_tile,
     loss_of_tile,
@@ -82,6 +85,7 @@ from fastmlp.kernels.weights import (
     n_weight_tasks,
     partial_gradient,
     penalty_task,
+    rows_gradient,
     square_before,
     square_task,
     sum_of_ranges,
@@ -229,20 +233,25 @@ def _sample_task(
     start, stop = task * division.part_blocks, min((task + 1) * division.part_blocks, division.blocks)
     apart = _blocks_apart(task, passes, plan, division.groups)
     start, stop = start + apart, stop + apart
-    few, keeps = few_of(samples, arena), KEEPS_FOR_GRADIENT
+    few, keeps, leaves_rows, tile_blocks = few_of(samples, arena), KEEPS_FOR_GRADIENT, False, TILE_BLOCKS
     if passes == FORWARD:  # others may come back to it
         keeps = KEEPS_ALL
     elif passes == (FORWARD | LOSSES):
-        few, keeps = 0, KEEPS_NOTHING
+        few, keeps, leaves_rows = 0, KEEPS_NOTHING, can_leave_rows(plan, arena)
+    elif passes == ALL_PASSES and division.groups > 0 and few == 0 and can_leave_rows(plan, arena):
+        leaves_rows, tile_blocks = True, blocks_of_rows(plan, arena)
     # seen from the arena's first block, so many more samples come before those of this part: if the second group's
     # block 2 stands where block 10 would, ``first`` is 8 blocks less, maybe below 0, and row ``first + n`` is right
     first, samples = first - apart * block(arena), samples + apart * block(arena)
-    for p0 in range(start, stop, TILE_BLOCKS):
-        p1 = min(p0 + TILE_BLOCKS, stop)
+    for p0 in range(start, stop, tile_blocks):
+        p1 = min(p0 + tile_blocks, stop)
         if passes & FORWARD:
-            check = read_samples(whole(plan), keeps, plan, arena, data, order, first, samples, p0, p1)
+            if leaves_rows:
+                check = affine_rows_tile(plan, parameters, arena, data, order, first, samples, p0, p1)
+            else:
+                check = read_samples(whole(plan), keeps, plan, arena, data, order, first, samples, p0, p1)
             note(report, X_CHECK, p0 - apart, p1 - apart, check)
-            forward_tile(whole(plan), keeps, plan, parameters, arena, p0, p1, few, dropout_step, apart)
+            forward_tile(whole(plan), leaves_rows, keeps, plan, parameters, arena, p0, p1, few, dropout_step, apart)
         if passes & LOSSES:
             loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1, apart)
         else:
@@ -255,8 +264,10 @@ def _sample_task(
                 partial, to = gradient, 0
                 if division.parts > 1:
                     partial, to = arena, plan[-1, PARTIALS] + task * plan[-1, PARTIAL_SIZE]
-                n0, n1 = p0 * block(arena), min(p1 * block(arena), samples)
-                partial_gradient(p0 > start, plan, arena, n0, n1, partial, to)
+                n0, n1, add = p0 * block(arena), min(p1 * block(arena), samples), p0 > start
+                if leaves_rows:
+                    rows_gradient(add, plan, arena, data, order, first, n0, n1, partial, to)
+                partial_gradient(1 if leaves_rows else 0, add, plan, arena, n0, n1, partial, to)
 
 
 @tile_function

@@ -122,6 +122,6 @@ def stage_task(
         scope = layer, layer + 1, task, parts
         for p in range(blocks):
             if stage <= layers:
-                forward_tile(scope, KEEPS_FOR_GRADIENT, plan, parameters, arena, p, p + 1, few, dropout_step, 0)
+                forward_tile(scope, False, KEEPS_FOR_GRADIENT, plan, parameters, arena, p, p + 1, few, dropout_step, 0)
             else:
                 backward_tile(scope, plan, parameters, arena, p, p + 1, few, dropout_step, 0)

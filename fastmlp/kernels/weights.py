@@ -40,6 +40,7 @@ from fastmlp.kernels.layer import (
     few_inputs_gradient_strip,
     n_strips,
     strip_of,
+    weight_gradient_rows,
     weight_gradient_strip,
 )
 from fastmlp.kernels.layout import n_blocks
@@ -182,9 +183,24 @@ def _weight_tiles(start, stop, plan, arena, report, samples, parameters, gradien
 
 
 @tile_function
-def partial_gradient(add, plan, arena, first, last, partial, to):
-    """All gradients, summed over one tile of samples only, which is in the cache; ``add`` them to the group's."""
-    for layer in range(plan.shape[0] - 1):
+def rows_gradient(add, plan, arena, data, order, shift, first, last, partial, to):
+    """The first layer's gradients, as in :func:`partial_gradient`, from the user's rows where they stand.
+
+    Sample ``n`` is the row that ``order`` names in its entry ``shift + n``.
+    """
+    inputs, outputs, d = plan[0, INPUTS], plan[0, OUTPUTS], plan[0, DZ]
+    w, b = to + plan[0, WEIGHTS], to + plan[0, BIASES]
+    weight_gradient_rows(arena, d, outputs, first, last, add, data, order, shift, inputs, partial, w)
+    bias_gradient_strip(outputs, arena, d, outputs, first, last, add, partial, b)
+
+
+@tile_function
+def partial_gradient(from_layer, add, plan, arena, first, last, partial, to):
+    """Gradients of the layers from one on, summed over one tile of samples only, which is in the cache.
+
+    ``add`` them to the group's.
+    """
+    for layer in range(from_layer, plan.shape[0] - 1):
         # a strip's rows from the first input to the last, as they are stored
         for strip in range(n_strips(plan[layer, OUTPUTS])):
             for i in range(0, plan[layer, INPUTS], block(arena)):
