@@ -52,11 +52,36 @@ from numba.np.ufunc import parallel as numba_threads
 _FLAGS = {"nogil": True, "error_model": "numpy"}
 
 
+_LEVEL_ALONE, _LEVEL_TOGETHER = 1, 3
+"""How far LLVM optimizes a function that will be part of a kernel, and a kernel: with 3 for both, compiling took half
+a second more, and nothing was quicker."""
+
+
+def _pass_builder(codegen: Any, level: int) -> Any:
+    """Numba's optimization, but that LLVM writes no loop's body several times, one after the other.
+
+    Tiles are as high as suits their sums. To have the body of each loop eight times took two seconds more to compile,
+    and steps longer: 3-4-4-2 on five samples 0.73 us instead of 0.63, in float64 0.75 instead of 0.59 (with AVX2 0.95
+    instead of 0.61), 4-32-16-4 on 512 samples 38 instead of 36.6; large ones took the same.
+    """
+    options = llvmlite.binding.create_pipeline_tuning_options(speed_level=min(level, config.OPT))
+    options.loop_vectorization, options.slp_vectorization = config.LOOP_VECTORIZE, config.SLP_VECTORIZE
+    options.loop_unrolling = False
+    return llvmlite.binding.create_pass_builder(codegen._tm, options)
+
+
 class _TileLibrary(JITCodeLibrary):
     """Code of a tile function: only to be linked into a kernel, which is optimized as a whole, and once."""
 
     def finalize(self) -> None:
         self._finalized = True
+
+    def _optimize_functions(self, module: Any) -> None:
+        module.data_layout = self._codegen._data_layout
+        builder = _pass_builder(self._codegen, _LEVEL_ALONE)
+        passes = builder.getFunctionPassManager()
+        for function in module.functions:
+            passes.run(function, builder)
 
     def with_all_it_calls(self) -> list[Any]:
         """Itself and the libraries of what it calls, of what those call, and so on."""
@@ -69,6 +94,12 @@ class _KernelLibrary(JITCodeLibrary):
     def finalize(self) -> None:
         self._linking_libraries: list[Any] = _callers_first(self._linking_libraries)
         super().finalize()
+
+    def _optimize_final_module(self) -> None:
+        builder = _pass_builder(self._codegen, _LEVEL_TOGETHER)
+        passes = builder.getModulePassManager()
+        passes.add_refprune_pass()
+        passes.run(self._final_module, builder)
 
     def serialize_using_object_code(self) -> tuple[str, str, tuple[bytes, bytes]]:
         """For the cache: the machine code, and the names of what it defines.
