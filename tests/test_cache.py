@@ -4,6 +4,8 @@ A toy package with fastmlp's own ``jit.py`` and a caller and a callee in two fil
 compilation takes seconds.
 """
 
+import contextlib
+import operator
 import os
 import shutil
 import subprocess
@@ -11,6 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from numba.core import errors, types
+from numba.core.registry import cpu_target
 
 from conftest import CHECKED, INTERPRETED
 from fastmlp.kernels import jit
@@ -178,6 +182,34 @@ def test_numba_still_has_what_the_defences_hold_on_to():
     stamp = serial._cache._cache_file._source_stamp
     assert jit._PACKAGE_DIGEST in stamp
     assert Path(serial._cache._cache_file._cache_path).exists()
+
+
+def test_numba_is_asked_once_while_a_kernel_is_compiled_and_as_ever_afterwards(monkeypatch):
+    """Kernels may be compiled while others are; and what fails is not remembered."""
+    context, questions = cpu_target.typing_context, []
+    cpu_target.target_context.refresh()
+    add, ask = context.resolve_value_type(operator.add), context.resolve_function_type
+
+    def answer(*question):
+        questions.append(question)
+        return ask(*question)
+
+    def n_asked(*kinds):
+        before = len(questions)
+        for _ in range(2):
+            with contextlib.suppress(errors.TypingError):
+                assert context.resolve_function_type(add, kinds, {}) == ask(add, kinds, {})
+        return len(questions) - before
+
+    monkeypatch.setattr(context, "resolve_function_type", answer)
+    assert n_asked(types.int32, types.float32) == 2
+    with jit._remembering_signatures():
+        assert n_asked(types.int32, types.float32) == 1
+        with jit._remembering_signatures():
+            assert n_asked(types.int32, types.float32) == 0
+            assert n_asked(types.int64, types.float32) == 1
+        assert n_asked(types.none, types.none) == 2
+    assert n_asked(types.int32, types.float32) == 2
 
 
 @jit.tile_function
