@@ -154,7 +154,7 @@ def affine_rows(weights, w, biases, b, inputs, outputs, X, order, first, samples
             j1 = min(j + 1, outputs - 1)
             s0, s1, s2, s3, t0, t1, t2, t3 = nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing
             for i in range(0, inputs, step):
-                if order.size > 0:
+                if order.size > 0:  # the processor itself fetches rows that stand one after the other
                     _prefetch_four(X, a0 + i, a1 + i, a2 + i, a3 + i)
                 left = inputs - i
                 w_j = load_first(weights, w + j * inputs + i, left)
