@@ -272,11 +272,17 @@ class Workspace:
         if call is None:
             call = calls.Call(kernel, *arguments)
             if kernel is prediction.predict:
-                call.vary("samples", "data", "output")
+                call.vary(*self.what_is_predicted())
             self.packed[kernel] = call  # only now: Ctrl-C may have come before it was ready
         else:
             call.set(*arguments)
         return call
+
+    def what_is_predicted(self) -> tuple[str, calls.Rows, calls.Rows]:
+        """What varies from one prediction to the next: how many samples, their rows, and the output's."""
+        dtype, inputs, outputs = self.arena.dtype, self.plan[0, columns.INPUTS], self.plan[-2, columns.OUTPUTS]
+        data = calls.Rows("data", dtype, (calls.BY_NUMBER, inputs))
+        return "samples", data, calls.Rows("output", dtype, (calls.BY_NUMBER, outputs))
 
     def for_prediction(self) -> tuple[NDArray[np.int64], int]:
         """Make a plan of the same network for predictions of one block, and tell how large an arena it needs.

@@ -26,22 +26,22 @@ _AT_ONCE = 16_384
 
 def again(mlp: Any, X: Any) -> Array | None:
     """Predict as the last prediction was made; None if there was none like this, or if it has gone wrong."""
-    predict = _one_again if checks.is_such(X, mlp._dtype, mlp._shape_of_one) else _many_again
     try:
+        predict = _one_again if X.shape == mlp._shape_of_one else _many_again
         workspace = mlp._free.pop()
-    except IndexError:  # the first prediction, or others are at work
+    except (AttributeError, IndexError):  # no array; or the first prediction, or others are at work
         return None
     output = predict(mlp, workspace, X)
     mlp._free.append(workspace)
     return output
 
 
-def _one_again(mlp: Any, workspace: Workspace, X: Array) -> Array | None:
+def _one_again(mlp: Any, workspace: Workspace, X: Any) -> Array | None:
     call = workspace.predict_call
     if call is None or workspace.panels_of_version != mlp._version:
         return None
     output = np.empty(mlp._shape_of_output, mlp._dtype)
-    is_refused = workspace.run_with(call.table, 1, X, output) != 0  # NaN
+    is_refused = workspace.run_with(call.table, 1, X, output) != 0  # NaN: not finite, or no such array
     return None if is_refused else output
 
 
@@ -84,17 +84,16 @@ def _a_few(mlp: Any, X: Array, samples: int, output: Array) -> None:
             version = mlp._version
             prediction.write_panels(workspace.plan, mlp._vector, workspace.panels)
             workspace.panels_of_version = version
-        if calls.are_packed() and X.flags.writeable:
-            call = workspace.predict_call
-            if call is None:
-                workspace.run_with = calls.run_with(mlp._dtype, mlp._dtype, 2)
-                call = calls.Call(
-                    prediction.predict_alone, workspace.plan, mlp._vector, workspace.panels, workspace.arena,
-                    workspace.report, mlp._vector, mlp._vector, 0, samples,
-                )  # fmt: skip
-                call.vary("samples", "data", "output")
-                workspace.predict_call = call  # only now: Ctrl-C may have come before it was ready
-            call.set_rows(samples, X, output)
+        if workspace.predict_call is None and calls.are_packed():
+            workspace.run_with = calls.run_with()
+            call = calls.Call(
+                prediction.predict_alone, workspace.plan, mlp._vector, workspace.panels, workspace.arena,
+                workspace.report, mlp._vector, mlp._vector, 0, samples,
+            )  # fmt: skip
+            call.vary(*workspace.what_is_predicted())
+            workspace.predict_call = call  # only now: Ctrl-C may have come before it was ready
+        call = workspace.predict_call
+        if call is not None and call.set_rows(samples, X, output):
             call.run()
             status = call.status
         else:

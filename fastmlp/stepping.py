@@ -186,8 +186,8 @@ class Prepared:
     weights: NDArray[np.float64] | None
     """Where the samples' weights are copied to, if there are any."""
     dtype_of_y: np.dtype
-    takes_any: bool
-    """Whether all targets of that shape have a meaning for the loss."""
+    looks_first: bool
+    """Whether the data must be looked at before all else: a schedule is called, or not all targets have a meaning."""
     is_by_one_thread: bool
     """Whether more are never tried."""
     workspace: Workspace
@@ -196,13 +196,16 @@ class Prepared:
     """Which calls it, by one thread."""
     memory: Array
     """The optimizer's, to which the call goes."""
+    total_weight: float
+    """Of all samples."""
 
-    def take_weights(self, given: Array) -> float:
-        """Copy the samples' weights to where the call finds them. Returns their sum; NaN if they are none."""
+    def take_weights(self, given: Array) -> bool:
+        """Copy the samples' weights to where the call finds them. Returns whether they are weights."""
         if self.weights is None:
-            return math.nan
+            return False
         np.copyto(self.weights, given)
-        return checks.sum_of_weights(self.weights)
+        self.total_weight = checks.sum_of_weights(self.weights)
+        return not math.isnan(self.total_weight)
 
 
 def can_be_prepared(mlp: Any, optimizer: settings.Optimizer) -> bool:
@@ -248,7 +251,7 @@ def prepare(
     mlp: Any, given: tuple[Any, Any], optimizer: settings.Optimizer, X: Array, Y: Array, targets: checks.Targets
 ) -> None:
     """Pack the call of steps like the one that has been taken, in a workspace that is kept for it."""
-    has_labels, takes_any = targets.labels.size > 0, mlp._loss in checks.OF_ANY_NUMBERS
+    has_labels = targets.labels.size > 0
     dtype_of_y = (targets.labels if has_labels else targets.values).dtype
     if not checks.is_such(Y, dtype_of_y, Y.shape):
         return  # they would have to be converted each time
@@ -259,6 +262,7 @@ def prepare(
     workspace.divide(max(of_all))  # so there is room for the counters of fewer, too
     rate = optimizer.learning_rate
     schedule = rate if callable(rate) else None
+    looks_first = schedule is not None or mlp._loss not in checks.OF_ANY_NUMBERS
     array = np.append(optimizer.array, optimizer.array[LEARNING_RATE])
     weights = targets.weights.copy()
     call = workspace.pack(
@@ -266,11 +270,11 @@ def prepare(
         mlp._gradient, mlp._memory, mlp._vector, mlp._vector, checks.NO_LABELS, weights, NO_ORDER,
         count, count, 0, 1, optimizer.code, array, mlp._steps, 0.0, network.ONE_EPOCH,
     )  # fmt: skip
-    call.vary("step", "data", "labels" if has_labels else "targets")
-    run = calls.run_with(mlp._dtype, dtype_of_y, Y.ndim)
+    rows_of_y = calls.Rows("labels" if has_labels else "targets", dtype_of_y, Y.shape)
+    call.vary("step", calls.Rows("data", mlp._dtype, X.shape), rows_of_y)
     mlp._prepared = Prepared(
-        *given, schedule, array, X.shape, Y.shape, weights if weights.size else None, dtype_of_y, takes_any,
-        of_all == (1,), workspace, call, run, mlp._memory,
+        *given, schedule, array, X.shape, Y.shape, weights if weights.size else None, dtype_of_y,
+        looks_first, of_all == (1,), workspace, call, calls.run_with(), mlp._memory, count,
     )  # fmt: skip
 
 
@@ -285,12 +289,9 @@ def take_prepared(
     mlp: Any, prepared: Prepared, learning_rate: Any, X: Any, Y: Any, sample_weight: Any
 ) -> float | None:
     """Take the step that has been prepared, over new data; None if these are others, or it is prepared no more."""
-    if not (
-        checks.is_such(X, mlp._dtype, prepared.shape_of_x)
-        and checks.is_such(Y, prepared.dtype_of_y, prepared.shape_of_y)
-        and (prepared.takes_any or checks.fit(Y, mlp._sizes[-1], mlp._loss))
-        and (sample_weight is None or are_plain_weights(sample_weight, prepared.shape_of_x[0]))
-    ):
+    if prepared.looks_first and not _suit(mlp, prepared, X, Y):
+        return None
+    if not (sample_weight is None or are_plain_weights(sample_weight, prepared.shape_of_x[0])):
         return None
     call, is_by_one_thread = prepared.call, prepared.is_by_one_thread
     with mlp._lock:
@@ -298,13 +299,11 @@ def take_prepared(
             prepared.settings[-1] = settings.rate_at(prepared.schedule, mlp._steps)
         if prepared is not mlp._prepared or prepared.memory is not mlp._memory:
             return None
-        total_weight = prepared.shape_of_x[0] if sample_weight is None else prepared.take_weights(sample_weight)
-        if total_weight != total_weight:  # noqa: PLR0124 (it is NaN)
+        if sample_weight is not None and not prepared.take_weights(sample_weight):
             return None
         if learning_rate is not prepared.learning_rate:
             prepared.settings[-1] = learning_rate
             prepared.learning_rate = learning_rate
-        mlp._version += 1
         if not is_by_one_thread:  # one thread begins with it
             call.table[calls.COUNT] = 0
         try:
@@ -323,10 +322,21 @@ def take_prepared(
             # what was computed from the parameters before is no longer current; a call takes a twentieth of all this
             mlp._pass_is_current = False
             mlp._version += 1
-            return total / total_weight
+            return total / prepared.total_weight
         status = call.status
+    if status == calls.OTHER_ROWS:
+        return None
     mlp._raise_for(status, X=X, Y=Y.reshape(len(Y), -1) if Y.dtype.kind == "f" else Y[:0])
     raise FloatingPointError(DIVERGED)
+
+
+def _suit(mlp: Any, prepared: Prepared, X: Any, Y: Any) -> bool:
+    """Whether data are such as the step was prepared for, and targets have a meaning for the loss."""
+    return (
+        checks.is_such(X, mlp._dtype, prepared.shape_of_x)
+        and checks.is_such(Y, prepared.dtype_of_y, prepared.shape_of_y)
+        and (mlp._loss in checks.OF_ANY_NUMBERS or checks.fit(Y, mlp._sizes[-1], mlp._loss))
+    )
 
 
 def _run_prepared(mlp: Any, prepared: Prepared, X: Array, Y: Array) -> float:
@@ -339,7 +349,8 @@ def _run_prepared(mlp: Any, prepared: Prepared, X: Array, Y: Array) -> float:
         if n_threads == 1:
             total = prepared.run(call.table, step, X, Y)
         else:
-            call.set_rows(step, X, Y)
+            if not call.set_rows(step, X, Y):
+                return math.nan
             call.run(n_threads)
             total = call.value
         if len(pace.candidates) > 1:

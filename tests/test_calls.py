@@ -645,6 +645,59 @@ def test_a_packed_call_is_the_call(dtype, rng):
         np.testing.assert_array_equal(one, other)
 
 
+class Another(np.ndarray):
+    """A subclass, which may mean something else."""
+
+
+def test_rows_are_looked_at_in_compiled_code_as_in_python(dtype, rng):
+    """But for read-only ones, which it takes: nothing is written there. Of what is refused, nothing is put."""
+    mlp, optimizer = network_of(dtype), OPTIMIZERS[0]
+    for X, Y in batches(dtype, rng, 4):
+        mlp.train_step(X, Y, optimizer=optimizer)
+    if INTERPRETED or CHECKED:
+        pytest.skip("calls are not packed")
+    call, place = mlp._prepared.call, network.train.slot("data")
+    not_aligned = np.zeros(X.nbytes + 1, np.uint8)[1:].view(dtype).reshape(X.shape)
+    read_only, one_more = X.copy(), np.zeros((len(X) + 1, 3), dtype)
+    read_only.flags.writeable = False
+    right = [X, X.copy(), one_more[1:], read_only]
+    wrong = [
+        not_aligned, X.astype(X.dtype.newbyteorder()), X.astype(np.float16), X.view(f"i{X.itemsize}"), X.view(Another),
+        X.view(np.memmap), np.ma.masked_array(X), np.asfortranarray(X), np.repeat(X, 2, 0)[::2], X[::-1], X.T.copy(),
+        X.ravel(), X[None], X[:-1], X[:0], one_more, Y, X[0, 0], np.array(1, dtype), X.tolist(), None, 1.5, "X",
+        object(), np.ndarray, X.dtype, memoryview(X),
+    ]  # fmt: skip
+    for rows in right:
+        assert checks.is_such(rows, X.dtype, X.shape) == (rows is not read_only)
+        assert call.set_rows(7, rows, Y)
+        assert call.table[place : place + 2].tolist() == [rows.__array_interface__["data"][0], rows.size]
+    for rows in wrong:
+        assert not checks.is_such(rows, X.dtype, X.shape)
+        before = call.table[: calls.STATUS].tolist()
+        for given in ((rows, Y), (X, rows if rows is not Y else X)):
+            assert not call.set_rows(8, *given)
+            assert call.status == calls.OTHER_ROWS
+        assert call.table[: calls.STATUS].tolist() == before
+
+
+def test_a_prediction_like_the_last_one_looks_at_what_it_is_given(dtype, rng):
+    """Whatever has the shape of one sample; and arrays of several, after one."""
+    mlp = network_of(dtype)
+    X = rng.standard_normal((5, 3)).astype(dtype)
+    expected = mlp.predict(X)
+    read_only = X[:1].copy()
+    read_only.flags.writeable = False
+    one = X[:1]
+    for _ in range(3):
+        for rows in (one, read_only, one.tolist(), one.astype(float), one.view(Another), np.repeat(one, 2, 1)[:, ::2]):
+            np.testing.assert_array_equal(mlp.predict(rows), expected[:1])
+        np.testing.assert_array_equal(mlp.predict(X[:2]), expected[:2])
+    with pytest.raises(ValueError, match="X must have a value everywhere; got a masked array"):
+        mlp.predict(np.ma.masked_array(X[:1], [[True, False, False]]))
+    with pytest.raises(ValueError, match=r"X must have shape \(n_samples, 3\)"):
+        mlp.predict(np.zeros((1, 4), dtype))
+
+
 def test_arguments_have_their_places_in_the_table():
     names = ["crew", "passes", "plan", "parameters", "arena"]
     assert [network.train.position(name) for name in names] == list(range(5))

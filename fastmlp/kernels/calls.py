@@ -8,6 +8,8 @@ Numba takes some 60 ns to look at an argument, and a kernel has twenty. So the a
 into a table of integers, each array as its address and its shape, where the next call changes only what is new. An
 *entry* is a few instructions that put the table's arguments back into a call of the kernel, in which they are arrays
 again, and what that returns behind them. In the checked build and in interpreted kernels there are no tables.
+
+Where a call is made again with other rows, these are looked at in compiled code (:mod:`fastmlp.kernels.objects`).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -29,6 +31,7 @@ from numba.extending import intrinsic
 
 from fastmlp.kernels import jit
 from fastmlp.kernels.jit import inlined_function, parallel_function, plain_function
+from fastmlp.kernels.objects import OBJECT, address_of, is_array, length_of
 
 ALONE, OPENING, CLOSING = -1, -2, -3
 """In the place of a member's number: a single one that does everything; the call before all members', and after."""
@@ -36,16 +39,33 @@ ALONE, OPENING, CLOSING = -1, -2, -3
 SLOTS = 3
 """Integers in the table for each argument: an array's address and its two lengths, or a number's bits."""
 
-ENTRY_AT, NUMBER_AT, X_AT, Y_AT, STATUS, VALUE, COUNT = range(-7, 0)
-"""What stands in the table behind the arguments: the entry; for calls with other rows, where a number, the data, and
-what belongs to them have their places (:meth:`Call.vary`); and up to three numbers that the kernel returned when it
-was called last, by whoever was ALONE, or CLOSING."""
+PLACE, DTYPE, AXES, LENGTHS = range(4)
+"""What a table says of an array that varies: where its place is; and how it must be: its dtype, how many axes it has,
+one or two, and how long each is, which may be BY_NUMBER."""
 
-_BEHIND = 7
+BY_NUMBER = -1
+"""In the place of a length: the number that varies."""
+
+_BEHIND = 16
+ENTRY_AT, NUMBER_AT, PLAIN_ARRAY, X_AT, Y_AT, STATUS, VALUE, COUNT = (k - _BEHIND for k in (0, 1, 2, 3, 8, 13, 14, 15))
+"""What stands in the table behind the arguments: the entry; for calls with other rows (:meth:`Call.vary`), where a
+number has its place, the type of plain arrays, and what is known of the two arrays that are new; and up to three
+numbers that the kernel returned when it was called last, by whoever was ALONE, or CLOSING."""
+
+OTHER_ROWS = -1
+"""In the place of a status: the rows were not such, and the kernel was not called."""
 
 _INTEGER = ir.IntType(64)
 ENTRY = ir.FunctionType(ir.VoidType(), [_INTEGER, _INTEGER.as_pointer()])
 """An entry: of a member's number, and a table."""
+
+
+class Rows(NamedTuple):
+    """An argument that varies from call to call, and what it must be like."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
 
 
 class CrewKernel:
@@ -86,7 +106,7 @@ class CrewKernel:
             signature = (types.int64, *(_without_literals(numba.typeof(argument)) for argument in arguments))
             self.serial.compile(signature)
             compiled = self.serial.overloads[signature]
-            body = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
+            body = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
             self._entries[kinds] = _make_entry(body, signature, compiled.fndesc.restype)
         return self._entries[kinds]
 
@@ -128,17 +148,20 @@ class Call:
             else:
                 self.table[SLOTS * k] = argument
 
-    def vary(self, number: str, x: str, y: str) -> None:
+    def vary(self, number: str, X: Rows, Y: Rows) -> None:
         """Get ready for calls in which only these arguments are new: a number, and two arrays.
 
         What stands in their places is then no longer what :meth:`set` wrote there.
         """
-        self.table[[NUMBER_AT, X_AT, Y_AT]] = [self._kernel.slot(name) for name in (number, x, y)]
-        self.let_go(self._kernel.position(name) for name in (x, y))
+        self.table[NUMBER_AT], self.table[PLAIN_ARRAY] = self._kernel.slot(number), id(np.ndarray)
+        for at, rows in ((X_AT, X), (Y_AT, Y)):
+            known = [self._kernel.slot(rows.name), id(rows.dtype), len(rows.shape), *rows.shape]
+            self.table[at : at + len(known)] = known
+        self.let_go(self._kernel.position(rows.name) for rows in (X, Y))
 
-    def set_rows(self, number: int, X: Any, Y: Any) -> None:
-        """Change what varies. For one call: the arrays are not kept alive."""
-        put_rows(self.table, number, X, Y)
+    def set_rows(self, number: int, X: Any, Y: Any) -> bool:
+        """Change what varies, for one call: the arrays are not kept alive. Returns False if they are not such."""
+        return put_rows()(self.table, number, X, Y)
 
     @property
     def status(self) -> int:
@@ -199,9 +222,9 @@ def _make_entry(body: int, signature: tuple[Any, ...], result: Any) -> int:
         values.append(
             _unpacked(context, builder, kind, [builder.gep(table, [_INTEGER(SLOTS * k + s)]) for s in range(SLOTS)])
         )
-    kinds = [context.get_value_type(kind) for kind in signature]
-    pointer = ir.FunctionType(context.get_value_type(result), kinds).as_pointer()
-    returned = builder.call(builder.inttoptr(_INTEGER(body), pointer), values)
+    convention = context.call_conv
+    kernel = builder.inttoptr(_INTEGER(body), convention.get_function_type(result, signature).as_pointer())
+    _, returned = convention.call_function(builder, kernel, result, signature, values)
     with builder.if_then(builder.icmp_signed("<", me, _INTEGER(0))):
         first = SLOTS * len(signature[1:]) + _BEHIND + STATUS  # which is counted from the end
         for k, value in enumerate(_numbers_of(builder, result, returned)):
@@ -234,13 +257,13 @@ def _unpacked(context: Any, builder: Any, kind: Any, slots: list[Any]) -> Any:
     itemsize = kind.dtype.bitwidth // 8
     strides: list[Any] = []
     count = _INTEGER(1)
-    for length in reversed(shape):
+    for extent in reversed(shape):
         strides.insert(0, builder.mul(count, _INTEGER(itemsize)))
-        count = builder.mul(count, length)
+        count = builder.mul(count, extent)
     array.data = builder.inttoptr(address, array.data.type)
     array.nitems, array.itemsize = count, _INTEGER(itemsize)
-    for axis, (length, stride) in enumerate(zip(shape, strides, strict=True)):
-        array.shape = builder.insert_value(array.shape, length, axis)
+    for axis, (extent, stride) in enumerate(zip(shape, strides, strict=True)):
+        array.shape = builder.insert_value(array.shape, extent, axis)
         array.strides = builder.insert_value(array.strides, stride, axis)
     nothing = ir.Constant(array.meminfo.type, None)
     array.meminfo, array.parent = nothing, ir.Constant(array.parent.type, None)
@@ -267,40 +290,69 @@ def run_alone(entry, table):
 
 
 @inlined_function
+def _are_such(table, number, at, rows):
+    """Whether rows are as the table says."""
+    if not is_array(rows, table[PLAIN_ARRAY], table[at + DTYPE], table[at + AXES]):
+        return False
+    for axis in range(table[at + AXES]):
+        wanted = table[at + LENGTHS + axis]
+        if length_of(rows, axis) != (number if wanted == BY_NUMBER else wanted):
+            return False
+    return True
+
+
+@inlined_function
+def _put(table, at, rows):
+    """Put rows in their place."""
+    size = 1
+    for axis in range(table[at + AXES]):
+        size *= length_of(rows, axis)
+    place = table[at + PLACE]
+    table[place], table[place + 1] = address_of(rows), size
+
+
+@inlined_function
 def _put_rows(table, number, X, Y):
-    """Put what varies in its places."""
-    table[table[NUMBER_AT]], table[COUNT] = number, 0
-    x, y = table[X_AT], table[Y_AT]
-    table[x], table[x + 1] = X.ctypes.data, X.size
-    table[y], table[y + 1] = Y.ctypes.data, Y.size
+    """Put what varies in its places. Returns whether the rows are such; if not, they are not put."""
+    table[COUNT] = 0
+    if not (_are_such(table, number, X_AT, X) and _are_such(table, number, Y_AT, Y)):
+        table[STATUS] = OTHER_ROWS
+        return False
+    table[table[NUMBER_AT]] = number
+    _put(table, X_AT, X)
+    _put(table, Y_AT, Y)
+    return True
 
 
 @plain_function
-def put_rows(table, number, X, Y):
+def _putting_rows(table, number, X, Y):
     """Put what varies in its places, which in Python takes 3 us."""
-    _put_rows(table, number, X, Y)
+    return _put_rows(table, number, X, Y)
 
 
 @plain_function
-def _run_with(table, number, X, Y):
+def _running_with(table, number, X, Y):
     """Call the entry of a table with other rows. Returns the VALUE that comes back, NaN if the STATUS is not 0."""
-    _put_rows(table, number, X, Y)
+    if not _put_rows(table, number, X, Y):
+        return np.nan
     _call_entry(table[ENTRY_AT], ALONE, table)
     return table.view(np.float64)[VALUE] if table[STATUS] == 0 else np.nan
 
 
-@cache
-def run_with(X: np.dtype, Y: np.dtype, axes_of_y: int) -> Callable[[Any, int, Any, Any], float]:
-    """Make what calls the entry of a table with other rows: ``run_with(…)(table, number, X, Y)``.
+def _of_any_rows(function: Any) -> Callable[[], Callable[[Any, int, Any, Any], Any]]:
+    """Compile, when it is asked for, a function of a table, a number, and two objects."""
+    signature = types.int64[::1], types.int64, OBJECT, OBJECT
 
-    ``X`` is a matrix of the first dtype, ``Y`` a matrix or vector of the second. It does not look at what it is given:
-    these must be plain arrays in one piece, in the order of C, and writable. (What Numba recognizes, it remembers by
-    less than that: misaligned arrays and masked ones were taken, and after them those of another byte order.)
-    """
-    of_x, of_y = types.Array(numba.from_dtype(X), 2, "C"), types.Array(numba.from_dtype(Y), axes_of_y, "C")
-    signature = types.int64[::1], types.int64, of_x, of_y
-    _run_with.compile(signature)
-    return _run_with.overloads[signature].entry_point
+    @cache
+    def compiled() -> Any:
+        function.compile(signature)
+        return function.overloads[signature].entry_point
+
+    return compiled
+
+
+put_rows, run_with = _of_any_rows(_putting_rows), _of_any_rows(_running_with)
+"""What does so: ``run_with()(table, number, X, Y)``."""
 
 
 @plain_function

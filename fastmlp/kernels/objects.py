@@ -1,0 +1,89 @@
+"""Arrays as Python's objects, which compiled code looks at by itself: in 10 ns, where Python takes 200.
+
+What Numba makes of an array, as an argument, says nothing of how it came: whether it is aligned, masked, or of another
+byte order is known only as far as Numba remembers types, which is by less than that. So here an object is its address,
+until it has been looked at.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import NativeValue, intrinsic, models, register_model, unbox
+
+from fastmlp.kernels.jit import inlined_function
+
+_ADDRESS = ir.IntType(64)
+
+
+class _ObjectType(types.Type):
+    """Any object: for compiled code, its address."""
+
+    def __init__(self) -> None:
+        super().__init__(name="fastmlp_object")
+
+
+OBJECT = _ObjectType()
+"""Numba's type of an argument that may be any object."""
+
+
+@register_model(_ObjectType)
+class _ObjectModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _ADDRESS)
+
+
+@unbox(_ObjectType)
+def _unboxed(kind: Any, value: Any, given: Any) -> NativeValue:
+    return NativeValue(given.builder.ptrtoint(value, _ADDRESS))
+
+
+def _reader(bits: int) -> Any:
+    """Make what reads an integer that stands so many bytes behind an address."""
+    integer = ir.IntType(bits)
+
+    @intrinsic
+    def read(typing_context: Any, address: Any, offset: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            number = builder.load(builder.inttoptr(builder.add(*arguments), integer.as_pointer()))
+            return number if bits == _ADDRESS.width else builder.sext(number, _ADDRESS)
+
+        return types.int64(address, types.int64), generate
+
+    return read
+
+
+_word, _half_word = _reader(64), _reader(32)
+
+_HEAD = object.__basicsize__
+_TYPE, _DATA, _AXES, _LENGTHS, _DTYPE, _FLAGS = (_HEAD + k for k in (-8, 0, 8, 16, 40, 48))
+"""Where an array has these, by NumPy's C interface (its ``PyArrayObject``). An object's head ends with its type."""
+
+_IN_ONE_PIECE = 0x0001 | 0x0100
+"""Flags there: in the order of C, and aligned."""
+
+
+@inlined_function
+def is_array(value, plain_array, dtype, n_axes):
+    """Whether an object is an array in one piece, neither of a subclass nor of another dtype.
+
+    Types are compared by their addresses, which are those of this process: not to be known when this is compiled.
+    """
+    if _word(value, _TYPE) != plain_array:
+        return False
+    is_in_one_piece = _half_word(value, _FLAGS) & _IN_ONE_PIECE == _IN_ONE_PIECE
+    return is_in_one_piece and _word(value, _DTYPE) == dtype and _half_word(value, _AXES) == n_axes
+
+
+@inlined_function
+def length_of(array, axis):
+    """How long an array is along an axis that it has."""
+    return _word(_word(array, _LENGTHS), 8 * axis)
+
+
+@inlined_function
+def address_of(array):
+    """Where its numbers are."""
+    return _word(array, _DATA)
