@@ -95,14 +95,13 @@ class _Partials:
         size = n_parameters * itemsize
         self.in_cache = max(network.PARTIAL_BYTES // size, min(1, network.SINGLE_BYTES // size))
         self.size, self.samples_apart = round_up(n_parameters, elements) + elements, elements // block
-        # six operations for each weight and sample: two in each of three products
-        of_a_sample = 6 * sum(i * j for i, j in pairs) * itemsize // 4
+        of_a_sample = network.operations(layer_sizes) * itemsize // 4
         self.least_samples = -(-network.GROUP_OPERATIONS // of_a_sample)
         is_shallow = n_parameters <= network.LEAST_SHALLOW_SAMPLES * sum(i for i, _ in pairs)
         self.least_group = network.LEAST_SHALLOW_SAMPLES if is_shallow else network.LEAST_GROUP_SAMPLES
-        most = max(min(2, capacity // self.least_group), capacity // network.GROUP_SAMPLES, 1)
-        most = min(network.MOST_GROUPS, most, self.in_cache)
-        self.groups = min(max(1, capacity // self.least_samples), most)
+        of_work = capacity // self.least_samples
+        most = max(min(2, capacity // self.least_group), min(capacity // network.GROUP_SAMPLES, of_work), 1)
+        self.groups = min(network.MOST_GROUPS, most if of_work > 0 else 1, self.in_cache)
         """Of a batch that fills the workspace, or of a smaller one: 0 if there are none of any."""
 
 

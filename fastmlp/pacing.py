@@ -12,15 +12,14 @@ from contextlib import contextmanager
 import numpy as np
 
 from fastmlp import threads
-from fastmlp.kernels import jit
+from fastmlp.kernels import jit, network
 
 _PARALLEL_FROM = 2_000_000
 """Operations (float32; half as many in float64) from which a second thread pays for its launch, as measured."""
 
-_FORWARD_ALONE, _OPERATIONS_OF_A_UNIT = ("predict", "loss", "forward"), 40
-"""Work that goes forward alone, in which the activation of a unit takes as long as so many operations."""
+_FORWARD_ALONE = "predict", "loss", "forward"
 
-_MEASURE_FROM, _MEASURE_TO = 1_000_000, 500_000_000
+_MEASURE_FROM, _MEASURE_TO = network.GROUP_OPERATIONS, 500_000_000
 """Operations of a training step between which the best number of threads is found by measuring. A longer one takes
 milliseconds: all threads pay then on a quiet machine, and a trial of fewer would cost tenths of a second. (Beside
 other busy processes, steps as long as these have not been measured.)"""
@@ -39,6 +38,7 @@ class Paces:
     ) -> None:
         pairs = zip(layer_sizes[:-1], layer_sizes[1:], strict=True)
         self._multiplications = sum(inputs * outputs for inputs, outputs in pairs)
+        self._of_a_step = network.operations(layer_sizes)
         self._units, self._itemsize = sum(layer_sizes[1:]), dtype.itemsize
         self._wanted = n_threads
         self._of_network = tuple(layer_sizes), dtype.str, of_network
@@ -81,9 +81,9 @@ class Paces:
 
     def _operations(self, n_samples: int, kind: str) -> int:
         """Operations of work on so many samples, counted as if they were float32, and as a training step has them."""
-        of_a_sample = 6 * self._multiplications
-        if kind in _FORWARD_ALONE:  # activations count too, and a launch pays a little later
-            of_a_sample = (4 * self._multiplications + 2 * _OPERATIONS_OF_A_UNIT * self._units) // 3
+        of_a_sample = self._of_a_step
+        if kind in _FORWARD_ALONE:  # a launch pays a little later
+            of_a_sample = (4 * self._multiplications + 2 * network.UNIT_OPERATIONS * self._units) // 3
         return of_a_sample * n_samples * self._itemsize // 4
 
 

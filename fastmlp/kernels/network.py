@@ -20,6 +20,8 @@ Everything that a step works on lies in one array, the *arena*; the *plan* says 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -93,10 +95,15 @@ from fastmlp.kernels.weights import (
     weight_task,
 )
 
-GROUP_SAMPLES, MOST_GROUPS, GROUP_OPERATIONS = 64, 16, 300_000
+READ_OPERATIONS, UNIT_OPERATIONS = 30, 40
+"""As many operations take as long as it takes to read a number of the user's, and to compute an activation and its
+derivative. Where there is no hidden layer, or a few units, there is hardly anything else: a sample of 30-1 takes
+13 ns, one of 3-4-4-2 takes 17."""
+
+GROUP_SAMPLES, MOST_GROUPS, GROUP_OPERATIONS = 64, 16, 600_000
 """Where gradients are summed group by group: about how many samples a group has, how many groups there are at most,
-and how many operations (float32; half as many in float64) are worth a group: some 4 us. They follow from the batch and
-the network alone, whatever the number of threads."""
+and how many operations (float32; half as many in float64) are worth a group: some 8 us; the first ones are worth two.
+They follow from the batch and the network alone, whatever the number of threads."""
 
 LEAST_GROUP_SAMPLES, LEAST_SHALLOW_SAMPLES = 32, 16
 """How many samples a group has at least; the second where its gradient is no more than what enters the layers with so
@@ -133,6 +140,13 @@ OF_EPOCH = 2
 # how a batch is divided: into tiles, or groups of samples whose gradients are summed by themselves
 
 
+def operations(layer_sizes: Sequence[int]) -> int:
+    """Operations of a step for each sample: two in each of three products, and what else takes as long as some."""
+    products = sum(inputs * outputs for inputs, outputs in pairwise(layer_sizes))
+    numbers, units = layer_sizes[0] + layer_sizes[-1], sum(layer_sizes[1:])
+    return 6 * products + READ_OPERATIONS * numbers + UNIT_OPERATIONS * units
+
+
 @tile_function
 def _n_groups(plan, arena, samples):
     """Groups of samples whose gradients are summed by themselves.
@@ -141,7 +155,9 @@ def _n_groups(plan, arena, samples):
     """
     if plan[-1, PARTIALS_IN_CACHE] == 0:
         return 0
-    most = min(MOST_GROUPS, max(2, samples // GROUP_SAMPLES), samples // plan[-1, LEAST_SAMPLES])
+    most, of_work = 1, samples // plan[-1, LEAST_SAMPLES]
+    if of_work > 0:  # two threads share what is worth one group
+        most = min(MOST_GROUPS, max(2, min(samples // GROUP_SAMPLES, of_work)))
     groups = 1
     while 2 * groups <= most:  # a power of two, which threads can share equally
         groups *= 2
