@@ -316,7 +316,7 @@ class _Run:
         self._epochs = training.epochs(self.plan, trainee, mlp._rng, trainee.history)
         self._next = next(self._epochs, None)
         self._known = np.empty(0)  # of the epochs of a stretch
-        self._came: tuple[int, float, int] | list[training.Epoch] = []  # what came of the last steps
+        self._came: tuple[int, float, int] | training.Ended = columns.FINITE, 0.0, 0  # what came of the last steps
         self.done, self.total = 0, 0.0
         self.call: calls.Call | None = None
         if calls.are_packed() and trainee.is_plain:
@@ -391,7 +391,7 @@ class _Run:
 
     def go_on(self, wanted: int) -> None:
         """See what came of the steps that were wanted: there may be an epoch to end."""
-        if isinstance(self._came, list):
+        if isinstance(self._came, training.Ended):
             self._next = training.go_on(self._epochs, self._came)
             return
         status, total, taken = self._came
@@ -410,7 +410,7 @@ class _Run:
         """Go on to the next one, if there is one."""
         plan = self.plan
         ended = training.Epoch(self.total, plan.total_weight, plan.n_samples, why)
-        self._next = training.go_on(self._epochs, [ended])
+        self._next = training.go_on(self._epochs, training.Ended(training.Known(), ended))
         self.done, self.total = 0, 0.0
 
     def let_go(self) -> None:

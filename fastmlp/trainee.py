@@ -137,8 +137,8 @@ class Trainee:
         is_watched = self.plan.is_watched or self._held is not None or self._metrics
         return self.is_plain and not is_watched and not self._pages.are_many
 
-    def epochs(self, stretch: training.Stretch) -> list[training.Epoch]:
-        """Train for several, in compiled code: those that were begun."""
+    def epochs(self, stretch: training.Stretch) -> training.Ended:
+        """Train for several, in compiled code."""
         known = np.empty(network.OF_EPOCH * stretch.n_epochs)
         before = self._mlp._memory_for(self._run.optimizer)[1]
         n_steps = stretch.n_epochs * self.plan.n_steps
@@ -149,21 +149,19 @@ class Trainee:
 
     def ended_epochs(
         self, stretch: training.Stretch, known: NDArray[np.float64], before: int, total: float, taken: int
-    ) -> list[training.Epoch]:
+    ) -> training.Ended:
         """What came of epochs, from what compiled code says of them; ``before`` were so many steps."""
         plan, n_steps = self.plan, self.plan.n_steps
-        found, is_scheduled, rate = [], self._run.optimizer.is_scheduled, self._rate_of(before + n_steps)
-        for k, (of_loss, square) in enumerate(known.reshape(-1, network.OF_EPOCH)[: taken // n_steps].tolist()):
-            if is_scheduled:
-                rate = self._rate_of(before + (k + 1) * n_steps)
-            end = training.EpochEnd(rate, math.sqrt(square), None, {}, {}, None)
-            found.append(training.Epoch(of_loss, plan.total_weight, plan.n_samples, measured=end))
-        if len(found) < stretch.n_epochs:
-            done = taken - len(found) * n_steps
-            order = stretch.order[len(found) * plan.n_samples :] if stretch.order.size else stretch.order
-            why = training.not_finite(self, order, done * plan.batch_size)
-            found.append(training.Epoch(total, plan.total_weight, plan.n_samples, why))
-        return found
+        whole, done = divmod(taken, n_steps)
+        losses, squares = known.reshape(-1, network.OF_EPOCH)[:whole].T
+        ends = range(before + n_steps, before + taken + 1, n_steps) if self._run.optimizer.is_scheduled else ()
+        rates = [self._rate_of(end) for end in ends] or [self._rate_of(before + n_steps)] * whole
+        found = training.Known((losses / plan.total_weight).tolist(), rates, np.sqrt(squares).tolist())
+        if whole == stretch.n_epochs:
+            return training.Ended(found, None)
+        order = stretch.order[whole * plan.n_samples :] if stretch.order.size else stretch.order
+        why = training.not_finite(self, order, done * plan.batch_size)
+        return training.Ended(found, training.Epoch(total, plan.total_weight, plan.n_samples, why))
 
     def _rate_of(self, step: int) -> float:
         """The learning rate of a step, from 1."""

@@ -131,8 +131,8 @@ class Trainee(Protocol):
     def epoch(self, order: NDArray[np.int64], interrupted: threading.Event, bar: Any) -> Epoch:
         """Train for one epoch; until it is interrupted, between two steps."""
 
-    def epochs(self, stretch: Stretch) -> list[Epoch]:
-        """Train for several: those that were begun."""
+    def epochs(self, stretch: Stretch) -> Ended:
+        """Train for several."""
 
     def where_not_finite(self, order: NDArray[np.int64], first: int) -> str:
         """Tell, in words, which step it is from this row on, and where in the network it is first not finite."""
@@ -216,8 +216,23 @@ class Epoch(NamedTuple):
     n_samples: int
     why: str = ""
     """Why it broke, or nothing."""
-    measured: EpochEnd | None = None
-    """What was measured at its end; None if that is still to be done."""
+
+
+class Known(NamedTuple):
+    """What compiled code knows of epochs: a number of each."""
+
+    loss: Sequence[float] = ()
+    learning_rate: Sequence[float] = ()
+    gradient_norm: Sequence[float] = ()
+
+
+class Ended(NamedTuple):
+    """What came of a stretch."""
+
+    known: Known
+    """Of the epochs that compiled code has measured."""
+    last: Epoch | None
+    """The one behind them, if there is one: it is still to be measured, or it broke."""
 
 
 def fit(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: History) -> History:
@@ -232,7 +247,7 @@ def fit(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: History
         stretch = next(run, None)
         while stretch is not None:
             if stretch.n_epochs == 1 or interrupted.is_set():
-                ended = [trainee.epoch(stretch.order, interrupted, bar)]
+                ended = Ended(Known(), trainee.epoch(stretch.order, interrupted, bar))
             else:
                 ended = trainee.epochs(stretch)
                 if bar is not None:
@@ -262,7 +277,7 @@ def once(plan: Plan, trainee: Trainee, rng: np.random.Generator) -> Epoch:
         return trainee.epoch(plan.order(rng, 1), threading.Event(), None)
 
 
-Run = Generator[Stretch, list[Epoch], None]
+Run = Generator[Stretch, Ended, None]
 
 
 def warn_if_diverged(history: History) -> None:
@@ -271,7 +286,7 @@ def warn_if_diverged(history: History) -> None:
         warnings.warn(f"training {history.stopped}", RuntimeWarning, stacklevel=3)
 
 
-def go_on(run: Run, ended: list[Epoch]) -> Stretch | None:
+def go_on(run: Run, ended: Ended) -> Stretch | None:
     """Tell a run what came of its epochs: the next ones, or None if those were the last."""
     try:
         return run.send(ended)
@@ -293,28 +308,42 @@ def epochs(plan: Plan, trainee: Trainee, rng: np.random.Generator, history: Hist
         state = rng.bit_generator.state if count > 1 else None
         order = plan.order(rng, count, memory)
         memory = max(memory, order, key=len)
-        all_ended = yield Stretch(order, count)
+        known, last = yield Stretch(order, count)
         why = ""
-        for ended in all_ended:
-            if ended.why:
-                history.stopped = why = f"{ended.why} in epoch {history.n_epochs + 1}"
-                break
-            _note(history, ended.total / ended.weight, ended.measured or trainee.measure())
-            history.seconds.append((time.perf_counter() - start) / count)
-            history.samples_per_second.append(ended.n_samples / max(history.seconds[-1], 1e-9))
+        if known.loss:
+            _note_known(history, known, (time.perf_counter() - start) / count, plan.n_samples)
+        if last is not None and last.why:
+            history.stopped = why = f"{last.why} in epoch {history.n_epochs + 1}"
+        elif last is not None:
+            _note(history, last.total / last.weight, trainee.measure())
+            history.seconds.append(time.perf_counter() - start)
+            history.samples_per_second.append(last.n_samples / max(history.seconds[-1], 1e-9))
             why = _after_epoch(plan, trainee, history, stopping, plateau)
             history.stopped = why or history.stopped
             written = _write(plan, trainee, history, written, is_last=bool(why) or history.n_epochs == plan.epochs)
         if why:
-            if state is not None and len(all_ended) < count:  # those that have not been begun have drawn nothing
+            begun = len(known.loss) + 1
+            if state is not None and begun < count:  # those that have not been begun have drawn nothing
                 rng.bit_generator.state = state
-                plan.order(rng, len(all_ended))
+                plan.order(rng, begun)
             break
         if trainee.may_go_ahead:
             wanted = int(min(_SECONDS_PER_CALL / max(history.seconds[-1], 1e-6), _ORDERS_AHEAD / plan.n_samples))
             ahead = max(1, min(wanted, 8 * ahead))
     if plan.early_stopping is not None and plan.early_stopping.restore_best and history.n_epochs:
         trainee.restore()
+
+
+def _note_known(history: History, known: Known, seconds: float, n_samples: int) -> None:
+    """Add epochs between which there was nothing to do, of so many seconds each: one by one, each took Python 4 us."""
+    lowest = int(np.argmin(known.loss))
+    if not history.best_epoch or known.loss[lowest] < _or_infinite(history.watched[history.best_epoch - 1]):
+        history.best_epoch = history.n_epochs + lowest + 1
+    history.loss += known.loss
+    history.learning_rate += known.learning_rate
+    history.gradient_norm += known.gradient_norm
+    history.seconds += [seconds] * len(known.loss)
+    history.samples_per_second += [n_samples / max(seconds, 1e-9)] * len(known.loss)
 
 
 def _note(history: History, loss: float, measured: EpochEnd) -> None:
