@@ -41,7 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.kernels import activations, calls, columns, crew, dropout, losses, network, prediction, simd
-from fastmlp.kernels.layer import FEW_INPUTS
+from fastmlp.kernels.layer import NARROW_INPUTS
 
 _ALIGNMENT = 128  # bytes: a cache line, and the one that is fetched with it
 
@@ -208,7 +208,7 @@ class Workspace:
         """Of whose inputs, which are few, dropout leaves all."""
         layers = self.plan[:-1]
         all_left = layers[:, columns.X_LEFT] == layers[:, columns.X]
-        layers[:, columns.IS_NARROW] = all_left & (layers[:, columns.INPUTS] <= FEW_INPUTS)
+        layers[:, columns.IS_NARROW] = all_left & (layers[:, columns.INPUTS] <= NARROW_INPUTS)
 
     def _place_partials(self, partials: _Partials) -> None:
         """Take room for a gradient of each group of samples."""

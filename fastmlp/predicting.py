@@ -54,7 +54,8 @@ def _many_again(mlp: Any, workspace: Workspace, X: Any) -> Array | None:
         pace, start = mlp._pace(shape[0], "predict"), time.perf_counter()
         n_threads = pace.n_threads
         workspace.divide(n_threads)
-        call.set_rows(shape[0], X, output)
+        if not call.set_rows(shape[0], X, output):
+            return None
         call.run(n_threads)
         tell(pace, start, shape[0], n_threads)
     return output if call.status == columns.FINITE else None

@@ -95,12 +95,12 @@ SIZES = {"distinct": DISTINCT, "square": SQUARE, "several_tiles": SEVERAL_TILES}
 ARGUMENTS = {
     "layer.affine": ("W", "b", "X"),
     "layer.affine_sample": ("W", "b", "X"),
-    "layer.affine_few": ("W", "b", "X"),
+    "layer.affine_by_sample": ("W", "b", "X"),
     "layer.affine_rows": ("W", "b", "X"),
     "layer.affine_row": ("W", "b", "X"),
-    "layer.input_gradient_few": ("W", "dZ"),
+    "layer.input_gradient_by_sample": ("W", "dZ"),
     "layer.affine_backward": ("W", "X", "dZ"),
-    "layer.few_inputs_gradient_strip": ("X", "dZ"),
+    "layer.narrow_gradient_strip": ("X", "dZ"),
     "layer.weight_gradient_rows": ("X", "dZ"),
     "layer.activate": ("Z",),
     "layer.activate_backward": ("Z", "A", "dA"),
@@ -421,7 +421,7 @@ def a_few_samples(W, b, X, samples, Z):
     for p in range(blocks):
         few = min(size, samples - p * size)
         to = p * outputs * size
-        kernel_layer.affine_few(weights, 0, b, 0, inputs, outputs, x, p * size * size, padded, few, z, to)
+        kernel_layer.affine_by_sample(weights, 0, b, 0, inputs, outputs, x, p * size * size, padded, few, z, to)
 
 
 def kernel_affine_few(given: Arrays, _: str) -> Arrays:
@@ -508,7 +508,9 @@ def input_gradient_of_few(W, dZ, samples, dX):
         few, here, to = min(size, samples - p * size), p * outputs * size, p * inputs * size
         for i in range(inputs):  # the first ones, and the others one by one
             first, count = (0, inputs - inputs // 2) if i == 0 else (inputs - i, 1)
-            kernel_layer.input_gradient_few(weights, first, inputs, count, outputs, d, here, few, x, to + first * size)
+            kernel_layer.input_gradient_by_sample(
+                weights, first, inputs, count, outputs, d, here, few, x, to + first * size
+            )
 
 
 def kernel_input_gradient_few(given: Arrays, _: str) -> Arrays:
@@ -525,8 +527,8 @@ def gradient_of_few_inputs(dZ, X, inputs, outputs, samples, dW):
     half = samples // 2 // simd.block(X) * simd.block(X)
     for j in range(0, outputs, simd.ROWS):
         rows, d, w = min(simd.ROWS, outputs - j), j * simd.block(X), j * inputs
-        kernel_layer.few_inputs_gradient_strip(rows, dZ, d, outputs, 0, half, False, X, 0, inputs, dW, w)
-        kernel_layer.few_inputs_gradient_strip(rows, dZ, d, outputs, half, samples, True, X, 0, inputs, dW, w)
+        kernel_layer.narrow_gradient_strip(rows, dZ, d, outputs, 0, half, False, X, 0, inputs, dW, w)
+        kernel_layer.narrow_gradient_strip(rows, dZ, d, outputs, half, samples, True, X, 0, inputs, dW, w)
 
 
 def kernel_few_inputs_gradient(given: Arrays, _: str) -> Arrays:
@@ -535,8 +537,8 @@ def kernel_few_inputs_gradient(given: Arrays, _: str) -> Arrays:
     blocks, n_outputs, _ = d.shape
     parts = []
     n_samples = blocks * simd.block(X)
-    for first in range(0, len(X), kernel_layer.FEW_INPUTS):
-        x = sample_blocks(X[first : first + kernel_layer.FEW_INPUTS])
+    for first in range(0, len(X), kernel_layer.NARROW_INPUTS):
+        x = sample_blocks(X[first : first + kernel_layer.NARROW_INPUTS])
         dW = np.full((n_outputs, x.shape[1]), np.nan)
         gradient_of_few_inputs(d.ravel(), x.ravel(), x.shape[1], n_outputs, n_samples, dW.ravel())
         parts.append(dW)
@@ -625,11 +627,11 @@ KERNELS: dict[str, Call] = {
     "dropout.drop": kernel_drop,
     "layer.affine": kernel_affine,
     "layer.affine_sample": kernel_affine_sample,
-    "layer.affine_few": kernel_affine_few,
+    "layer.affine_by_sample": kernel_affine_few,
     "layer.affine_rows": kernel_affine_rows,
     "layer.affine_row": kernel_affine_row,
-    "layer.input_gradient_few": kernel_input_gradient_few,
-    "layer.few_inputs_gradient_strip": kernel_few_inputs_gradient,
+    "layer.input_gradient_by_sample": kernel_input_gradient_few,
+    "layer.narrow_gradient_strip": kernel_few_inputs_gradient,
     "layer.weight_gradient_rows": kernel_weight_gradient_rows,
     "layer.affine_backward": kernel_affine_backward,
     "layer.activate": kernel_activate,
@@ -660,11 +662,11 @@ STRIPS = {
 
 SECOND_FORMS = {
     "layer.affine_sample": "layer.affine",
-    "layer.affine_few": "layer.affine",
+    "layer.affine_by_sample": "layer.affine",
     "layer.affine_rows": "layer.affine",
     "layer.affine_row": "layer.affine",
-    "layer.input_gradient_few": "layer.input_gradient_strip",
-    "layer.few_inputs_gradient_strip": "layer.weight_gradient_strip",
+    "layer.input_gradient_by_sample": "layer.input_gradient_strip",
+    "layer.narrow_gradient_strip": "layer.weight_gradient_strip",
     "layer.weight_gradient_rows": "layer.weight_gradient_strip",
 }
 """Functions that compute what another computes in a second way; they are called and compared by themselves."""

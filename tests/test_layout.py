@@ -10,10 +10,10 @@ import pytest
 from conftest import compiled
 from fastmlp.kernels import layout, simd
 from fastmlp.kernels.layout import (
-    FEW_FEATURES,
+    NARROW_FEATURES,
     feature_blocks_of,
-    gather_few,
     gather_labels,
+    gather_narrow,
     gather_rows,
     row_of,
     sample_blocks_of,
@@ -222,7 +222,7 @@ def test_there_and_back_again(features, samples, ordered, dtype, rng):
 @compiled
 def few_of_rows(X, features, order, first, samples, p0, p1, S, s):
     """Rows to blocks ``p0`` to ``p1``."""
-    return gather_few(X, features, order, first, samples, p0, p1, S, s)
+    return gather_narrow(X, features, order, first, samples, p0, p1, S, s)
 
 
 def few_features(batch, p0, p1):
@@ -234,7 +234,7 @@ def few_features(batch, p0, p1):
     return S, check
 
 
-@pytest.mark.parametrize("features", range(1, FEW_FEATURES + 1))
+@pytest.mark.parametrize("features", range(1, NARROW_FEATURES + 1))
 @pytest.mark.parametrize("samples", SIZES)
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "in a row"])
 def test_rows_of_few_features(features, samples, ordered, dtype, rng):
@@ -250,7 +250,7 @@ def test_rows_of_few_features(features, samples, ordered, dtype, rng):
         np.testing.assert_array_equal(S, expected)
 
 
-@pytest.mark.parametrize("features", range(1, FEW_FEATURES + 1))
+@pytest.mark.parametrize("features", range(1, NARROW_FEATURES + 1))
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_no_few_features_hide_what_is_not_finite(value, features, dtype, rng):
     batch = Batch(features, 2 * lanes_of(dtype) * simd.VECTORS + 1, True, dtype, rng)

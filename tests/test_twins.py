@@ -25,7 +25,7 @@ MACHINERY = {
     "layer": {
         "for_every_height", "n_strips", "strip_of", "most_rows",
         "affine_sample", "affine_strip", "input_gradient_strip", "weight_gradient_strip", "bias_gradient_strip",
-        "affine_few", "input_gradient_few", "few_inputs_gradient_strip",
+        "affine_by_sample", "input_gradient_by_sample", "narrow_gradient_strip",
         "affine_rows", "affine_row", "weight_gradient_rows",
     },
     "losses": {
@@ -35,7 +35,7 @@ MACHINERY = {
         "rates_of", "decays", "decay_range", "penalize_range", "penalty_of_range", "square_of_range", "scale_range",
         "update_beside_others", "update_rows",
     },
-    "network": {"status_of", "train", "update"},
+    "network": {"operations", "status_of", "train", "update"},
     "derivatives": {"affine_moved_strip", "input_gradient_moved_strip"},
 }  # fmt: skip
 

@@ -6,8 +6,8 @@ alternative, is compiled a second time, which took two thirds of all the time of
 
 Numba takes some 60 ns to look at an argument, and a kernel has twenty. So the arguments of a call are also *packed*
 into a table of integers, each array as its address and its shape, where the next call changes only what is new. An
-*entry* is a few instructions that put the table's arguments back into a call of the kernel, in which they are arrays
-again, and what that returns behind them. In the checked build and in interpreted kernels there are no tables.
+*entry* is a small compiled function, which makes the arguments of the table again, calls the kernel, and writes what
+that returns behind them. In the checked build and in interpreted kernels there are no tables.
 
 Where a call is made again with other rows, these are looked at in compiled code (:mod:`fastmlp.kernels.objects`).
 """
@@ -34,7 +34,10 @@ from fastmlp.kernels.jit import inlined_function, parallel_function, plain_funct
 from fastmlp.kernels.objects import OBJECT, address_of, is_array, length_of
 
 ALONE, OPENING, CLOSING = -1, -2, -3
-"""In the place of a member's number: a single one that does everything; the call before all members', and after."""
+"""In the place of a member's number: a single one that does everything; the call before all members', and after.
+
+The last may be called more than once.
+"""
 
 SLOTS = 3
 """Integers in the table for each argument: an array's address and its two lengths, or a number's bits."""
@@ -47,13 +50,15 @@ BY_NUMBER = -1
 """In the place of a length: the number that varies."""
 
 _BEHIND = 16
-ENTRY_AT, NUMBER_AT, PLAIN_ARRAY, X_AT, Y_AT, STATUS, VALUE, COUNT = (k - _BEHIND for k in (0, 1, 2, 3, 8, 13, 14, 15))
+ENTRY_AT, NUMBER_AT, ARRAY_TYPE_AT, X_AT, Y_AT, STATUS, VALUE, COUNT = (
+    k - _BEHIND for k in (0, 1, 2, 3, 8, 13, 14, 15)
+)
 """What stands in the table behind the arguments: the entry; for calls with other rows (:meth:`Call.vary`), where a
 number has its place, the type of plain arrays, and what is known of the two arrays that are new; and up to three
 numbers that the kernel returned when it was called last, by whoever was ALONE, or CLOSING."""
 
 OTHER_ROWS = -1
-"""In the place of a status: the rows were not such, and the kernel was not called."""
+"""In the place of a status: the rows did not match, and the kernel was not called."""
 
 _INTEGER = ir.IntType(64)
 ENTRY = ir.FunctionType(ir.VoidType(), [_INTEGER, _INTEGER.as_pointer()])
@@ -139,9 +144,10 @@ class Call:
         for k, argument in enumerate(arguments):
             if isinstance(argument, np.ndarray):
                 if argument is not held[k]:
+                    # what it holds must live as long as its address is here, also if Ctrl-C comes between
+                    held[k] = None
                     self.table[SLOTS * k] = argument.__array_interface__["data"][0]
                     self.table[SLOTS * k + 1 : SLOTS * k + 1 + argument.ndim] = argument.shape
-                    # it must live as long as its address is here; held before, Ctrl-C could leave another's address
                     held[k] = argument
             elif isinstance(argument, float):
                 self._floats[SLOTS * k] = argument
@@ -153,14 +159,14 @@ class Call:
 
         What stands in their places is then no longer what :meth:`set` wrote there.
         """
-        self.table[NUMBER_AT], self.table[PLAIN_ARRAY] = self._kernel.slot(number), id(np.ndarray)
+        self.table[NUMBER_AT], self.table[ARRAY_TYPE_AT] = self._kernel.slot(number), id(np.ndarray)
         for at, rows in ((X_AT, X), (Y_AT, Y)):
             known = [self._kernel.slot(rows.name), id(rows.dtype), len(rows.shape), *rows.shape]
             self.table[at : at + len(known)] = known
         self.let_go(self._kernel.position(rows.name) for rows in (X, Y))
 
     def set_rows(self, number: int, X: Any, Y: Any) -> bool:
-        """Change what varies, for one call: the arrays are not kept alive. Returns False if they are not such."""
+        """Change what varies, for one call: the arrays are not kept alive. Returns whether they match."""
         return put_rows()(self.table, number, X, Y)
 
     @property
@@ -290,9 +296,9 @@ def run_alone(entry, table):
 
 
 @inlined_function
-def _are_such(table, number, at, rows):
+def _match(table, number, at, rows):
     """Whether rows are as the table says."""
-    if not is_array(rows, table[PLAIN_ARRAY], table[at + DTYPE], table[at + AXES]):
+    if not is_array(rows, table[ARRAY_TYPE_AT], table[at + DTYPE], table[at + AXES]):
         return False
     for axis in range(table[at + AXES]):
         wanted = table[at + LENGTHS + axis]
@@ -303,7 +309,7 @@ def _are_such(table, number, at, rows):
 
 @inlined_function
 def _put(table, at, rows):
-    """Put rows in their place."""
+    """Put rows in their place: a kernel takes them one after the other, as one axis."""
     size = 1
     for axis in range(table[at + AXES]):
         size *= length_of(rows, axis)
@@ -313,9 +319,9 @@ def _put(table, at, rows):
 
 @inlined_function
 def _put_rows(table, number, X, Y):
-    """Put what varies in its places. Returns whether the rows are such; if not, they are not put."""
+    """Put what varies in its places. Returns whether the rows match what the table says; if not, they are not put."""
     table[COUNT] = 0
-    if not (_are_such(table, number, X_AT, X) and _are_such(table, number, Y_AT, Y)):
+    if not (_match(table, number, X_AT, X) and _match(table, number, Y_AT, Y)):
         table[STATUS] = OTHER_ROWS
         return False
     table[table[NUMBER_AT]] = number
@@ -325,13 +331,13 @@ def _put_rows(table, number, X, Y):
 
 
 @plain_function
-def _putting_rows(table, number, X, Y):
+def _put_only(table, number, X, Y):
     """Put what varies in its places, which in Python takes 3 us."""
     return _put_rows(table, number, X, Y)
 
 
 @plain_function
-def _running_with(table, number, X, Y):
+def _put_and_run(table, number, X, Y):
     """Call the entry of a table with other rows. Returns the VALUE that comes back, NaN if the STATUS is not 0."""
     if not _put_rows(table, number, X, Y):
         return np.nan
@@ -351,8 +357,8 @@ def _of_any_rows(function: Any) -> Callable[[], Callable[[Any, int, Any, Any], A
     return compiled
 
 
-put_rows, run_with = _of_any_rows(_putting_rows), _of_any_rows(_running_with)
-"""What does so: ``run_with()(table, number, X, Y)``."""
+put_rows, run_with = _of_any_rows(_put_only), _of_any_rows(_put_and_run)
+"""They return these functions, which they compile when they are first called: ``run_with()(table, number, X, Y)``."""
 
 
 @plain_function

@@ -1,13 +1,34 @@
 """One layer, over tiles held in registers: the twins of :mod:`fastmlp.oracle.layer`.
 
-Each formula is computed for one *strip* at a time: up to :data:`~fastmlp.kernels.simd.ROWS` rows of its left side, one
-block wide. The strip is a register tile; the loop under the formula runs over the letter that is summed, and each turn
-adds one rank-1 product to the tile: a column of the first operand times a row of the second. The layouts of
-:mod:`fastmlp.kernels.layout` make that row contiguous.
+A *strip* is up to :data:`~fastmlp.kernels.simd.ROWS` consecutive rows of a formula's left side. It is computed one
+block of columns at a time: that piece is the register tile. The loop under the formula runs over the letter that is
+summed, and each turn adds one rank-1 product to the tile: a column of the first operand times a row of the second. The
+layouts of :mod:`fastmlp.kernels.layout` make that row contiguous. So ``rank1(t, A, a, stride, B, b)`` is
+``t[r,:] += A[a + r * stride] * B[b : b + block]`` for each row ``r`` of the tile. In ``block(X)``, ``lanes(Z)`` and
+``fill(Z, 0.0)``, the array says nothing but the dtype.
 
-All products of a training step are made of the strip functions, which :mod:`fastmlp.kernels.samples` and
-:mod:`fastmlp.kernels.weights` call. The kernels at the end run them over whole arrays, one layer and one formula at a
-time.
+The same formula stands here several times, as a tile would be nearly empty, or what it reads would have to be turned
+first, where there is little of one letter. Which one runs is decided in :mod:`fastmlp.kernels.samples`,
+:mod:`fastmlp.kernels.weights` and :mod:`fastmlp.kernels.prediction`, by the layer sizes and the number of samples:
+
+======  =======================  ==========================  =======================  ========================
+..      usually                  half a block of samples,    up to four inputs        first layer, of up to
+                                 or less                     (*narrow*)               four outputs, long rows
+======  =======================  ==========================  =======================  ========================
+``Z``   `affine_strip`           `affine_by_sample`          `affine_strip`           `affine_rows`
+``dX``  `input_gradient_strip`   `input_gradient_by_sample`  `input_gradient_strip`   (nobody asks for it)
+``dW``  `weight_gradient_strip`  `weight_gradient_strip`     `narrow_gradient_strip`  `weight_gradient_rows`
+``db``  `bias_gradient_strip`    `bias_gradient_strip`       `bias_gradient_strip`    `bias_gradient_strip`
+======  =======================  ==========================  =======================  ========================
+
+Predictions of up to three samples have `affine_sample`, and `affine_row` where many would have `affine_rows`: the same
+bits.
+
+A multiply-add is ready four cycles after it began, so a sum that waits for itself is slow: several are formed side by
+side. Where fewer rows are left than there are sums, the last row is computed again in the place of those that are
+missing.
+
+The kernels at the end run the strip functions over whole arrays, one layer and one formula at a time.
 """
 
 from __future__ import annotations
@@ -49,8 +70,8 @@ from fastmlp.kernels.simd import (
 _WAYS = 8
 _ALIASED_VECTORS = 4096 // VECTOR_BYTES
 
-FEW_INPUTS = 4
-"""Inputs up to which the gradient of the weights is summed in another way: see :func:`few_inputs_gradient_strip`. They
+NARROW_INPUTS = 4
+"""Inputs up to which the gradient of the weights is summed in another way: see :func:`narrow_gradient_strip`. They
 are never more than a block has."""
 
 
@@ -75,7 +96,7 @@ def strip_of(outputs, strip, most=ROWS):
 
 @inlined_function
 def most_rows(weights, inputs):
-    """Most rows of a strip of ``Z``, for which as many rows of ``W`` are read at once.
+    """Rows of a strip of ``Z``, at most: each reads a row of ``W`` of its own.
 
     Rows that lie a multiple of 4096 bytes apart share one place in the first-level cache, which holds 8 of them: with
     16, the layers of 1024-1024-1024-1024 went forward at half the speed.
@@ -104,7 +125,7 @@ def affine_strip(rows):
 
 
 @inlined_function
-def affine_few(weights, w, biases, b, inputs, outputs, X, x, padded, samples, Z, z):
+def affine_by_sample(weights, w, biases, b, inputs, outputs, X, x, padded, samples, Z, z):
     """Matmul plus bias, for ``outputs`` outputs ``j`` and a few samples ``n``, which leave most of their block empty.
 
     :func:`affine_strip` would compute the whole block. Here inputs lie side by side: ``X`` is feature-blocked, with
@@ -115,7 +136,7 @@ def affine_few(weights, w, biases, b, inputs, outputs, X, x, padded, samples, Z,
     size, step, nothing = block(Z), lanes(Z), fill(Z, 0.0)
     for k in range(0, outputs * size, step):
         store(Z, z + k, nothing)
-    for j in range(0, outputs, 4):  # four rows take turns, some of them twice the same
+    for j in range(0, outputs, 4):  # four sums side by side; a missing row repeats the last
         j1, j2, j3 = min(j + 1, outputs - 1), min(j + 2, outputs - 1), min(j + 3, outputs - 1)
         w0, w1, w2, w3 = w + j * inputs, w + j1 * inputs, w + j2 * inputs, w + j3 * inputs
         for n in range(samples):
@@ -141,16 +162,16 @@ def affine_few(weights, w, biases, b, inputs, outputs, X, x, padded, samples, Z,
 def affine_rows(weights, w, biases, b, inputs, outputs, X, order, first, samples, Z, z):
     """Matmul plus bias, for ``outputs`` outputs ``j`` and one block of samples ``n``: rows of the user's data.
 
-    Inputs lie side by side, and the lanes are summed in the end, as in :func:`affine_few`. Sample ``n`` is the row
-    that ``order`` names in its entry ``first + n``, see :func:`fastmlp.kernels.layout.row_of`; what fills up the block
-    repeats the last one of ``samples``. ``z`` is where the block stands in ``Z``, which is sample-blocked.
+    Inputs lie side by side, and the lanes are summed in the end, as in :func:`affine_by_sample`. Sample ``n`` is the
+    row that ``order`` names in its entry ``first + n``, see :func:`fastmlp.kernels.layout.row_of`; what fills up the
+    block repeats the last one of ``samples``. ``z`` is where the block stands in ``Z``, which is sample-blocked.
     """
     # Z[j,n] = Σ_i W[j,i] X[i,n] + b[j]
     step, nothing = lanes(Z), fill(Z, 0.0)
     for n in range(0, block(Z), 4):
         r0, r1, r2, r3 = _places_of_four(order, first, n, samples, inputs)
         a0, a1, a2, a3 = _places_of_four(order, first, n + 4, samples, inputs)
-        for j in range(0, outputs, 2):  # eight sums take turns, some of them twice the same
+        for j in range(0, outputs, 2):  # eight sums side by side; a missing row repeats the last
             j1 = min(j + 1, outputs - 1)
             s0, s1, s2, s3, t0, t1, t2, t3 = nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing
             for i in range(0, inputs, step):
@@ -163,8 +184,8 @@ def affine_rows(weights, w, biases, b, inputs, outputs, X, order, first, samples
                 x2, x3 = load_first(X, r2 + i, left), load_first(X, r3 + i, left)
                 s0, s1, s2, s3 = fma(w_j, x0, s0), fma(w_j, x1, s1), fma(w_j, x2, s2), fma(w_j, x3, s3)
                 t0, t1, t2, t3 = fma(w_j1, x0, t0), fma(w_j1, x1, t1), fma(w_j1, x2, t2), fma(w_j1, x3, t3)
-            _note_four(biases[b + j], s0, s1, s2, s3, Z, z + j * block(Z) + n)
-            _note_four(biases[b + j1], t0, t1, t2, t3, Z, z + j1 * block(Z) + n)
+            _store_sums(biases[b + j], s0, s1, s2, s3, Z, z + j * block(Z) + n)
+            _store_sums(biases[b + j1], t0, t1, t2, t3, Z, z + j1 * block(Z) + n)
 
 
 @inlined_function
@@ -200,8 +221,8 @@ def _prefetch_four(X, x0, x1, x2, x3):
 
 
 @inlined_function
-def _note_four(bias, s0, s1, s2, s3, Z, z):
-    """Note the sums of the lanes of four vectors, plus the bias, side by side."""
+def _store_sums(bias, s0, s1, s2, s3, Z, z):
+    """Store the sums of the lanes of four vectors, plus the bias, side by side."""
     z0, z1, z2, z3 = sum_lanes_of_four(s0, s1, s2, s3)
     Z[z], Z[z + 1], Z[z + 2], Z[z + 3] = z0 + bias, z1 + bias, z2 + bias, z3 + bias
 
@@ -212,25 +233,25 @@ def affine_sample(panels, p, biases, b, inputs, outputs, X, x, Z, z):
 
     ``p`` is where the panels of ``W`` begin: see :func:`fastmlp.kernels.layout.panels_of`. The sum is formed in the
     order of :func:`affine_strip`, so the bits are the same. What follows the last output in ``Z``, up to a whole
-    vector, is overwritten. Where there are no four vectors left, the last one is computed again in the others' place.
+    vector, is overwritten.
     """
     # Z[j,n] = Σ_i W[j,i] X[i,n] + b[j]
     step = lanes(Z)
     last = (outputs - 1) // step * step
-    for j in range(0, outputs, 4 * step):  # four vectors of outputs take turns: each waits for its own sum
+    for j in range(0, outputs, 4 * step):  # four sums side by side; a missing vector repeats the last
         j1, j2, j3 = min(j + step, last), min(j + 2 * step, last), min(j + 3 * step, last)
-        s, t = load_first(biases, b + j, outputs - j), load_first(biases, b + j1, outputs - j1)
-        u, v = load_first(biases, b + j2, outputs - j2), load_first(biases, b + j3, outputs - j3)
+        s0, s1 = load_first(biases, b + j, outputs - j), load_first(biases, b + j1, outputs - j1)
+        s2, s3 = load_first(biases, b + j2, outputs - j2), load_first(biases, b + j3, outputs - j3)
         for i in range(inputs):
             x_i, row = fill(X, X[x + i]), p + i * step
-            s = fma(load(panels, row + j * inputs), x_i, s)
-            t = fma(load(panels, row + j1 * inputs), x_i, t)
-            u = fma(load(panels, row + j2 * inputs), x_i, u)
-            v = fma(load(panels, row + j3 * inputs), x_i, v)
-        store(Z, z + j, s)
-        store(Z, z + j1, t)
-        store(Z, z + j2, u)
-        store(Z, z + j3, v)
+            s0 = fma(load(panels, row + j * inputs), x_i, s0)
+            s1 = fma(load(panels, row + j1 * inputs), x_i, s1)
+            s2 = fma(load(panels, row + j2 * inputs), x_i, s2)
+            s3 = fma(load(panels, row + j3 * inputs), x_i, s3)
+        store(Z, z + j, s0)
+        store(Z, z + j1, s1)
+        store(Z, z + j2, s2)
+        store(Z, z + j3, s3)
 
 
 @for_every_height
@@ -245,7 +266,7 @@ def input_gradient_strip(rows):
     @inlined_function
     def strip(weights, w, inputs, first, last, dZ, d, dX, x):
         # dX[i,n] = Σ_j W[j,i] dZ[j,n]
-        # a tile of no columns is zero
+        # of no columns, the tile is zero: the sum begins
         t = load_tile(dX, x, block(dX), block(dX) if first > 0 else 0, rows)
         for j in range(first, last):
             t = rank1(t, weights, w + j * inputs, 1, dZ, d + j * block(dZ))
@@ -255,8 +276,8 @@ def input_gradient_strip(rows):
 
 
 @inlined_function
-def input_gradient_few(weights, w, inputs, count, outputs, dZ, d, samples, dX, x):
-    """Gradient of the layer's input, for ``count`` inputs ``i`` and a few samples ``n``: see :func:`affine_few`.
+def input_gradient_by_sample(weights, w, inputs, count, outputs, dZ, d, samples, dX, x):
+    """Gradient of the layer's input, for ``count`` inputs ``i`` and a few samples ``n``: see :func:`affine_by_sample`.
 
     The first one's column of ``W`` begins at ``w``, and its row of block 0 of ``dX`` at ``x``; block 0 of ``dZ``
     begins at ``d``. What fills up the block of ``dX`` is 0.
@@ -265,7 +286,7 @@ def input_gradient_few(weights, w, inputs, count, outputs, dZ, d, samples, dX, x
     size, step, nothing = block(dX), lanes(dX), fill(dX, 0.0)
     for k in range(0, count * size, step):
         store(dX, x + k, nothing)
-    for i in range(0, count, 4 * step):  # four vectors of inputs take turns
+    for i in range(0, count, 4 * step):  # four sums side by side
         i1, i2, i3 = i + step, i + 2 * step, i + 3 * step
         for n in range(samples):
             s0, s1, s2, s3 = nothing, nothing, nothing, nothing
@@ -304,7 +325,8 @@ def weight_gradient_strip(rows):
 
     @inlined_function
     def low_strip(dZ, d, outputs, first, last, add, X, x, columns, gradient, w, inputs):
-        # equivalent to strip; but in a low tile, each product waits for the one before: so four of them take turns
+        # equivalent to strip, rounded differently: samples n, n + 1, n + 2, n + 3 have a tile each, as in a low one
+        # every product would wait for the one before
         size = block(X)
         t = load_tile(gradient, w, inputs, columns if add else 0, rows)
         t1, t2, t3 = zeros(X, rows), zeros(X, rows), zeros(X, rows)
@@ -335,7 +357,7 @@ def weight_gradient_rows(dZ, d, outputs, first, last, add, X, order, shift, inpu
     size, step, nothing = block(dZ), lanes(dZ), fill(dZ, 0.0)
     for i in range(0, inputs, 4 * step):
         i1, i2, i3 = i + step, i + 2 * step, i + 3 * step
-        for j in range(0, outputs, 2):  # eight sums take turns, some of them twice the same
+        for j in range(0, outputs, 2):  # eight sums side by side; a missing row repeats the last
             j1 = min(j + 1, outputs - 1)
             s0, s1, s2, s3, t0, t1, t2, t3 = nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing
             for n0 in range(first, last, size):
@@ -346,23 +368,23 @@ def weight_gradient_rows(dZ, d, outputs, first, last, add, X, order, shift, inpu
                     x2, x3 = load_first(X, x + i2, inputs - i2), load_first(X, x + i3, inputs - i3)
                     s0, s1, s2, s3 = fma(d_j, x0, s0), fma(d_j, x1, s1), fma(d_j, x2, s2), fma(d_j, x3, s3)
                     t0, t1, t2, t3 = fma(d_j1, x0, t0), fma(d_j1, x1, t1), fma(d_j1, x2, t2), fma(d_j1, x3, t3)
-            _add_four(s0, s1, s2, s3, add, inputs - i, gradient, w + j * inputs + i)
+            _store_or_add_vectors(s0, s1, s2, s3, add, inputs - i, gradient, w + j * inputs + i)
             if j1 > j:
-                _add_four(t0, t1, t2, t3, add, inputs - i, gradient, w + j1 * inputs + i)
+                _store_or_add_vectors(t0, t1, t2, t3, add, inputs - i, gradient, w + j1 * inputs + i)
 
 
 @inlined_function
-def _add_four(s0, s1, s2, s3, add, count, gradient, place):
-    """Note four vectors side by side, of whose elements ``count`` are meant; ``add`` them to what stands there."""
+def _store_or_add_vectors(s0, s1, s2, s3, add, count, gradient, place):
+    """Store four vectors side by side, of whose elements ``count`` are meant; ``add`` them to what stands there."""
     step = lanes(gradient)
-    _add_vector(s0, add, count, gradient, place)
-    _add_vector(s1, add, count - step, gradient, place + step)
-    _add_vector(s2, add, count - 2 * step, gradient, place + 2 * step)
-    _add_vector(s3, add, count - 3 * step, gradient, place + 3 * step)
+    _store_or_add_vector(s0, add, count, gradient, place)
+    _store_or_add_vector(s1, add, count - step, gradient, place + step)
+    _store_or_add_vector(s2, add, count - 2 * step, gradient, place + 2 * step)
+    _store_or_add_vector(s3, add, count - 3 * step, gradient, place + 3 * step)
 
 
 @inlined_function
-def _add_vector(v, add, count, gradient, place):
+def _store_or_add_vector(v, add, count, gradient, place):
     if add:
         store_first(gradient, place, load_first(gradient, place, count) + v, count)
     else:
@@ -370,7 +392,7 @@ def _add_vector(v, add, count, gradient, place):
 
 
 @inlined_function
-def few_inputs_gradient_strip(rows, dZ, d, outputs, first, last, add, X, x, inputs, gradient, w):
+def narrow_gradient_strip(rows, dZ, d, outputs, first, last, add, X, x, inputs, gradient, w):
     """Gradient of the weights, for ``rows`` outputs ``j`` and all inputs ``i`` of a layer that has four at most.
 
     :func:`weight_gradient_strip` would compute a whole block of inputs, most of them for nothing. Here samples lie
@@ -380,7 +402,7 @@ def few_inputs_gradient_strip(rows, dZ, d, outputs, first, last, add, X, x, inpu
     # dW[j,i] = Σ_n dZ[j,n] X[i,n]
     size = block(X)
     i1, i2, i3 = min(1, inputs - 1), min(2, inputs - 1), min(3, inputs - 1)
-    for r in range(0, rows, 2):  # eight sums take turns, some of them twice the same
+    for r in range(0, rows, 2):  # eight sums side by side; a missing row repeats the last
         r1, nothing = min(r + 1, rows - 1), fill(X, 0.0)
         s0, s1, s2, s3, t0, t1, t2, t3 = nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing
         for n in range(first, last, size):
@@ -391,26 +413,26 @@ def few_inputs_gradient_strip(rows, dZ, d, outputs, first, last, add, X, x, inpu
                 x2, x3 = load(X, here + i2 * size), load(X, here + i3 * size)
                 s0, s1, s2, s3 = fma(s, x0, s0), fma(s, x1, s1), fma(s, x2, s2), fma(s, x3, s3)
                 t0, t1, t2, t3 = fma(t, x0, t0), fma(t, x1, t1), fma(t, x2, t2), fma(t, x3, t3)
-        _note_sums(s0, s1, s2, s3, add, inputs, gradient, w + r * inputs)
+        _store_or_add_sums(s0, s1, s2, s3, add, inputs, gradient, w + r * inputs)
         if r1 > r:
-            _note_sums(t0, t1, t2, t3, add, inputs, gradient, w + r1 * inputs)
+            _store_or_add_sums(t0, t1, t2, t3, add, inputs, gradient, w + r1 * inputs)
 
 
 @inlined_function
-def _note_sums(s0, s1, s2, s3, add, count, gradient, place):
-    """Note the sums of the lanes of the first ``count`` vectors, side by side; ``add`` them to what stands there."""
+def _store_or_add_sums(s0, s1, s2, s3, add, count, gradient, place):
+    """Store the sums of the lanes of the first ``count`` vectors, side by side; ``add`` them to what stands there."""
     t0, t1, t2, t3 = sum_lanes_of_four(s0, s1, s2, s3)
-    _note_sum(t0, add, gradient, place)
+    _store_or_add_sum(t0, add, gradient, place)
     if count > 1:
-        _note_sum(t1, add, gradient, place + 1)
+        _store_or_add_sum(t1, add, gradient, place + 1)
     if count > 2:
-        _note_sum(t2, add, gradient, place + 2)
+        _store_or_add_sum(t2, add, gradient, place + 2)
     if count > 3:
-        _note_sum(t3, add, gradient, place + 3)
+        _store_or_add_sum(t3, add, gradient, place + 3)
 
 
 @inlined_function
-def _note_sum(total, add, gradient, place):
+def _store_or_add_sum(total, add, gradient, place):
     if add:
         gradient[place] += total
     else:
@@ -421,12 +443,12 @@ def _note_sum(total, add, gradient, place):
 def bias_gradient_strip(rows, dZ, d, outputs, first, last, add, gradient, b):
     """Gradient of the biases, for ``rows`` outputs ``j``, over samples as above; ``b`` is its place.
 
-    Here and in :func:`few_inputs_gradient_strip` the last block is summed as a whole: ``dZ`` is zero where it is only
+    Here and in :func:`narrow_gradient_strip` the last block is summed as a whole: ``dZ`` is zero where it is only
     filled up.
     """
     # db[j] = Σ_n dZ[j,n]
     size, nothing = block(dZ), fill(dZ, 0.0)
-    for r in range(0, rows, 4):  # four rows take turns, some of them twice the same
+    for r in range(0, rows, 4):  # four sums side by side; a missing row repeats the last
         r1, r2, r3 = min(r + 1, rows - 1), min(r + 2, rows - 1), min(r + 3, rows - 1)
         s0, s1, s2, s3 = nothing, nothing, nothing, nothing
         for n in range(first, last, size):
@@ -434,7 +456,7 @@ def bias_gradient_strip(rows, dZ, d, outputs, first, last, add, gradient, b):
                 here = d + n * outputs + k
                 s0, s1 = s0 + load(dZ, here + r * size), s1 + load(dZ, here + r1 * size)
                 s2, s3 = s2 + load(dZ, here + r2 * size), s3 + load(dZ, here + r3 * size)
-        _note_sums(s0, s1, s2, s3, add, rows - r, gradient, b + r)
+        _store_or_add_sums(s0, s1, s2, s3, add, rows - r, gradient, b + r)
 
 
 # ------------------------------------------------------------------------------------------------------------------

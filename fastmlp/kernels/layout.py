@@ -38,7 +38,7 @@ AHEAD = 4
 first ones of a row are asked for with the sample a block before it: of rows in 100 MB, steps of 4-32-16-4 on 512 take
 31 us instead of 34, of 3-4-4-2 on five 0.98 instead of 1.12, of 1000-10 on 256 102 instead of 108."""
 
-FEW_FEATURES = 4
+NARROW_FEATURES = 4
 """Features up to which rows are turned in registers, on their way to sample blocks: 16 of them take 20 ns instead of
 40 by way of feature blocks."""
 
@@ -111,8 +111,8 @@ def gather_rows(X, features, i0, i1, order, first, samples, n0, n1, F, f, padded
 
 
 @tile_function
-def gather_few(X, features, order, first, samples, p0, p1, S, s):
-    """Rows of up to :data:`FEW_FEATURES` features to sample blocks ``p0`` to ``p1``, by registers alone.
+def gather_narrow(X, features, order, first, samples, p0, p1, S, s):
+    """Rows of up to :data:`NARROW_FEATURES` features to sample blocks ``p0`` to ``p1``, by registers alone.
 
     What fills up the last block repeats the last sample. Returns 0 if every value is finite, else NaN.
     """

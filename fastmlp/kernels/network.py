@@ -108,7 +108,7 @@ They follow from the batch and the network alone, whatever the number of threads
 LEAST_GROUP_SAMPLES, LEAST_SHALLOW_SAMPLES = 32, 16
 """How many samples a group has at least; the second where its gradient is no more than what enters the layers with so
 many samples. Threads exchange either the one or the other: with groups of 16, a step of 784-10 on 32 samples takes
-12 us instead of 16, but one of 400-100-10 47 instead of 39."""
+12 us instead of 16, but one of 400-100-10 47 instead of 37."""
 
 BYTES_APART = 4096
 """How far apart, in each block of features, the samples of two groups lie for two threads. Processors fetch beforehand
@@ -256,8 +256,8 @@ def _sample_task(
         few, keeps, leaves_rows = 0, KEEPS_NOTHING, can_leave_rows(plan, arena)
     elif passes == ALL_PASSES and division.groups > 0 and few == 0 and can_leave_rows(plan, arena):
         leaves_rows, tile_blocks = True, blocks_of_rows(plan, arena)
-    # seen from the arena's first block, so many more samples come before those of this part: if the second group's
-    # block 2 stands where block 10 would, ``first`` is 8 blocks less, maybe below 0, and row ``first + n`` is right
+    # from here on, blocks and samples are counted as they lie in the arena: its block p is block p - apart of the
+    # batch, its sample n is entry first + n of the order, for a first that may be below 0, and samples comes last
     first, samples = first - apart * block(arena), samples + apart * block(arena)
     for p0 in range(start, stop, tile_blocks):
         p1 = min(p0 + tile_blocks, stop)
@@ -481,9 +481,15 @@ def train(
     which is for gradients alone, none are. ``passes`` is :data:`ALL_PASSES` of a training step; without the backward
     one, the first step ends before its weights would change.
 
-    If there is room in ``ended``, :data:`OF_EPOCH` numbers for each, they are the steps of whole epochs, whose orders
-    stand one after the other; ``first`` and ``total`` are 0, and what comes back is the sum of the losses since the
-    last epoch that ended.
+    Everything that a step works on stands in ``arena``, at the places that ``plan`` tells, and in ``report``: see
+    :mod:`fastmlp.kernels.columns`. ``parameters`` and ``gradient`` are of all layers, W and b of each in turn;
+    ``memory`` is the optimizer's velocity, or its two moments. ``data`` and ``targets`` are rows of the user's, one
+    after the other; instead of targets there may be class indices, ``labels``; ``sample_weights`` may be empty.
+    ``settings`` are the optimizer's numbers, and behind them a rate for each step if there is a schedule.
+
+    If ``ended`` is not empty, the steps are those of whole epochs: for each, it gets :data:`OF_EPOCH` numbers. The
+    orders of the epochs stand one after the other, ``n_rows`` entries each; ``first`` and ``total`` are 0, and what
+    comes back is the sum of the losses since the last epoch that ended.
 
     Returns the status, ``total`` plus the steps' losses times their samples' weights (added one by one, so that it
     does not matter in how many calls the steps are taken), and the number of steps taken. A step whose data or loss

@@ -1,8 +1,7 @@
 """Arrays as Python's objects, which compiled code looks at by itself: in 10 ns, where Python takes 200.
 
-What Numba makes of an array, as an argument, says nothing of how it came: whether it is aligned, masked, or of another
-byte order is known only as far as Numba remembers types, which is by less than that. So here an object is its address,
-until it has been looked at.
+Numba remembers the type of an argument by less than tells some arrays apart: it can take a masked, misaligned or
+byte-swapped one for a plain one that came before. So here an object is its address, until it has been looked at.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ _HEAD = object.__basicsize__
 _TYPE, _DATA, _AXES, _LENGTHS, _DTYPE, _FLAGS = (_HEAD + k for k in (-8, 0, 8, 16, 40, 48))
 """Where an array has these, by NumPy's C interface (its ``PyArrayObject``). An object's head ends with its type."""
 
-_IN_ONE_PIECE = 0x0001 | 0x0100
+_C_ORDER_AND_ALIGNED = 0x0001 | 0x0100
 """Flags there: in the order of C, and aligned."""
 
 
@@ -73,7 +72,7 @@ def is_array(value, plain_array, dtype, n_axes):
     """
     if _word(value, _TYPE) != plain_array:
         return False
-    is_in_one_piece = _half_word(value, _FLAGS) & _IN_ONE_PIECE == _IN_ONE_PIECE
+    is_in_one_piece = _half_word(value, _FLAGS) & _C_ORDER_AND_ALIGNED == _C_ORDER_AND_ALIGNED
     return is_in_one_piece and _word(value, _DTYPE) == dtype and _half_word(value, _AXES) == n_axes
 
 

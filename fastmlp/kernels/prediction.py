@@ -23,7 +23,7 @@ from fastmlp.kernels.crew import share
 from fastmlp.kernels.dropout import NOTHING_DROPPED
 from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.layer import affine_row, affine_sample
-from fastmlp.kernels.layout import FEW_FEATURES, NO_ORDER, n_blocks, panels_of, scatter_rows, turn_rows
+from fastmlp.kernels.layout import NARROW_FEATURES, NO_ORDER, n_blocks, panels_of, scatter_rows, turn_rows
 from fastmlp.kernels.losses import softmax_block
 from fastmlp.kernels.samples import (
     KEEPS_NOTHING,
@@ -98,7 +98,7 @@ def _read_rows(leaves_rows, plan, parameters, arena, data, first, samples, p0, p
     inputs = plan[0, INPUTS]
     if leaves_rows:
         return affine_rows_tile(plan, parameters, arena, data, NO_ORDER, first, samples, p0, p1)
-    if inputs > FEW_FEATURES and inputs >= lanes(arena):
+    if inputs > NARROW_FEATURES and inputs >= lanes(arena):
         return turn_rows(data, inputs, first, samples, p0, p1, arena, plan[0, X])
     return read_samples(whole(plan), KEEPS_NOTHING, plan, arena, data, NO_ORDER, first, samples, p0, p1)
 

@@ -44,20 +44,20 @@ from fastmlp.kernels.columns import (
 from fastmlp.kernels.dropout import NOTHING_DROPPED, drop_block
 from fastmlp.kernels.jit import inlined_function, specialized_function, tile_function
 from fastmlp.kernels.layer import (
-    affine_few,
+    affine_by_sample,
     affine_rows,
     affine_strip,
-    input_gradient_few,
+    input_gradient_by_sample,
     input_gradient_strip,
     most_rows,
     n_strips,
     strip_of,
 )
 from fastmlp.kernels.layout import (
-    FEW_FEATURES,
+    NARROW_FEATURES,
     feature_blocks_of,
-    gather_few,
     gather_labels,
+    gather_narrow,
     gather_rows,
     n_blocks,
     row_of,
@@ -85,7 +85,7 @@ KEEPS_NOTHING, KEEPS_FOR_GRADIENT, KEEPS_ALL = range(3)
 """What a forward pass keeps by features of what enters the layers: nothing; what the gradient of the weights is summed
 from (:data:`~fastmlp.kernels.columns.IS_NARROW`); or all, for whoever reads it."""
 
-FEW_OUTPUTS, VECTORS_FOR_TWO = 4, 4
+OUTPUTS_IN_PLACE, VECTORS_FOR_TWO = 4, 4
 """Outputs of the first layer up to which it reads the user's rows where they stand; and vectors of inputs that it has
 then, at least, for each two of them, so that it pays to sum lanes in the end. There is so little to compute with a row
 that most of the time went into turning it. One thread: 2000-1 on 1,000 samples takes 330 us instead of 1,060, 128-2 on
@@ -101,7 +101,11 @@ ROWS_BYTES = 1 << 19
 
 @tile_function
 def penalize_batch(total, plan, report):
-    """Note the penalty that stands beside the mean of losses of so much weight, or beside their sum, divided alike."""
+    """Note ``l1`` and ``l2`` as the loss of this batch needs them, whose samples' weights add up to ``total``.
+
+    The loss is ``Σ_n s[n] L[n] + part (l1 Σ |w| + l2/2 Σ w²)``: ``part`` is 1, or if the penalty is divided as the sum
+    of the losses is, ``1 / total``.
+    """
     part = 1.0
     if plan[-1, DIVIDES_PENALTY]:
         part = 1.0 / total if total > 0 else 0.0
@@ -110,9 +114,9 @@ def penalize_batch(total, plan, report):
 
 @tile_function
 def weigh(plan, report, sample_weights, order, first, samples):
-    """Note the sum of the weights of a batch: without any, their number. Of a given gradient all is taken as it is.
+    """Note the sum of the samples' weights of a batch, and its penalty.
 
-    And the batch's penalty.
+    If they have none, the sum is their number; if the gradient itself is given, which is taken as it is, it is 1.
     """
     total = float(samples)
     if plan[-1, LOSS] == GIVEN_GRADIENT:
@@ -171,8 +175,8 @@ def read_samples(scope, keeps, plan, arena, data, order, first, samples, p0, p1)
     """
     inputs, by_features = plan[0, INPUTS], plan[0, X_BY_FEATURES]
     size, padded = block(arena), plan[-1, PADDED_SAMPLES]
-    if inputs <= FEW_FEATURES:
-        check = gather_few(data, inputs, order, first, samples, p0, p1, arena, plan[0, X])
+    if inputs <= NARROW_FEATURES:
+        check = gather_narrow(data, inputs, order, first, samples, p0, p1, arena, plan[0, X])
         if _is_kept(0, keeps, plan):
             feature_blocks_of(arena, plan[0, X], inputs, 0, inputs, padded, p0, p1, arena, by_features)
         return check
@@ -187,7 +191,7 @@ def can_leave_rows(plan, arena):
     """Whether the first layer may read the user's rows where they stand."""
     outputs = plan[0, OUTPUTS]
     least = (outputs + 1) // 2 * VECTORS_FOR_TWO * lanes(arena)
-    return outputs <= FEW_OUTPUTS and plan[0, INPUTS] >= least
+    return outputs <= OUTPUTS_IN_PLACE and plan[0, INPUTS] >= least
 
 
 @tile_function
@@ -233,8 +237,8 @@ def _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1):
     size, padded = block(arena), plan[-1, PADDED_SAMPLES]
     if labels.size > 0:
         return gather_labels(labels, outputs, order, first, samples, p0, p1, arena, to)
-    if outputs <= FEW_FEATURES:
-        return float(gather_few(targets, outputs, order, first, samples, p0, p1, arena, to))
+    if outputs <= NARROW_FEATURES:
+        return float(gather_narrow(targets, outputs, order, first, samples, p0, p1, arena, to))
     by_features = plan[-1, TARGETS_BY_FEATURES]
     check = gather_rows(
         targets, outputs, 0, outputs, order, first, samples, p0 * size, p1 * size, arena, by_features, padded
@@ -245,7 +249,7 @@ def _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1):
 
 @tile_function
 def _share_out(plan, arena, report, sample_weights, order, first, samples, p0, p1):
-    """Write each sample's share in the mean: its weight, by their sum; 0 where a sample only fills up its block."""
+    """Write each sample's share ``s[n]`` in the mean: its weight by their sum; 0 where it only fills up its block."""
     size, total = block(arena), report[BATCH, TOTAL_WEIGHT]
     to, share = plan[-1, SHARES], 1.0 / total if total > 0 else 0.0
     if sample_weights.size == 0:
@@ -281,26 +285,26 @@ def few_of(samples, arena):
 def _are_one_by_one(few, summed, arena):
     """Whether a few samples are cheaper computed one by one than as a block, in sums of so many products.
 
-    A sum over a block takes ``summed`` products for each of its vectors. That of a sample takes so many in vectors,
-    whose lanes are then summed, or written one by one.
+    For as many sums of each sample as a vector has lanes, a block takes ``block summed`` products. One by one, each of
+    the few takes ``summed``, and what it costs to sum lanes, or to write them one by one: for each sum, some more.
     """
-    return few * (summed + LANES_BY_THEMSELVES * lanes(arena)) < block(arena) * summed if few > 0 else False
+    return few > 0 and few * (summed + LANES_BY_THEMSELVES * lanes(arena)) < block(arena) * summed
 
 
 @inlined_function
 def _affine_tile(layer, j0, j1, entering, plan, parameters, arena, p0, p1, few):
     """``Z`` of a layer, outputs ``j0`` to ``j1``, for a tile of samples; what enters it begins at ``entering``."""
     inputs, outputs, size = plan[layer, INPUTS], plan[layer, OUTPUTS], block(arena)
-    weights, biases, z0 = plan[layer, WEIGHTS] + j0 * inputs, plan[layer, BIASES] + j0, plan[layer, Z] + j0 * size
+    w0, b0, z0 = plan[layer, WEIGHTS] + j0 * inputs, plan[layer, BIASES] + j0, plan[layer, Z] + j0 * size
     if not plan[layer, IS_NARROW] and _are_one_by_one(few, inputs, arena):
         x, padded = plan[layer, X_BY_FEATURES], plan[-1, PADDED_SAMPLES]
         # Z = affine(W, b, X)
-        affine_few(parameters, weights, parameters, biases, inputs, j1 - j0, arena, x, padded, few, arena, z0)
+        affine_by_sample(parameters, w0, parameters, b0, inputs, j1 - j0, arena, x, padded, few, arena, z0)
         return
     most = most_rows(parameters, inputs)
     for strip in range(n_strips(j1 - j0, most)):
         j, rows = strip_of(j1 - j0, strip, most)
-        w, b = weights + j * inputs, biases + j
+        w, b = w0 + j * inputs, b0 + j
         for p in range(p0, p1):
             x, z = entering + p * inputs * size, z0 + (p * outputs + j) * size
             # Z = affine(W, b, X)
@@ -327,14 +331,15 @@ def forward_tile(scope, leaves_rows, keeps, plan, parameters, arena, p0, p1, few
         here, count = (p0 * outputs + j0) * size, (p1 - p0) * (j1 - j0) * size
         # A = activate(Z), which may be one place
         activate_vectors(code, arena, plan[layer, Z] + here, arena, plan[layer, A] + here, count)
-        left = plan[layer, A]
+        survivors = plan[layer, A]
         if dropout_step != NOTHING_DROPPED and plan[layer, DROPPED] > 0:
-            left = plan[layer + 1, X_LEFT]
-            _drop_tile(layer, j0, j1, plan[layer, A], left, dropout_step, plan, arena, p0, p1, apart)
+            survivors = plan[layer + 1, X_LEFT]
+            _drop_tile(layer, j0, j1, plan[layer, A], survivors, dropout_step, plan, arena, p0, p1, apart)
         if layer + 1 < n_layers and _is_kept(layer + 1, keeps, plan):
             feature_blocks_of(
-                arena, left, outputs, j0, j1, plan[-1, PADDED_SAMPLES], p0, p1, arena, plan[layer + 1, X_BY_FEATURES]
-            )
+                arena, survivors, outputs, j0, j1, plan[-1, PADDED_SAMPLES], p0, p1, arena,
+                plan[layer + 1, X_BY_FEATURES],
+            )  # fmt: skip
     if layer1 == n_layers and parts == 1:
         softmax_tile(plan, arena, p0, p1)
 
@@ -351,7 +356,10 @@ def softmax_tile(plan, arena, p0, p1):
 
 @inlined_function
 def _loss_tile(plan, arena, report, p0, p1, apart):
-    """Loss of each block of a tile, each sample's times its share; and the gradient ``dZ`` of the last layer."""
+    """Loss of each block of a tile, each sample's times its share; and the gradient ``dZ`` of the last layer.
+
+    In the place of ``dZ`` stand first the samples' own gradients: of the loss by ``A``, or by ``Z``.
+    """
     # loss = Σ_n s[n] L[n]
     size, last = block(arena), plan.shape[0] - 2
     outputs, code, setting = plan[last, OUTPUTS], plan[-1, LOSS], report[SETTINGS, LOSS_SETTING]
@@ -366,7 +374,7 @@ def _loss_tile(plan, arena, report, p0, p1, apart):
         for k in range(0, size, lanes(arena)):
             share = load(arena, shares + k)
             for j in range(outputs):
-                # a sample without a share counts for nothing, even where its gradient is infinite
+                # in dZ, a sample without a share counts for nothing, even where its gradient is infinite
                 store(arena, d + j * size + k, where(share > 0, load(arena, d + j * size + k) * share, 0.0))
             total = total + where(share > 0, load(arena, losses + k) * share, 0.0)
         report[p - apart, BLOCK_LOSS] = sum_lanes(total)
@@ -389,8 +397,8 @@ def input_gradient_tile(layer, i0, i1, to, plan, parameters, arena, p0, p1, few)
     """
     inputs, outputs, size = plan[layer, INPUTS], plan[layer, OUTPUTS], block(arena)
     if _are_one_by_one(few, outputs, arena):
-        # dX, dW, db = affine_backward(W, X, dZ)
-        input_gradient_few(
+        # dX of:  dX, dW, db = affine_backward(W, X, dZ)
+        input_gradient_by_sample(
             parameters, plan[layer, WEIGHTS] + i0, inputs, i1 - i0, outputs, arena, plan[layer, DZ], few, arena,
             to + i0 * size,
         )  # fmt: skip
@@ -406,7 +414,7 @@ def input_gradient_tile(layer, i0, i1, to, plan, parameters, arena, p0, p1, few)
                     prefetch(parameters, w + j * inputs + 2 * rows)
             for p in range(p0, p1):
                 d, x = plan[layer, DZ] + p * outputs * size, to + (p * inputs + i) * size
-                # dX, dW, db = affine_backward(W, X, dZ)
+                # dX of:  dX, dW, db = affine_backward(W, X, dZ)
                 input_gradient_strip(rows, parameters, w, inputs, first, last, arena, d, arena, x)
 
 
@@ -424,8 +432,9 @@ def backward_tile(scope, plan, parameters, arena, p0, p1, few, dropout_step, apa
         # the forward line was:  Z = affine(W, b, X)
         input_gradient_tile(layer, i0, i1, plan[below, DZ], plan, parameters, arena, p0, p1, few)
         here, count = (p0 * inputs + i0) * size, (p1 - p0) * (i1 - i0) * size
-        z, a, x = plan[below, Z] + here, plan[below, A] + here, plan[below, DZ] + here
+        z, a, d = plan[below, Z] + here, plan[below, A] + here, plan[below, DZ] + here
         # the forward line was:  A = activate(Z)  of the layer below, which enters this one as X
-        slope_vectors(plan[below, ACTIVATION], arena, z, arena, a, arena, arena, x, count)
+        slope_vectors(plan[below, ACTIVATION], arena, z, arena, a, arena, arena, d, count)
+        # what was dropped came behind the activation; but both are factors of each element, in whichever order
         if dropout_step != NOTHING_DROPPED and plan[below, DROPPED] > 0:
             _drop_tile(below, i0, i1, plan[below, DZ], plan[below, DZ], dropout_step, plan, arena, p0, p1, apart)

@@ -37,8 +37,8 @@ from fastmlp.kernels.columns import (
 from fastmlp.kernels.jit import inlined_function, summing_function, tile_function
 from fastmlp.kernels.layer import (
     bias_gradient_strip,
-    few_inputs_gradient_strip,
     n_strips,
+    narrow_gradient_strip,
     strip_of,
     weight_gradient_rows,
     weight_gradient_strip,
@@ -60,8 +60,8 @@ from fastmlp.kernels.simd import block, lanes, load_first, store_first
 LINE = 32
 """Elements of a cache line, and of the one that is fetched with it."""
 
-PARTIALS_AT_ONCE = 2_000
-"""Elements of partial gradients that are worth a thread's while."""
+WORTH_A_TASK = 2_000
+"""Elements of partial gradients to be added that are worth a task."""
 
 STRIPS_AT_ONCE = 8
 """Strips of ``dW`` that take turns at a run of inputs, which come from memory once for all of them."""
@@ -81,7 +81,7 @@ TASKS_PER_THREAD = 4
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# one tile of one layer's W, that is a strip of rows j and a block of inputs i
+# one tile of one layer's W, that is a strip's rows j and a block of inputs i
 
 
 @tile_function
@@ -95,7 +95,7 @@ def _count_weight_tiles(plan, arena):
 
 @inlined_function
 def _weight_tile(layer, strip, i, first, last, add, plan, arena, gradient, g):
-    """Gradient of one tile of weights, and with the first tile of a strip that of its biases.
+    """Gradient of one tile of weights, ``Σ_n dZ[j,n] X[i,n]``; with the first of a strip also that of its biases.
 
     The gradient of the whole network begins at ``g`` in ``gradient``. The sum runs over samples from ``first``, with
     which a block begins, to before ``last``; with ``add`` it goes on.
@@ -105,9 +105,7 @@ def _weight_tile(layer, strip, i, first, last, add, plan, arena, gradient, g):
     d, x = plan[layer, DZ] + j * size, plan[layer, X_BY_FEATURES] + i * plan[-1, PADDED_SAMPLES]
     w, b = g + plan[layer, WEIGHTS] + j * inputs + i, g + plan[layer, BIASES] + j
     if plan[layer, IS_NARROW]:
-        few_inputs_gradient_strip(
-            rows, arena, d, outputs, first, last, add, arena, plan[layer, X], inputs, gradient, w
-        )
+        narrow_gradient_strip(rows, arena, d, outputs, first, last, add, arena, plan[layer, X], inputs, gradient, w)
     else:
         columns = min(inputs - i, size)
         weight_gradient_strip(rows, arena, d, outputs, first, last, add, arena, x, columns, gradient, w, inputs)
@@ -117,7 +115,10 @@ def _weight_tile(layer, strip, i, first, last, add, plan, arena, gradient, g):
 
 @inlined_function
 def _finish_strip(layer, strip, i0, i1, plan, report, parameters, gradient, optimizer, rates, memory):
-    """Penalty and update of the weights of a strip for inputs ``i0`` to ``i1``; with the first, of its biases too."""
+    """Penalty and update of the weights of a strip for inputs ``i0`` to ``i1``; with the first, of its biases too.
+
+    For each of them, ``g += l1 sign(w) + l2 w``; ``w`` decays; and the optimizer's rule makes the next ``w`` of both.
+    """
     inputs, columns = plan[layer, INPUTS], i1 - i0
     j, rows = strip_of(plan[layer, OUTPUTS], strip)
     w, b = plan[layer, WEIGHTS] + j * inputs + i0, plan[layer, BIASES] + j
@@ -163,7 +164,9 @@ def _tiles_of_strip(
 def _weight_tiles(start, stop, plan, arena, report, samples, parameters, gradient, optimizer, rates, memory):
     """Tiles ``start`` to ``stop`` of all layers' weights.
 
-    They are counted in bundles of strips; there, in runs of blocks of inputs; there, strip after strip.
+    They are numbered by layer; by bundle of :data:`STRIPS_AT_ONCE` strips; by run of :data:`INPUT_BLOCKS_AT_ONCE`
+    blocks of inputs; by strip; and by block. The outer loop sums over :data:`BLOCKS_AT_ONCE` blocks of samples at a
+    time; its last turn updates.
     """
     for first in range(0, samples, BLOCKS_AT_ONCE * block(arena)):
         last = min(first + BLOCKS_AT_ONCE * block(arena), samples)
@@ -241,13 +244,13 @@ def _update_flat(start, stop, plan, parameters, gradient, optimizer, rates, memo
 
 
 @inlined_function
-def _add_partials(start, stop, groups, plan, arena, report, parameters, gradient, optimizer, rates, memory):
-    """Gradients of the parameters from ``start`` to ``stop``, from the groups' partial ones, and their update."""
-    if groups > 1:
+def _add_partials(start, stop, parts, plan, arena, report, parameters, gradient, optimizer, rates, memory):
+    """Gradients of the parameters from ``start`` to ``stop``, sums of the groups' partial ones; and their update."""
+    if parts > 1:
         for k in range(start, stop, lanes(arena)):
             here = plan[-1, PARTIALS] + k
             total = load_first(arena, here, stop - k)
-            for group in range(1, groups):
+            for group in range(1, parts):
                 total = total + load_first(arena, here + group * plan[-1, PARTIAL_SIZE], stop - k)
             store_first(gradient, k, total, stop - k)
     _penalize_flat(start, stop, plan, report, parameters, gradient)
@@ -261,10 +264,10 @@ def _add_partials(start, stop, groups, plan, arena, report, parameters, gradient
 
 @tile_function
 def n_weight_tasks(division, plan, arena, n_parameters):
-    """Tasks of the phase: one for each thread where partial gradients are added; else several for each of many."""
+    """Tasks of the phase: where partial gradients are added, one for each thread that it is worth; else several."""
     threads = plan[-1, THREADS]
     if division.groups > 0:
-        return min(threads, 1 + n_parameters * division.parts // PARTIALS_AT_ONCE)
+        return min(threads, 1 + n_parameters * division.parts // WORTH_A_TASK)
     return min(TASKS_PER_THREAD * threads, _count_weight_tiles(plan, arena)) if threads > 1 else 1
 
 
@@ -343,14 +346,14 @@ def sum_of_ranges(report):
 
 @tile_function
 def limit(report, max_norm):
-    """Note by what the gradient is multiplied, so that its norm is ``max_norm`` at most."""
+    """Note the factor of the gradient, ``min(1, max_norm / √(Σ g²))``: its norm is then ``max_norm`` at most."""
     norm = math.sqrt(sum_of_ranges(report))
     report[BATCH, FACTOR] = max_norm / norm if norm > max_norm else 1.0
 
 
 @tile_function
 def complete_range(k, total_weight, plan, parameters, gradient, report):
-    """The mean of a range's gradient, from its sum over samples of so much weight; and the penalty's."""
+    """The mean of a range's gradient, from its sum ``Σ_n weight[n] g[n]`` over samples; plus the penalty's."""
     start, stop = _range_of(k, parameters.size)
     scale_range(1.0 / total_weight if total_weight > 0 else 0.0, gradient, start, stop)
     _penalize_flat(start, stop, plan, report, parameters, gradient)
