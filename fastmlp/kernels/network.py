@@ -247,8 +247,6 @@ def _sample_task(
         penalty_task(task - division.parts, plan, parameters, report)
         return
     start, stop = task * division.part_blocks, min((task + 1) * division.part_blocks, division.blocks)
-    apart = _blocks_apart(task, passes, plan, division.groups)
-    start, stop = start + apart, stop + apart
     few, keeps, leaves_rows, tile_blocks = few_of(samples, arena), KEEPS_FOR_GRADIENT, False, TILE_BLOCKS
     if passes == FORWARD:  # others may come back to it
         keeps = KEEPS_ALL
@@ -256,11 +254,16 @@ def _sample_task(
         few, keeps, leaves_rows = 0, KEEPS_NOTHING, can_leave_rows(plan, arena)
     elif passes == ALL_PASSES and division.groups > 0 and few == 0 and can_leave_rows(plan, arena):
         leaves_rows, tile_blocks = True, blocks_of_rows(plan, arena)
-    # from here on, blocks and samples are counted as they lie in the arena: its block p is block p - apart of the
-    # batch, its sample n is entry first + n of the order, for a first that may be below 0, and samples comes last
-    first, samples = first - apart * block(arena), samples + apart * block(arena)
-    for p0 in range(start, stop, tile_blocks):
-        p1 = min(p0 + tile_blocks, stop)
+    of_batch, samples_of_batch = first, samples
+    for block0 in range(start, stop, tile_blocks):
+        p0 = block0
+        if passes == ALL_PASSES and division.groups > 0:
+            # all tiles of a group in the same place: nobody comes back to them
+            p0 = start + _blocks_apart(task, plan)
+        p1, apart = p0 + min(tile_blocks, stop - block0), p0 - block0
+        # from here on, blocks and samples are counted as they lie in the arena: its block p is block p - apart of the
+        # batch, its sample n is entry first + n of the order, for a first that may be below 0, and samples comes last
+        first, samples = of_batch - apart * block(arena), samples_of_batch + apart * block(arena)
         if passes & FORWARD:
             if leaves_rows:
                 check = affine_rows_tile(plan, parameters, arena, data, order, first, samples, p0, p1)
@@ -280,20 +283,16 @@ def _sample_task(
                 partial, to = gradient, 0
                 if division.parts > 1:
                     partial, to = arena, plan[-1, PARTIALS] + task * plan[-1, PARTIAL_SIZE]
-                n0, n1, add = p0 * block(arena), min(p1 * block(arena), samples), p0 > start
+                n0, n1, add = p0 * block(arena), min(p1 * block(arena), samples), block0 > start
                 if leaves_rows:
                     rows_gradient(add, plan, arena, data, order, first, n0, n1, partial, to)
                 partial_gradient(1 if leaves_rows else 0, add, plan, arena, n0, n1, partial, to)
 
 
 @tile_function
-def _blocks_apart(part, passes, plan, groups):
-    """By how many blocks a part's samples lie further on than their numbers tell.
-
-    Only where parts are groups, in a training step, after which nobody looks for their samples, and only if another
-    thread works beside this one.
-    """
-    return part * plan[-1, APART] if groups > 0 and passes == ALL_PASSES and plan[-1, THREADS] > 1 else 0
+def _blocks_apart(group, plan):
+    """By how many blocks a group's samples lie further on than their numbers tell: if another thread works beside."""
+    return group * plan[-1, APART] if plan[-1, THREADS] > 1 else 0
 
 
 # ------------------------------------------------------------------------------------------------------------------
