@@ -111,7 +111,7 @@ class CrewKernel:
             signature = (types.int64, *(_without_literals(numba.typeof(argument)) for argument in arguments))
             self.serial.compile(signature)
             compiled = self.serial.overloads[signature]
-            body = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+            body = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
             self._entries[kinds] = _make_entry(body, signature, compiled.fndesc.restype)
         return self._entries[kinds]
 
@@ -228,9 +228,9 @@ def _make_entry(body: int, signature: tuple[Any, ...], result: Any) -> int:
         values.append(
             _unpacked(context, builder, kind, [builder.gep(table, [_INTEGER(SLOTS * k + s)]) for s in range(SLOTS)])
         )
-    convention = context.call_conv
-    kernel = builder.inttoptr(_INTEGER(body), convention.get_function_type(result, signature).as_pointer())
-    _, returned = convention.call_function(builder, kernel, result, signature, values)
+    kinds = [context.get_value_type(kind) for kind in signature]
+    pointer = ir.FunctionType(context.get_value_type(result), kinds).as_pointer()
+    returned = builder.call(builder.inttoptr(_INTEGER(body), pointer), values)
     with builder.if_then(builder.icmp_signed("<", me, _INTEGER(0))):
         first = SLOTS * len(signature[1:]) + _BEHIND + STATUS  # which is counted from the end
         for k, value in enumerate(_numbers_of(builder, result, returned)):

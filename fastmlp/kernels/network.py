@@ -65,10 +65,12 @@ from fastmlp.kernels.samples import (
     KEEPS_ALL,
     KEEPS_FOR_GRADIENT,
     KEEPS_NOTHING,
+    ROWS_BYTES,
     TILE_BLOCKS,
+    X_BYTES,
     affine_rows_tile,
     backward_tile,
-    blocks_of_rows,
+    blocks_of_bytes,
     can_leave_rows,
     few_of,
     forward_tile,
@@ -252,8 +254,9 @@ def _sample_task(
         keeps = KEEPS_ALL
     elif passes == (FORWARD | LOSSES):
         few, keeps, leaves_rows = 0, KEEPS_NOTHING, can_leave_rows(plan, arena)
-    elif passes == ALL_PASSES and division.groups > 0 and few == 0 and can_leave_rows(plan, arena):
-        leaves_rows, tile_blocks = True, blocks_of_rows(plan, arena)
+    elif passes == ALL_PASSES and division.groups > 0:
+        leaves_rows = few == 0 and can_leave_rows(plan, arena)
+        tile_blocks = blocks_of_bytes(ROWS_BYTES if leaves_rows else X_BYTES, plan, arena)
     of_batch, samples_of_batch = first, samples
     for block0 in range(start, stop, tile_blocks):
         p0 = block0

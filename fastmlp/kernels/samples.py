@@ -94,6 +94,11 @@ that most of the time went into turning it. One thread: 2000-1 on 1,000 samples 
 ROWS_BYTES = 1 << 19
 """Bytes of such rows in a tile, at most: they are read again for the gradient, from the second-level cache."""
 
+X_BYTES = 1 << 17
+"""Bytes of ``X`` in a tile of a group, at most, unless it is a single block: both layouts are read for the gradient
+soon. On two threads, 784-10 on 1,000 samples takes 238 us instead of 245, 3072-10 on 500 takes 567 instead of 679, in
+float64 784-16 on 2,000 takes 2,004 instead of 2,161."""
+
 
 # ------------------------------------------------------------------------------------------------------------------
 # the batch
@@ -195,9 +200,9 @@ def can_leave_rows(plan, arena):
 
 
 @tile_function
-def blocks_of_rows(plan, arena):
-    """Blocks of samples in a tile whose rows are left where they stand."""
-    return max(1, min(TILE_BLOCKS, ROWS_BYTES // (plan[0, INPUTS] * block(arena) * arena.itemsize)))
+def blocks_of_bytes(most, plan, arena):
+    """Blocks of samples in a tile, whose rows have so many bytes at most."""
+    return max(1, min(TILE_BLOCKS, most // (plan[0, INPUTS] * block(arena) * arena.itemsize)))
 
 
 @tile_function
