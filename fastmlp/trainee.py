@@ -44,6 +44,7 @@ class Trainee:
         self.history = training.History()
         self._monitor = Monitor(mlp, X, targets, plan.rows) if plan.monitor else None
         self._last_step: Step | None = None
+        self.at_once = 1
         self._rows_before = 0  # of an epoch whose rows come in parts
         self._data_in_short = 0 if plan.checkpoint is None else self._shortened()
         if plan.checkpoint is not None and plan.checkpoint.resume:

@@ -111,6 +111,9 @@ class EpochEnd(NamedTuple):
 class Trainee(Protocol):
     """What is trained."""
 
+    at_once: int
+    """Steps that compiled code took in a tenth of a second when it was last measured; 1 as long as nobody knows."""
+
     def take_steps(self, order: NDArray[np.int64], first: int, n_steps: int, total: float) -> tuple[float, int]:
         """Take training steps from a row of the epoch's order on.
 
@@ -430,11 +433,11 @@ def epoch(
     plan: Plan, trainee: Trainee, order: Order, interrupted: threading.Event, bar: Any, total: float = 0.0
 ) -> Epoch:
     """One epoch, in calls of compiled code of about ``_SECONDS_PER_CALL`` each; its losses are added to ``total``."""
-    n_steps, done, at_once = plan.n_steps, 0, 1
+    n_steps, done = plan.n_steps, 0
     while done < n_steps:
         if interrupted.is_set():
             return Epoch(total, plan.total_weight, plan.n_samples, INTERRUPTED)
-        wanted = min(at_once, n_steps - done)
+        wanted = min(trainee.at_once, n_steps - done)
         start = time.perf_counter()
         total, taken = trainee.take_steps(order, done * plan.batch_size, wanted, total)
         per_step = (time.perf_counter() - start) / wanted
@@ -444,7 +447,7 @@ def epoch(
             return Epoch(total, plan.total_weight, plan.n_samples, why)
         if bar is not None:
             bar.update(taken)
-        at_once = max(1, int(_SECONDS_PER_CALL / per_step))
+        trainee.at_once = max(1, int(_SECONDS_PER_CALL / per_step))
     return Epoch(total, plan.total_weight, plan.n_samples)
 
 
