@@ -18,6 +18,7 @@ _PARALLEL_FROM = 2_000_000
 """Operations (float32; half as many in float64) from which a second thread pays for its launch, as measured."""
 
 _FORWARD_ALONE = "predict", "loss", "forward"
+"""Work that has no gradient, in which activations count for more."""
 
 _MEASURE_FROM, _MEASURE_TO = network.GROUP_OPERATIONS, 500_000_000
 """Operations of a training step between which the best number of threads is found by measuring. A longer one takes

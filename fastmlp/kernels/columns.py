@@ -32,7 +32,7 @@ LOSS, PADDED_SAMPLES, TARGETS, TARGETS_BY_FEATURES, SHARES, SAMPLE_LOSSES, THREA
 - ``PARTIALS``: where in the arena the first group's gradient begins;
 - ``PENALIZES``: what is penalized;
 - ``DROPS``, ``KEY0``, ``KEY1``: whether any layer drops units, and the key of its random words;
-- ``LEAST_SAMPLES``: the least samples that are worth a group of their own;
+- ``LEAST_SAMPLES``: the least samples that are worth a group; the first such are worth two;
 - ``LEAST_GROUP``: the least samples of one of several groups;
 - ``DIVIDES_PENALTY``: whether the penalty is divided by the samples' weight;
 - ``PLACES``: where the samples' places in the minibatch of all ranks begin, -1 if they are not needed;

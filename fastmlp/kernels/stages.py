@@ -43,10 +43,10 @@ STAGE_OPERATIONS = 100_000
 """Operations (float32; half as many in float64) that each stage must save a thread: with less, 300-200-10 on four
 samples took 28 us instead of 25.
 
-That is why a batch that is a single group for want of work never has stages, unless of a few samples. Its sums would
-be cut elsewhere there, and its bits depend on the number of threads. Forward and back are less than two thirds of
-:data:`~fastmlp.kernels.network.GROUP_OPERATIONS` then, and one third in a single layer; but five stages, or three,
-must save more."""
+A batch that is a single group for want of work must have no stages, unless of a few samples: its sums would be cut
+elsewhere there, and its bits depend on the number of threads. What stages must save is more than there is to save in
+:data:`~fastmlp.kernels.network.GROUP_OPERATIONS`; blocks that are partly empty count as full ones here, but of 2.4
+million networks and batches drawn at random, on 2 to 64 threads, not one had both."""
 
 PART_OPERATIONS = 100_000
 """Operations (as above) that are worth a task."""
