@@ -70,8 +70,28 @@ def _pass_builder(codegen: Any, level: int) -> Any:
     return llvmlite.binding.create_pass_builder(codegen._tm, options)
 
 
+_MOST_WITHIN = 1_500
+"""Instructions, before any is optimized, up to which LLVM may compile a tile function into its only caller. Without a
+limit, compiling took 1.3 s longer, and steps of 500-2 on 128 samples 5 %; with 500 or 2,500 it was much the same."""
+
+_instructions_of: dict[str, int] = {}
+"""Instructions of each function that becomes part of its callers, by its name."""
+
+
 class _TileLibrary(JITCodeLibrary):
     """Code of a tile function: only to be linked into a kernel, which is optimized as a whole, and once."""
+
+    def add_ir_module(self, module: Any) -> None:
+        """Take the code, and note how large it is."""
+        for function in module.functions:
+            instructions = [each for block in function.blocks for each in block.instructions]
+            calls = [each for each in instructions if each.opname == "call"]
+            count = len(instructions) + sum(_instructions_of.get(each.callee.name, 0) for each in calls)
+            if "alwaysinline" in function.attributes:
+                _instructions_of[function.name] = count
+            elif count > _MOST_WITHIN:
+                function.attributes.add("noinline")
+        super().add_ir_module(module)
 
     def finalize(self) -> None:
         self._finalized = True
@@ -96,6 +116,7 @@ class _KernelLibrary(JITCodeLibrary):
         super().finalize()
 
     def _optimize_final_module(self) -> None:
+        _make_private(self._final_module)
         builder = _pass_builder(self._codegen, _LEVEL_TOGETHER)
         passes = builder.getModulePassManager()
         passes.add_refprune_pass()
@@ -111,6 +132,17 @@ class _KernelLibrary(JITCodeLibrary):
 
     def _get_module_for_linking(self) -> Any:
         return _refuse_to_link()
+
+
+def _make_private(module: Any) -> None:
+    """Tell LLVM that nobody but this kernel calls its tile functions: what one never reads is then not handed over.
+
+    With one thread, in float32, 3-4-4-2 on five samples takes 0.59 us instead of 0.67, 2-16-16-1 on 64 3.0 instead of
+    3.1, 10-32-32-1 on 32 4.1 instead of 4.25, 500-2 on 128 10.4 instead of 11; large networks take the same.
+    """
+    for function in module.functions:
+        if not function.is_declaration and function.linkage == llvmlite.binding.Linkage.linkonce_odr:
+            function.linkage = llvmlite.binding.Linkage.internal
 
 
 def _refuse_to_link() -> Any:
