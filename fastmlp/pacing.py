@@ -59,7 +59,7 @@ class Paces:
         """The same, if there are at most so many threads."""
         pace = self._known.get((kind, size, most))
         if pace is None:
-            operations, first = self._operations(size, kind), self._threads(size, kind, most)
+            operations, first = self.operations(size, kind), self._threads(size, kind, most)
             measure = self._wanted is None and (_MEASURE_FROM < operations < _MEASURE_TO)
             numbers = threads.candidates(first, most) if measure else (first,)
             pace = self._known[kind, size, most] = threads.pace_of((kind, size, self._of_network), numbers)
@@ -78,9 +78,9 @@ class Paces:
         """Threads for a batch, from the size of the work: few operations are done sooner by one."""
         if self._wanted is not None:
             return min(self._wanted, jit.max_threads())
-        return most if self._operations(n_samples, kind) > _PARALLEL_FROM else 1
+        return most if self.operations(n_samples, kind) > _PARALLEL_FROM else 1
 
-    def _operations(self, n_samples: int, kind: str) -> int:
+    def operations(self, n_samples: int, kind: str = "step") -> int:
         """Operations of work on so many samples, counted as if they were float32, and as a training step has them."""
         of_a_sample = self._of_a_step
         if kind in _FORWARD_ALONE:  # a launch pays a little later

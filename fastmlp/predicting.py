@@ -86,7 +86,8 @@ def _a_few(mlp: Any, X: Array, samples: int, output: Array) -> None:
             prediction.write_panels(workspace.plan, mlp._vector, workspace.panels)
             workspace.panels_of_version = version
         if workspace.predict_call is None and calls.are_packed():
-            workspace.run_with = calls.run_with()
+            most = mlp._pace.operations(prediction.SAMPLES_ALONE, "predict")
+            workspace.run_with = calls.run_with(most)
             call = calls.Call(
                 prediction.predict_alone, workspace.plan, mlp._vector, workspace.panels, workspace.arena,
                 workspace.report, mlp._vector, mlp._vector, 0, samples,

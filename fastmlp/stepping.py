@@ -274,7 +274,7 @@ def prepare(
     call.vary("step", calls.Rows("data", mlp._dtype, X.shape), rows_of_y)
     mlp._prepared = Prepared(
         *given, schedule, array, X.shape, Y.shape, weights if weights.size else None, dtype_of_y,
-        looks_first, of_all == (1,), workspace, call, calls.run_with(), mlp._memory, count,
+        looks_first, of_all == (1,), workspace, call, calls.run_with(mlp._pace.operations(count)), mlp._memory, count,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 The flags, each with its reason
 -------------------------------
 ``nogil=True``
-    Training and prediction release the interpreter: other Python threads go on.
+    Training and prediction release the interpreter: other Python threads go on. (Not :func:`brief_function`.)
 ``error_model="numpy"``
     Division by zero gives inf, in serial and in parallel code alike. (In a parallel loop Numba loses exceptions.)
 ``fastmath`` off
@@ -462,6 +462,11 @@ def summing_function(function: Callable[..., Any]) -> Any:
 def plain_function(function: Callable[..., Any]) -> Any:
     """Compile a function that Python calls, without threads of its own."""
     return _with_safe_cache(function, _KERNEL_FLAGS)
+
+
+def brief_function(function: Callable[..., Any]) -> Any:
+    """Compile a function that Python calls, and that takes so little time that other Python threads may wait."""
+    return _with_safe_cache(function, {**_KERNEL_FLAGS, "nogil": False})
 
 
 def embedded_function(function: Callable[..., Any]) -> Any:
