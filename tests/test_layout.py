@@ -7,6 +7,7 @@ being left alone, and everything outside of what may be written is compared with
 import numpy as np
 import pytest
 
+import fastmlp
 from conftest import compiled
 from fastmlp.kernels import layout, simd
 from fastmlp.kernels.layout import (
@@ -100,16 +101,16 @@ def test_blocks_of_a_view_with_gaps(dtype, rng):
 
 @compiled
 def there_and_back(
-    X, features, order, first, samples, p0, p1, size, F, f, padded, S, s, F_again, S_again, rows, first_row
+    X, features, order, first, samples, p0, p1, size, F, f, room, S, s, F_again, S_again, rows, first_row
 ):
     """Take blocks ``p0`` to ``p1`` all the way. Returns the check of the rows that were read."""
     check, i0 = 0.0, 0
     while i0 < features:  # in parts, each a vector longer than the one before
         i1 = min(2 * i0 + lanes(F), features)
-        check += gather_rows(X, features, i0, i1, order, first, samples, p0 * size, p1 * size, F, f, padded)
-        sample_blocks_of(F, f, features, i0, i1, padded, p0, p1, S, s)
-        feature_blocks_of(S, s, features, i0, i1, padded, p0, p1, F_again, f + 1)
-        sample_blocks_of(F_again, f + 1, features, i0, i1, padded, p0, p1, S_again, s + 1)
+        check += gather_rows(X, features, i0, i1, order, first, samples, p0 * size, p1 * size, F, f, room)
+        sample_blocks_of(F, f, features, i0, i1, room, p0, p1, S, s)
+        feature_blocks_of(S, s, features, i0, i1, room, p0, p1, F_again, f + 1)
+        sample_blocks_of(F_again, f + 1, features, i0, i1, room, p0, p1, S_again, s + 1)
         i0 = i1
     scatter_rows(S_again, s + 1, features, samples, p0, p1, rows, first_row * features, features)
     return check
@@ -119,6 +120,23 @@ def there_and_back(
 def labels_of(labels, outputs, order, first, samples, p0, p1, one_hot, s):
     """Labels of blocks ``p0`` to ``p1``."""
     return gather_labels(labels, outputs, order, first, samples, p0, p1, one_hot, s)
+
+
+def test_code_compiled_by_others_has_tile_functions_of_its_own(dtype):
+    """The functions of a kernel, to which less is handed over, are not taken for them: LLVM's loader goes by names."""
+    fastmlp.MLP([3, 2], dtype=dtype.name).train_step(np.ones((2, 3)), np.ones((2, 2)), learning_rate=0.1)
+
+    @compiled
+    def labels_again(labels, outputs, order, first, samples, p0, p1, one_hot, s):
+        return gather_labels(labels, outputs, order, first, samples, p0, p1, one_hot, s)
+
+    size = simd.VECTORS * lanes_of(dtype)
+    one_hot = np.full(5 * size, 7, dtype)
+    assert labels_again(np.array([2, 1, 0]), 3, NO_ORDER, 0, 3, 0, 1, one_hot, size) == 0
+    expected = np.full((5, size), 7)
+    expected[1:4] = 0
+    expected[[3, 2, 1], [0, 1, 2]] = 1
+    np.testing.assert_array_equal(one_hot.reshape(5, size), expected)
 
 
 @pytest.mark.parametrize("wrong", [-1, 3, 10**12])
@@ -151,32 +169,32 @@ class Batch:
         outside = np.setdiff1d(np.arange(n_rows), self.rows)
         self.data[outside] = np.nan
         self.n_blocks = -(-samples // self.size)
-        self.padded = (self.n_blocks + 1) * self.size  # a block more than there is
+        self.room = (self.n_blocks + 1) * self.size  # a block more than there is
         self.place_of_features, self.place_of_samples = 5, 7  # where the buffers begin: nowhere aligned
 
     def matrix(self):
-        """``M[i,n]``, padded with zeros."""
-        M = np.zeros((self.features, self.padded), self.dtype)
+        """``M[i,n]``, filled up with zeros."""
+        M = np.zeros((self.features, self.room), self.dtype)
         M[:, : self.samples] = self.data[self.rows].T
         return M
 
     def feature_places(self, features=None):
         """Place of ``[i,n]`` among feature blocks."""
-        i, n = np.indices((features or self.features, self.padded))
-        return self.place_of_features + (i // self.size * self.padded + n) * self.size + i % self.size
+        i, n = np.indices((features or self.features, self.room))
+        return self.place_of_features + (i // self.size * self.room + n) * self.size + i % self.size
 
     def sample_places(self):
         """Place of ``[i,n]`` among sample blocks."""
-        i, n = np.indices((self.features, self.padded))
+        i, n = np.indices((self.features, self.room))
         return self.place_of_samples + (n // self.size * self.features + i) * self.size + n % self.size
 
     def feature_buffer(self):
         """Room for feature blocks, with some before and behind."""
-        return np.full(round_up(self.features, self.size) * self.padded + 20, np.nan, self.dtype)
+        return np.full(round_up(self.features, self.size) * self.room + 20, np.nan, self.dtype)
 
     def sample_buffer(self):
         """Room for sample blocks, with some before and behind."""
-        return np.full(self.features * self.padded + 20, np.nan, self.dtype)
+        return np.full(self.features * self.room + 20, np.nan, self.dtype)
 
     def check_feature_blocks(self, F, n0, n1, shift=0):
         """Samples ``n0`` to ``n1`` stand at their places, and no others were touched."""
@@ -206,7 +224,7 @@ def test_there_and_back_again(features, samples, ordered, dtype, rng):
         n0, n1 = p0 * batch.size, p1 * batch.size
         check = there_and_back(
             batch.data.reshape(-1), batch.features, batch.order, batch.first, batch.samples, p0, p1, batch.size,
-            F, batch.place_of_features, batch.padded, S, batch.place_of_samples, F_again, S_again,
+            F, batch.place_of_features, batch.room, S, batch.place_of_samples, F_again, S_again,
             rows.reshape(-1), 2,
         )  # fmt: skip
         assert check == 0
@@ -241,7 +259,7 @@ def test_rows_of_few_features(features, samples, ordered, dtype, rng):
     """What fills up the last block is the last sample once more; and no other element is touched."""
     batch = Batch(features, size_of(samples, dtype), ordered, dtype, rng)
     last = batch.n_blocks
-    repeated = batch.data[batch.rows[np.minimum(np.arange(batch.padded), batch.samples - 1)]].T
+    repeated = batch.data[batch.rows[np.minimum(np.arange(batch.room), batch.samples - 1)]].T
     for p0, p1 in {(0, last), (0, 1), (last - 1, last), (last // 2, last), (last, last + 1)}:
         S, check = few_features(batch, p0, p1)
         assert check == 0
@@ -278,7 +296,7 @@ def test_rows_one_after_the_other(features, samples, dtype, rng):
     last = batch.n_blocks
     # nothing stands behind the last row
     data = batch.data[: batch.first + batch.samples].ravel()
-    repeated = batch.data[batch.rows[np.minimum(np.arange(batch.padded), batch.samples - 1)]].T
+    repeated = batch.data[batch.rows[np.minimum(np.arange(batch.room), batch.samples - 1)]].T
     for p0, p1 in {(0, last), (0, 1), (last - 1, last), (last // 2, last), (last, last + 1)}:
         S, place = batch.sample_buffer(), batch.place_of_samples
         assert turned_rows(data, batch.features, batch.first, batch.samples, p0, p1, S, place) == 0
@@ -306,7 +324,7 @@ def test_one_hot_labels(features, samples, ordered, dtype, rng):
     batch = Batch(size_of(features, dtype), size_of(samples, dtype), ordered, dtype, rng)
     outputs, last = batch.features, batch.n_blocks
     labels = rng.integers(0, outputs, len(batch.data))
-    classes = np.zeros((outputs, batch.padded), dtype)
+    classes = np.zeros((outputs, batch.room), dtype)
     classes[labels[batch.rows], np.arange(batch.samples)] = 1
     for p0, p1 in {(0, last), (0, 1), (last - 1, last), (last, last + 1)}:
         n0, n1 = p0 * batch.size, p1 * batch.size
@@ -344,9 +362,9 @@ def picked_row(order, n):
 
 
 @compiled
-def gathered(X, features, order, first, samples, n0, n1, F, f, padded):
+def gathered(X, features, order, first, samples, n0, n1, F, f, room):
     """Gather rows only."""
-    return gather_rows(X, features, 0, features, order, first, samples, n0, n1, F, f, padded)
+    return gather_rows(X, features, 0, features, order, first, samples, n0, n1, F, f, room)
 
 
 def rows_of(batch, F, n0, n1):
@@ -354,7 +372,7 @@ def rows_of(batch, F, n0, n1):
     with np.errstate(invalid="ignore"):  # inf - inf, which is how it is found
         return gathered(
             batch.data.reshape(-1), batch.features, batch.order, batch.first, batch.samples, n0, n1,
-            F, batch.place_of_features, batch.padded,
+            F, batch.place_of_features, batch.room,
         )  # fmt: skip
 
 
@@ -369,16 +387,16 @@ def test_what_is_not_finite_is_reported_from_any_position(value, ordered, dtype,
         has_it = np.flatnonzero(batch.rows == row)
         for i in range(batch.features):
             kept, batch.data[row, i] = batch.data[row, i], value
-            assert np.isnan(rows_of(batch, F, 0, batch.padded))
+            assert np.isnan(rows_of(batch, F, 0, batch.room))
             # one sample too many or too few would be seen
             assert np.isnan(rows_of(batch, F, has_it[0], has_it[0] + 1))
             assert rows_of(batch, F, 0, has_it[0]) == 0
-            assert rows_of(batch, F, has_it[-1] + 1, batch.padded) == 0
+            assert rows_of(batch, F, has_it[-1] + 1, batch.room) == 0
             for p in range(3):
                 expected = ((has_it >= p * size) & (has_it < (p + 1) * size)).any()
                 assert np.isnan(rows_of(batch, F, p * size, (p + 1) * size)) == expected
             batch.data[row, i] = kept
-    assert rows_of(batch, F, 0, batch.padded) == 0
+    assert rows_of(batch, F, 0, batch.room) == 0
 
 
 def test_two_that_cancel_are_reported_too(dtype, rng):
