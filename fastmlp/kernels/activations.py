@@ -2,15 +2,26 @@
 
 The small letters are where some vectors begin in the arrays of the large ones: ``z`` in ``Z``, ``a`` in ``A``, ``d``
 in ``dA``. Compiled code chooses by an integer, once for all vectors of a layer and tile. One more activation is its
-three functions, its code, its two loops, and its line in :func:`activate_vectors`, :func:`slope_vectors` and
-:func:`curvature_vectors`.
+three functions, its code, and its line in ``_FUNCTIONS``.
 """
 
 from __future__ import annotations
 
 from fastmlp.kernels.elementary import exp, exp_of_negative, expm1, log1p, normal_density, normal_distribution
 from fastmlp.kernels.jit import inlined_function, tile_function
-from fastmlp.kernels.simd import absolute, fill_like, lanes, load, load_wide, maximum, minimum, store, where, wide
+from fastmlp.kernels.simd import (
+    absolute,
+    choice_of,
+    fill_like,
+    lanes,
+    load,
+    load_wide,
+    maximum,
+    minimum,
+    store,
+    where,
+    wide,
+)
 
 IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, ELU, SOFTPLUS, SILU, GELU, EXP, SOFTMAX = range(11)
 
@@ -210,6 +221,17 @@ def exponential_curvature(z, a):
     return a
 
 
+_FUNCTIONS = [
+    (identity, identity_slope, identity_curvature), (sigmoid, sigmoid_slope, sigmoid_curvature),
+    (tanh, tanh_slope, tanh_curvature), (relu, relu_slope, relu_curvature),
+    (leaky_relu, leaky_relu_slope, leaky_relu_curvature), (elu, elu_slope, elu_curvature),
+    (softplus, softplus_slope, softplus_curvature), (silu, silu_slope, silu_curvature),
+    (gelu, gelu_slope, gelu_curvature), (exponential, exponential_slope, exponential_curvature),
+    (identity, identity_slope, identity_curvature),
+]  # fmt: skip
+"""By their codes; softmax, the last one, is not elementwise."""
+
+
 def _over_elements(activation):
     """Make the loop that applies an activation to ``count`` elements, a whole number of vectors."""
 
@@ -225,42 +247,14 @@ def _over_elements(activation):
     return vectors
 
 
-_sigmoid_vectors = _over_elements(sigmoid)
-_tanh_vectors = _over_elements(tanh)
-_relu_vectors = _over_elements(relu)
-_leaky_relu_vectors = _over_elements(leaky_relu)
-_elu_vectors = _over_elements(elu)
-_softplus_vectors = _over_elements(softplus)
-_silu_vectors = _over_elements(silu)
-_gelu_vectors = _over_elements(gelu)
-_exponential_vectors = _over_elements(exponential)
-_identity_vectors = _over_elements(identity)
+_activate = choice_of([_over_elements(activation) for activation, _, _ in _FUNCTIONS])
 
 
 @inlined_function
 def activate_vectors(code, Z, z, A, a, count):
     """Apply an activation to ``count`` elements, a whole number of vectors: ``A = f(Z)``, which may be in place."""
     # A[j,n] = f(Z[j,n])
-    if code == SIGMOID:
-        _sigmoid_vectors(Z, z, A, a, count)
-    elif code == TANH:
-        _tanh_vectors(Z, z, A, a, count)
-    elif code == RELU:
-        _relu_vectors(Z, z, A, a, count)
-    elif code == LEAKY_RELU:
-        _leaky_relu_vectors(Z, z, A, a, count)
-    elif code == ELU:
-        _elu_vectors(Z, z, A, a, count)
-    elif code == SOFTPLUS:
-        _softplus_vectors(Z, z, A, a, count)
-    elif code == SILU:
-        _silu_vectors(Z, z, A, a, count)
-    elif code == GELU:
-        _gelu_vectors(Z, z, A, a, count)
-    elif code == EXP:
-        _exponential_vectors(Z, z, A, a, count)
-    else:  # identity; and softmax, which is not elementwise
-        _identity_vectors(Z, z, A, a, count)
+    _activate(code + 1, Z, z, A, a, count)
 
 
 def _times(slope):
@@ -274,67 +268,33 @@ def _times(slope):
     return vectors
 
 
-_times_sigmoid_slope = _times(sigmoid_slope)
-_times_tanh_slope = _times(tanh_slope)
-_times_relu_slope = _times(relu_slope)
-_times_leaky_relu_slope = _times(leaky_relu_slope)
-_times_elu_slope = _times(elu_slope)
-_times_softplus_slope = _times(softplus_slope)
-_times_silu_slope = _times(silu_slope)
-_times_gelu_slope = _times(gelu_slope)
-_times_exponential_slope = _times(exponential_slope)
-_times_identity_slope = _times(identity_slope)
+_multiply = choice_of([_times(slope) for _, slope, _ in _FUNCTIONS])
 
 
 @inlined_function
 def slope_vectors(code, Z, z, A, a, dA, dZ, d, count):
     """Multiply ``count`` elements by the slope; ``dA`` and ``dZ`` stand at the same place, and may be the same."""
     # dZ[j,n] = dA[j,n] f'(Z[j,n])
-    if code == SIGMOID:
-        _times_sigmoid_slope(Z, z, A, a, dA, dZ, d, count)
-    elif code == TANH:
-        _times_tanh_slope(Z, z, A, a, dA, dZ, d, count)
-    elif code == RELU:
-        _times_relu_slope(Z, z, A, a, dA, dZ, d, count)
-    elif code == LEAKY_RELU:
-        _times_leaky_relu_slope(Z, z, A, a, dA, dZ, d, count)
-    elif code == ELU:
-        _times_elu_slope(Z, z, A, a, dA, dZ, d, count)
-    elif code == SOFTPLUS:
-        _times_softplus_slope(Z, z, A, a, dA, dZ, d, count)
-    elif code == SILU:
-        _times_silu_slope(Z, z, A, a, dA, dZ, d, count)
-    elif code == GELU:
-        _times_gelu_slope(Z, z, A, a, dA, dZ, d, count)
-    elif code == EXP:
-        _times_exponential_slope(Z, z, A, a, dA, dZ, d, count)
-    else:
-        _times_identity_slope(Z, z, A, a, dA, dZ, d, count)
+    _multiply(code + 1, Z, z, A, a, dA, dZ, d, count)
+
+
+def _moved(slope, curvature):
+    """Make the loop that tells how ``count`` elements of ``dZ`` move, a whole number of vectors."""
+
+    @tile_function
+    def vectors(Z, z, A, a, dA, RZ, D, d, count):
+        for k in range(0, count, lanes(Z)):
+            z_k, a_k, moved = load(Z, z + k), load(A, a + k), load(dA, d + k) * load(RZ, d + k)
+            store(D, d + k, load(D, d + k) * slope(z_k, a_k) + moved * curvature(z_k, a_k))
+
+    return vectors
+
+
+_move = choice_of([_moved(slope, curvature) for _, slope, curvature in _FUNCTIONS])
 
 
 @inlined_function
 def curvature_vectors(code, Z, z, A, a, dA, RZ, D, d, count):
-    """From ``RdA`` to ``RdZ``, both at ``d`` in ``D``, over ``count`` elements; ``dA`` and ``RZ`` stand there too."""
+    """Overwrite ``RdA``, ``count`` elements at ``d`` in ``D``, with ``RdZ``; ``dA`` and ``RZ`` begin at ``d``, too."""
     # RdZ[j,n] = RdA[j,n] f'(Z[j,n]) + dA[j,n] RZ[j,n] f''(Z[j,n])
-    step = lanes(Z)
-    for k in range(0, count, step):
-        z_k, a_k, moved = load(Z, z + k), load(A, a + k), load(dA, d + k) * load(RZ, d + k)
-        if code == SIGMOID:
-            slope, curvature = sigmoid_slope(z_k, a_k), sigmoid_curvature(z_k, a_k)
-        elif code == TANH:
-            slope, curvature = tanh_slope(z_k, a_k), tanh_curvature(z_k, a_k)
-        elif code == RELU:
-            slope, curvature = relu_slope(z_k, a_k), relu_curvature(z_k, a_k)
-        elif code == LEAKY_RELU:
-            slope, curvature = leaky_relu_slope(z_k, a_k), leaky_relu_curvature(z_k, a_k)
-        elif code == ELU:
-            slope, curvature = elu_slope(z_k, a_k), elu_curvature(z_k, a_k)
-        elif code == SOFTPLUS:
-            slope, curvature = softplus_slope(z_k, a_k), softplus_curvature(z_k, a_k)
-        elif code == SILU:
-            slope, curvature = silu_slope(z_k, a_k), silu_curvature(z_k, a_k)
-        elif code == GELU:
-            slope, curvature = gelu_slope(z_k, a_k), gelu_curvature(z_k, a_k)
-        else:  # identity; exp and softmax are of outputs, whose second derivative is not computed here
-            slope, curvature = identity_slope(z_k, a_k), identity_curvature(z_k, a_k)
-        store(D, d + k, load(D, d + k) * slope + moved * curvature)
+    _move(code + 1, Z, z, A, a, dA, RZ, D, d, count)
