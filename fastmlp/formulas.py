@@ -39,11 +39,6 @@ def numbered(line: str, layer: int) -> str:
     return re.sub(r"\b(d?)([WbZAX])(?=\[)", name, line)
 
 
-def renamed(line: str, old: str, new: str) -> str:
-    """Give an array of a line another name."""
-    return re.sub(rf"\b{old}(?=\[)", new, line)
-
-
 def of_mean(mean: str, of_sample: str) -> str:
     """Gradient of the mean over samples, ``loss = Σ_n s[n] L[n]``, from the gradient of one sample's ``L[n]``.
 
