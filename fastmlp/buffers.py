@@ -185,7 +185,7 @@ class Workspace:
 
     def _place_batch(self, outputs: int, objective: Objective) -> None:
         row = self.plan[-1]
-        row[columns.LOSS], row[columns.PADDED_SAMPLES] = objective.code, self.room
+        row[columns.LOSS], row[columns.ROOM] = objective.code, self.room
         row[columns.PENALIZES], row[columns.DIVIDES_PENALTY] = objective.penalizes, objective.divides_penalty
         row[columns.TARGETS] = self._take(outputs)
         row[columns.TARGETS_BY_FEATURES] = self._take(round_up(outputs, self.block))
@@ -291,7 +291,7 @@ class Workspace:
         """
         plan, layers = self.plan.copy(), len(self.plan) - 1
         widths = [int(plan[0, columns.INPUTS]), *map(int, plan[:layers, columns.OUTPUTS])]
-        plan[-1, columns.PADDED_SAMPLES], plan[-1, columns.THREADS] = self.block, 1
+        plan[-1, columns.ROOM], plan[-1, columns.THREADS] = self.block, 1
         plan[0, columns.X_BY_FEATURES], used = 0, round_up(widths[0], self.block) * self.block
         places = [used, used + max(widths[:-1]) * self.block]
         used = places[1] + max(widths[:-1]) * self.block

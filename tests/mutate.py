@@ -148,7 +148,7 @@ CONFUSED = [
     ("w", "b"), ("z", "a"), ("x", "d"), ("y", "z"), ("a", "y"), ("inputs", "outputs"), ("i", "j"), ("j", "k"),
     ("i", "k"), ("n", "i"), ("n", "j"), ("n", "p"), ("p0", "p1"), ("n0", "n1"), ("rows", "outputs"),
     ("rows", "inputs"), ("r", "rows"), ("r", "v"), ("layer", "below"), ("losses", "shares"), ("start", "stop"),
-    ("first", "samples"), ("padded", "features"), ("a_stride", "b_stride"), ("a_rows", "b_rows"),
+    ("first", "samples"), ("room", "features"), ("a_stride", "b_stride"), ("a_rows", "b_rows"),
     ("for_upper", "for_lower"), ("upper", "lower"),
     # numbers
     ("beta1", "beta2"), ("first_correction", "second_correction"), ("first_decay", "second_decay"), ("m", "v"),
@@ -172,7 +172,7 @@ ASK_FOR_DTYPE = {"block", "lanes", "fill", "fill_like", "zeros", "ones_like", "z
 """Of their first argument they use only the dtype or the size, in which names that could be confused agree."""
 
 INDEX_WORDS = {
-    "block", "lanes", "size", "whole_block", "padded", "inputs", "outputs", "features", "ROWS", "VECTORS", "stride",
+    "block", "lanes", "size", "whole_block", "room", "inputs", "outputs", "features", "ROWS", "VECTORS", "stride",
     "a_stride", "b_stride", "TILE_BLOCKS", "blocks", "batch_size",
 }  # fmt: skip
 """A product with one of these is a place in memory: division would be refused as an index, so ``+`` is tried."""

@@ -416,12 +416,12 @@ def kernel_affine_sample(given: Arrays, _: str) -> Arrays:
 def a_few_samples(W, b, X, samples, Z):
     """Take the samples of each block as a few."""
     (outputs, inputs), size = W.shape, simd.block(X)
-    padded, blocks = X.shape[1], Z.shape[0]
+    room, blocks = X.shape[1], Z.shape[0]
     weights, x, z = W.reshape(W.size), X.reshape(X.size), Z.reshape(Z.size)
     for p in range(blocks):
         few = min(size, samples - p * size)
         to = p * outputs * size
-        kernel_layer.affine_by_sample(weights, 0, b, 0, inputs, outputs, x, p * size * size, padded, few, z, to)
+        kernel_layer.affine_by_sample(weights, 0, b, 0, inputs, outputs, x, p * size * size, room, few, z, to)
 
 
 def kernel_affine_few(given: Arrays, _: str) -> Arrays:

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import INTERPRETED, compiled
 from fastmlp.buffers import Objective, Workspace, aligned
-from fastmlp.kernels import columns, dropout, prediction, simd, stages
+from fastmlp.kernels import calls, columns, dropout, prediction, simd, stages
 from fastmlp.kernels import network as kernels
 from fastmlp.kernels import optimizers as codes
 from fastmlp.kernels import samples as over_samples
@@ -165,7 +165,7 @@ def sum_by_weights(network):
 
 def by_members(kernel, *arguments):
     """Call a kernel as a crew of two does, one member after the other: what the last call returns."""
-    return [kernel.serial(me, *arguments) for me in (kernels.OPENING, 1, 0, kernels.CLOSING)][-1]
+    return [kernel.serial(me, *arguments) for me in (calls.OPENING, 1, 0, calls.CLOSING)][-1]
 
 
 @pytest.mark.parametrize("limit", [0, 0.05])
@@ -485,6 +485,20 @@ def test_stages_are_for_blocks_that_threads_cannot_share(samples, n_threads, has
         assert n_stages_of(network.workspace.plan, network.workspace.arena, samples) == expected
 
 
+@compiled
+def may_have_stages_of(plan, arena, samples):
+    """Whether a batch of so many samples may have stages."""
+    return kernels._may_have_stages(plan, arena, samples)
+
+
+@pytest.mark.parametrize(("samples", "may"), [(BLOCK // 2, True), (BLOCK // 2 + 1, False)])
+def test_a_group_that_is_summed_tile_by_tile_has_no_stages(samples, may, rng):
+    """Of nine samples, 1-97-95 is too little work for two groups, but seven threads would save enough by stages."""
+    workspace = Network([1, 97, 95], samples, CASES[0], np.dtype(np.float32), rng).workspace
+    workspace.divide(7)
+    assert may_have_stages_of(workspace.plan, workspace.arena, samples) == may
+
+
 @pytest.mark.usefixtures("staged")
 @pytest.mark.parametrize("extra", ["plain", "all"])
 @pytest.mark.parametrize("case", [CASES[0], CASES[4], CASES[10]], ids="-".join)
@@ -551,7 +565,7 @@ def test_interpreted_threads_wait_for_each_other(sizes, batch_size, expected):
                 flat(network.data), flat(network.targets), NO_LABELS, NO_WEIGHTS, NO_ORDER, rows, batch_size, 0,
                 3, codes.PLAIN_SGD, as_array(RATE), 1,
             )  # fmt: skip
-            kernels.train.python(kernels.OPENING, *arguments, 0.0, kernels.ONE_EPOCH)
+            kernels.train.python(calls.OPENING, *arguments, 0.0, kernels.ONE_EPOCH)
             n_stages = stages.n_stages(network.workspace.plan, network.workspace.arena, batch_size)
             assert n_stages == expected
             division = kernels._divided(network.workspace.plan, network.workspace.arena, batch_size, n_stages)
@@ -826,9 +840,9 @@ def test_a_member_that_comes_late_finds_how_the_present_batch_is_divided():
             codes.PLAIN_SGD, as_array(RATE), 1,
         )  # fmt: skip
         if network is plain:
-            kernels.train.python(kernels.ALONE, *arguments, 0.0, kernels.ONE_EPOCH)
+            kernels.train.python(calls.ALONE, *arguments, 0.0, kernels.ONE_EPOCH)
             continue
-        kernels.train.python(kernels.OPENING, *arguments, 0.0, kernels.ONE_EPOCH)
+        kernels.train.python(calls.OPENING, *arguments, 0.0, kernels.ONE_EPOCH)
         over_samples.weigh(workspace.plan, workspace.report, NO_WEIGHTS, NO_ORDER, BLOCK, 3)
         kernels.open_phase(workspace.crew, 1, 2, 1)  # the first one of the second step
         division = kernels._divided(workspace.plan, workspace.arena, BLOCK, stages.NO_STAGES)

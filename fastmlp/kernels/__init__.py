@@ -16,7 +16,7 @@ one where samples are few), ``network.py`` (the step, its tasks and who takes th
 ``activations.py``, ``losses.py``, ``optimizers.py`` and ``dropout.py`` (elementwise, on vector registers),
 ``elementary.py`` (exp and log there). What is no mathematics:
 ``layout.py`` (where memory turns), ``crew.py`` (how threads share out tasks), ``calls.py`` (how kernels are called),
-``simd.py`` (registers as Numba values), ``jit.py`` (how everything is compiled, cached and launched). Beside them
-stand ``derivatives.py``, ``sparse.py``, ``embedded.py`` (predictions within other people's compiled code),
-``order.py`` (random orders of samples) and ``door.py`` (whether data are as they should be).
+``objects.py`` (arrays as Python's objects), ``simd.py`` (registers as Numba values), ``jit.py`` (how everything is
+compiled, cached and launched). Beside them stand ``derivatives.py``, ``sparse.py``, ``embedded.py`` (predictions in
+other people's compiled code), ``order.py`` (random orders of samples) and ``door.py`` (whether data are right).
 """

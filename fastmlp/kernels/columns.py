@@ -21,11 +21,11 @@ INPUTS, OUTPUTS, ACTIVATION, WEIGHTS, BIASES, X_BY_FEATURES, X, Z, A, DZ, DROPPE
   summed from ``X`` by blocks of samples. Training then keeps nothing of it by features.
 """
 
-LOSS, PADDED_SAMPLES, TARGETS, TARGETS_BY_FEATURES, SHARES, SAMPLE_LOSSES, THREADS, PARTIALS, PENALIZES = range(9)
+LOSS, ROOM, TARGETS, TARGETS_BY_FEATURES, SHARES, SAMPLE_LOSSES, THREADS, PARTIALS, PENALIZES = range(9)
 """The columns of its last row, which is for the whole batch:
 
 - ``LOSS``: its code;
-- ``PADDED_SAMPLES``: for how many there is room, whole blocks of them;
+- ``ROOM``: for how many there is room, whole blocks of them;
 - ``TARGETS``, ``TARGETS_BY_FEATURES``: where in the arena they begin, by blocks of samples and of features;
 - ``SHARES``, ``SAMPLE_LOSSES``: where each sample's share in the mean, and its loss, begin;
 - ``THREADS``: how many there are;
@@ -54,15 +54,23 @@ FINITE, X_NOT_FINITE, Y_NOT_FINITE, LOSS_NOT_FINITE = range(4)
 """The statuses that come back."""
 
 BLOCK_LOSS, X_CHECK, Y_CHECK = range(3)
-"""Columns of the report, which has a row for each block of samples: its loss; and, in the rows of all blocks of a
-tile, whether a value of the tile is not finite; in those of the first ranges of parameters, of parts of the features,
-where the batch is gathered by these. Where predictions are made, it has one for each member instead."""
+"""Columns of the report, which has a row for each block of samples:
+
+- ``BLOCK_LOSS``: its loss;
+- ``X_CHECK``, ``Y_CHECK``: NaN in the rows of all blocks of a tile in which a value of ``X``, or ``Y``, is not finite,
+  else 0. With stages, the rows of the first ranges of parameters have ``X_CHECK`` of parts of the features. In
+  predictions, a row is a member's.
+"""
 
 RUN, BATCH, SETTINGS, PENALTY = -1, -2, -3, -4
-"""The report's last row is for the training run. The one before it is for the
-batch, and before that stand the settings of the loss and of the penalty, in float64 whatever the arena is: of 0.99 in
-float32, too little would be left in 1 - 0.99. Before that stands the penalty of the batch; and before that, sums over
-each of :data:`PARAMETER_RANGES` ranges of parameters."""
+"""Behind those of the blocks, the report has :data:`PARAMETER_RANGES` rows for sums over ranges of parameters, then:
+
+- ``PENALTY``: the penalty of the batch;
+- ``SETTINGS``: those of the loss and of the penalty, in float64 whatever the arena is: of 0.99 in float32, too little
+  would be left in 1 - 0.99;
+- ``BATCH``: the batch;
+- ``RUN``: the training run.
+"""
 
 STATUS, SUM_OF_LOSSES, TAKEN = range(3)
 """Of the run: its status, the sum of its steps' losses times their samples' weights, and how many steps were taken."""

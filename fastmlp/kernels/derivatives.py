@@ -9,7 +9,7 @@ import numpy as np
 from numba import prange
 
 from fastmlp.kernels.activations import SOFTMAX, curvature_vectors, slope_vectors
-from fastmlp.kernels.calls import ALONE, CLOSING, OPENING, crew_kernel
+from fastmlp.kernels.calls import crew_kernel
 from fastmlp.kernels.columns import (
     ACTIVATION,
     BIASES,
@@ -17,7 +17,7 @@ from fastmlp.kernels.columns import (
     DZ,
     INPUTS,
     OUTPUTS,
-    PADDED_SAMPLES,
+    ROOM,
     SHARES,
     THREADS,
     WEIGHTS,
@@ -28,7 +28,7 @@ from fastmlp.kernels.columns import (
     X,
     Z,
 )
-from fastmlp.kernels.crew import share
+from fastmlp.kernels.crew import begins, ends, share, works
 from fastmlp.kernels.dropout import NOTHING_DROPPED
 from fastmlp.kernels.jit import inlined_function, kernel, tile_function
 from fastmlp.kernels.layer import (
@@ -72,9 +72,9 @@ def _tile_of_samples(plan, parameters, arena, report, data, targets, labels, sam
 @crew_kernel
 def input_gradient(me, plan, parameters, arena, report, data, targets, labels, sample_weights, order, samples, output):
     """Gradient of the loss with respect to the input, as rows of ``output``. Returns the status."""
-    if me in (ALONE, OPENING):
+    if begins(me):
         weigh(plan, report, sample_weights, order, 0, samples)
-    if me == ALONE or me >= 0:
+    if works(me):
         start, stop = share(me, plan[-1, THREADS], n_blocks(arena, samples))
         for p0 in range(start, stop, TILE_BLOCKS):
             p1 = min(p0 + TILE_BLOCKS, stop)
@@ -85,7 +85,7 @@ def input_gradient(me, plan, parameters, arena, report, data, targets, labels, s
             features, few = plan[0, INPUTS], few_of(samples, arena)
             input_gradient_tile(0, 0, features, plan[0, X], plan, parameters, arena, p0, p1, few)
             scatter_rows(arena, plan[0, X], features, samples, p0, p1, output, 0, features)
-    return status_of(plan, arena, samples, report)[0] if me in (ALONE, CLOSING) else 0
+    return status_of(plan, arena, samples, report)[0] if ends(me) else 0
 
 
 @tile_function
@@ -96,7 +96,7 @@ def by_sample(layer, plan, arena, n, scale, output, o):
         d = arena[plan[layer, DZ] + ((n // size) * outputs + j) * size + n % size] * scale
         # dW[n,j,i] = dZ[j,n] X[i,n]
         for i in range(0, inputs, step):
-            x = plan[layer, X_BY_FEATURES] + ((i // size) * plan[-1, PADDED_SAMPLES] + n) * size + i % size
+            x = plan[layer, X_BY_FEATURES] + ((i // size) * plan[-1, ROOM] + n) * size + i % size
             store_first(output, o + plan[layer, WEIGHTS] + j * inputs + i, load(arena, x) * d, inputs - i)
         # db[n,j] = dZ[j,n]
         output[o + plan[layer, BIASES] + j] = d
@@ -107,9 +107,9 @@ def per_sample_gradients(
     me, plan, parameters, arena, report, data, targets, labels, sample_weights, order, samples, output
 ):
     """Gradient of each sample's own loss with respect to all parameters, as rows of ``output``. Returns the status."""
-    if me in (ALONE, OPENING):
+    if begins(me):
         weigh(plan, report, sample_weights, order, 0, samples)
-    if me == ALONE or me >= 0:
+    if works(me):
         start, stop = share(me, plan[-1, THREADS], n_blocks(arena, samples))
         for p0 in range(start, stop, TILE_BLOCKS):
             p1 = min(p0 + TILE_BLOCKS, stop)
@@ -121,7 +121,7 @@ def per_sample_gradients(
                     # dZ is of the mean, in which each sample has its share
                     scale = 1 / arena[plan[-1, SHARES] + n]
                     by_sample(layer, plan, arena, n, scale, output, n * parameters.size)
-    return status_of(plan, arena, samples, report)[0] if me in (ALONE, CLOSING) else 0
+    return status_of(plan, arena, samples, report)[0] if ends(me) else 0
 
 
 @tile_function
@@ -147,6 +147,7 @@ def _output_gradient_tile(j, plan, arena, p0, p1):
         here = p * outputs * size
         z, a, d = plan[last, Z] + here, plan[last, A] + here, plan[last, DZ] + here
         for k in range(0, outputs * size, step):
+            # dA is 1 where the output is j, else 0
             store(arena, d + k, fill(arena, 1.0 if k // size == j else 0.0))
         if code == SOFTMAX:
             softmax_backward(outputs, arena, a, arena, d)
@@ -158,7 +159,7 @@ def _output_gradient_tile(j, plan, arena, p0, p1):
 def jacobian(me, plan, parameters, arena, report, data, order, samples, output):
     """Derivative of each output by each input of its sample, ``output[n, j, i]``. Returns the status."""
     inputs, outputs, few = plan[0, INPUTS], plan[-2, OUTPUTS], few_of(samples, arena)
-    if me == ALONE or me >= 0:
+    if works(me):
         start, stop = share(me, plan[-1, THREADS], n_blocks(arena, samples))
         for p0 in range(start, stop, TILE_BLOCKS):
             p1 = min(p0 + TILE_BLOCKS, stop)
@@ -173,7 +174,7 @@ def jacobian(me, plan, parameters, arena, report, data, order, samples, output):
                 # in the place of X, which is not needed any more
                 input_gradient_tile(0, 0, inputs, plan[0, X], plan, parameters, arena, p0, p1, few)
                 scatter_rows(arena, plan[0, X], inputs, samples, p0, p1, output, j * inputs, outputs * inputs)
-    return status_of(plan, arena, samples, report)[0] if me in (ALONE, CLOSING) else 0
+    return status_of(plan, arena, samples, report)[0] if ends(me) else 0
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -227,13 +228,13 @@ def affine_moved(W, V, v, X, RX, RZ):
     # RZ[j,n] = Σ_i V[j,i] X[i,n] + Σ_i W[j,i] RX[i,n] + v[j]
     blocks, inputs, size = X.shape
     outputs = W.shape[0]
-    weights, moved = W.reshape(W.size), V.reshape(V.size)
-    x, r_x, z = X.reshape(X.size), RX.reshape(RX.size), RZ.reshape(RZ.size)
+    flat_W, flat_V = W.reshape(W.size), V.reshape(V.size)
+    flat_X, flat_RX, flat_RZ = X.reshape(X.size), RX.reshape(RX.size), RZ.reshape(RZ.size)
     for p in prange(blocks):
         for strip in range(n_strips(outputs)):
             j, rows = strip_of(outputs, strip)
-            from_, to = p * inputs * size, (p * outputs + j) * size
-            affine_moved_strip(rows, weights, moved, j * inputs, v, j, inputs, x, r_x, from_, z, to)
+            x, z = p * inputs * size, (p * outputs + j) * size
+            affine_moved_strip(rows, flat_W, flat_V, j * inputs, v, j, inputs, flat_X, flat_RX, x, flat_RZ, z)
 
 
 @kernel
@@ -257,16 +258,16 @@ def affine_backward_moved(W, V, X, RX, dZ, RdZ, dX, RdX, RdW, Rdb):
     # Rdb[j] = Σ_n RdZ[j,n]
     outputs, inputs = W.shape
     blocks, _, size = dZ.shape
-    weights, moved, x, r_x = W.reshape(W.size), V.reshape(V.size), X.reshape(X.size), RX.reshape(RX.size)
-    d, r_d = dZ.reshape(dZ.size), RdZ.reshape(RdZ.size)
-    d_inputs, r_inputs, r_weights = dX.reshape(dX.size), RdX.reshape(RdX.size), RdW.reshape(RdW.size)
+    flat_W, flat_V, flat_X, flat_RX = W.reshape(W.size), V.reshape(V.size), X.reshape(X.size), RX.reshape(RX.size)
+    flat_dZ, flat_RdZ = dZ.reshape(dZ.size), RdZ.reshape(RdZ.size)
+    flat_dX, flat_RdX, flat_RdW = dX.reshape(dX.size), RdX.reshape(RdX.size), RdW.reshape(RdW.size)
     for p in prange(blocks):
-        here = p * outputs * size
+        d = p * outputs * size
         for strip in range(n_strips(inputs)):
             i, rows = strip_of(inputs, strip)
-            to = (p * inputs + i) * size
-            input_gradient_strip(rows, weights, i, inputs, 0, outputs, d, here, d_inputs, to)
-            input_gradient_moved_strip(rows, weights, moved, i, inputs, outputs, d, r_d, here, r_inputs, to)
+            x = (p * inputs + i) * size
+            input_gradient_strip(rows, flat_W, i, inputs, 0, outputs, flat_dZ, d, flat_dX, x)
+            input_gradient_moved_strip(rows, flat_W, flat_V, i, inputs, outputs, flat_dZ, flat_RdZ, d, flat_RdX, x)
     for task in prange(n_strips(outputs)):
         # signed: see affine_backward
         strip = np.int64(task)
@@ -274,24 +275,24 @@ def affine_backward_moved(W, V, X, RX, dZ, RdZ, dX, RdX, RdW, Rdb):
         for i in range(0, inputs, size):
             w = j * inputs + i
             weight_gradient_strip(
-                rows, r_d, j * size, outputs, 0, blocks * size, False, x, i * X.shape[1], inputs - i, r_weights, w,
-                inputs,
+                rows, flat_RdZ, j * size, outputs, 0, blocks * size, False, flat_X, i * X.shape[1], inputs - i,
+                flat_RdW, w, inputs,
             )  # fmt: skip
             weight_gradient_strip(
-                rows, d, j * size, outputs, 0, blocks * size, True, r_x, i * RX.shape[1], inputs - i, r_weights, w,
-                inputs,
+                rows, flat_dZ, j * size, outputs, 0, blocks * size, True, flat_RX, i * RX.shape[1], inputs - i,
+                flat_RdW, w, inputs,
             )  # fmt: skip
-        bias_gradient_strip(rows, r_d, j * size, outputs, 0, blocks * size, False, Rdb, j)
+        bias_gradient_strip(rows, flat_RdZ, j * size, outputs, 0, blocks * size, False, Rdb, j)
 
 
 @kernel
 def activate_backward_moved(activation, Z, A, dA, RZ, RdA, RdZ):
     """How the gradient ``dZ`` of an activation (its code) moves: with ``dA``, and with the slope."""
     # RdZ[j,n] = RdA[j,n] f'(Z[j,n]) + dA[j,n] RZ[j,n] f''(Z[j,n])
-    z, a, d_a, r_z = Z.reshape(Z.size), A.reshape(A.size), dA.reshape(dA.size), RZ.reshape(RZ.size)
-    r_a, r_d = RdA.reshape(RdA.size), RdZ.reshape(RdZ.size)
+    flat_Z, flat_A, flat_dA, flat_RZ = Z.reshape(Z.size), A.reshape(A.size), dA.reshape(dA.size), RZ.reshape(RZ.size)
+    flat_RdA, flat_RdZ = RdA.reshape(RdA.size), RdZ.reshape(RdZ.size)
     size = block(Z)
     for p in prange(Z.size // size):
         for k in range(0, size, lanes(Z)):
-            store(r_d, p * size + k, load(r_a, p * size + k))
-        curvature_vectors(activation, z, p * size, a, p * size, d_a, r_z, r_d, p * size, size)
+            store(flat_RdZ, p * size + k, load(flat_RdA, p * size + k))
+        curvature_vectors(activation, flat_Z, p * size, flat_A, p * size, flat_dA, flat_RZ, flat_RdZ, p * size, size)

@@ -1,4 +1,4 @@
-"""exp, log and the normal distribution on vector registers.
+"""exp, log and the normal distribution on vector registers; and what depends on a sign.
 
 Exponentials and logarithms are range reduction, a polynomial, and the exponent bits put back. The polynomials
 interpolate the exact function at Chebyshev nodes, computed in 60 digits; their error is below a tenth of a unit in the
@@ -13,6 +13,7 @@ from fastmlp.kernels.simd import (
     absolute,
     by_precision,
     exponent,
+    fill_like,
     fma,
     maximum,
     minimum,
@@ -142,3 +143,9 @@ def normal_distribution(x):
     t = 8 / (4 + size)
     below = exp_of_half_square(x) * (t * _normal_tail(t - 1))
     return where(x > 0, 1 - below, below)
+
+
+@tile_function
+def by_sign(x, above, below):
+    """``above`` where ``x > 0``, ``below`` where ``x < 0``, else 0."""
+    return where(x > 0, fill_like(x, above), where(x < 0, fill_like(x, below), 0.0))

@@ -75,7 +75,7 @@ def embedded(prediction: Prediction) -> Callable[[Any, Any], None]:
     dtype = types.float32 if prediction.parameters.dtype == np.float32 else types.float64
     plan = prediction.plan
     inputs, outputs = int(plan[0, columns.INPUTS]), int(plan[-2, columns.OUTPUTS])
-    block = int(plan[-1, columns.PADDED_SAMPLES])
+    block = int(plan[-1, columns.ROOM])
     predict_few, predict_many = (
         _caller(_Packed(kernel, prediction), dtype, prediction.arena_size, inputs, outputs)
         for kernel in ("predict_alone", "predict")
@@ -115,7 +115,7 @@ def _interpreted(prediction: Prediction) -> Callable[[Any, Any], None]:
 
 
 def _caller(packed: _Packed, dtype: Any, arena_size: int, inputs: int, outputs: int) -> Any:
-    """Make an intrinsic that calls a kernel for some samples of ``x``, from the one after ``first`` on."""
+    """Make an intrinsic that calls a kernel for some samples of ``x``, from sample ``first`` on."""
     itemsize = dtype.bitwidth // 8
 
     @intrinsic

@@ -2,10 +2,23 @@
 
 A *strip* is up to :data:`~fastmlp.kernels.simd.ROWS` consecutive rows of a formula's left side. It is computed one
 block of columns at a time: that piece is the register tile. The loop under the formula runs over the letter that is
-summed, and each turn adds one rank-1 product to the tile: a column of the first operand times a row of the second. The
+summed, and each step adds one rank-1 product to the tile: a column of the first operand times a row of the second. The
 layouts of :mod:`fastmlp.kernels.layout` make that row contiguous. So ``rank1(t, A, a, stride, B, b)`` is
 ``t[r,:] += A[a + r * stride] * B[b : b + block]`` for each row ``r`` of the tile. In ``block(X)``, ``lanes(Z)`` and
 ``fill(Z, 0.0)``, the array says nothing but the dtype.
+
+A capital letter is an array of one axis, the small one behind it the place where what is meant begins there: ``X, x``;
+``dZ, d``; ``weights, w``. With ``B = block(X)``, the elements of matrices stand at
+
+================  ==========================================  ======================================================
+``W[j,i]``        ``j * inputs + i``                          a row after the other, as in NumPy
+sample-blocked    ``(n // B * features + i) * B + n % B``     so the block from sample ``n`` on begins at
+                                                              ``n * features``, and its rows are ``B`` apart
+feature-blocked   ``(i // B * room + n) * B + i % B``         so the block from feature ``i`` on begins at
+                                                              ``i * room``, and its rows are ``B`` apart
+================  ==========================================  ======================================================
+
+with ``room`` for so many samples.
 
 The same formula stands here several times, as a tile would be nearly empty, or what it reads would have to be turned
 first, where there is little of one letter. Which one runs is decided in :mod:`fastmlp.kernels.samples`,
@@ -20,6 +33,9 @@ first, where there is little of one letter. Which one runs is decided in :mod:`f
 ``dW``  `weight_gradient_strip`  `weight_gradient_strip`     `narrow_gradient_strip`  `weight_gradient_rows`
 ``db``  `bias_gradient_strip`    `bias_gradient_strip`       `bias_gradient_strip`    `bias_gradient_strip`
 ======  =======================  ==========================  =======================  ========================
+
+The second column only where it takes fewer products: then also for ``dX`` of a narrow layer. A layer some of whose
+inputs are dropped is not narrow.
 
 Predictions of up to three samples have `affine_sample`, and `affine_row` where many would have `affine_rows`: the same
 bits.
@@ -44,7 +60,6 @@ from fastmlp.kernels.jit import inlined_function, kernel
 from fastmlp.kernels.layout import row_of
 from fastmlp.kernels.simd import (
     ROWS,
-    VECTOR_BYTES,
     VECTORS,
     block,
     choice_of,
@@ -67,12 +82,12 @@ from fastmlp.kernels.simd import (
     zeros,
 )
 
-_WAYS = 8
-_ALIASED_VECTORS = 4096 // VECTOR_BYTES
+_WAYS, _ALIASED_BYTES = 8, 4096
+"""Rows that one place of the first-level cache holds; and how far apart they lie if they share one."""
 
 NARROW_INPUTS = 4
-"""Inputs up to which the gradient of the weights is summed in another way: see :func:`narrow_gradient_strip`. They
-are never more than a block has."""
+"""Inputs up to which the gradient of the weights is summed in another way: see :func:`narrow_gradient_strip`. A block
+holds as many, so such a layer has one block of them."""
 
 
 def for_every_height(make: Callable[[int], Any]) -> Any:
@@ -81,27 +96,27 @@ def for_every_height(make: Callable[[int], Any]) -> Any:
 
 
 @inlined_function
-def n_strips(outputs, most=ROWS):
-    """Strips into which this many rows are cut: as few as can be, with ``most`` rows at most."""
-    return (outputs + most - 1) // most
+def n_strips(rows, most=ROWS):
+    """Strips into which so many rows of a left side are cut: as few as can be, with ``most`` rows at most."""
+    return (rows + most - 1) // most
 
 
 @inlined_function
-def strip_of(outputs, strip, most=ROWS):
-    """The first row of a strip, and how many it has: equally many, or one less. A low strip is hardly any faster."""
-    strips = n_strips(outputs, most)
-    rows, higher = outputs // strips, outputs % strips
-    return strip * rows + min(strip, higher), rows + (1 if strip < higher else 0)
+def strip_of(rows, strip, most=ROWS):
+    """The first row of a strip, and how many it has: equally many, or one more. A low strip is hardly any faster."""
+    strips = n_strips(rows, most)
+    height, higher = rows // strips, rows % strips
+    return strip * height + min(strip, higher), height + (1 if strip < higher else 0)
 
 
 @inlined_function
 def most_rows(weights, inputs):
     """Rows of a strip of ``Z``, at most: each reads a row of ``W`` of its own.
 
-    Rows that lie a multiple of 4096 bytes apart share one place in the first-level cache, which holds 8 of them: with
-    16, the layers of 1024-1024-1024-1024 went forward at half the speed.
+    With 16 that share one place in the first-level cache, the layers of 1024-1024-1024-1024 went forward at half the
+    speed.
     """
-    return min(ROWS, _WAYS) if inputs % (_ALIASED_VECTORS * lanes(weights)) == 0 else ROWS
+    return min(ROWS, _WAYS) if inputs * weights.itemsize % _ALIASED_BYTES == 0 else ROWS
 
 
 @for_every_height
@@ -125,15 +140,16 @@ def affine_strip(rows):
 
 
 @inlined_function
-def affine_by_sample(weights, w, biases, b, inputs, outputs, X, x, padded, samples, Z, z):
+def affine_by_sample(weights, w, biases, b, inputs, outputs, X, x, room, samples, Z, z):
     """Matmul plus bias, for ``outputs`` outputs ``j`` and a few samples ``n``, which leave most of their block empty.
 
     :func:`affine_strip` would compute the whole block. Here inputs lie side by side: ``X`` is feature-blocked, with
-    room for ``padded`` samples, and the lanes are summed in the end. What fills up the block in ``Z``, which is
+    ``room`` for so many samples, and the lanes are summed in the end. What fills up the block in ``Z``, which is
     sample-blocked, is 0.
     """
     # Z[j,n] = Σ_i W[j,i] X[i,n] + b[j]
     size, step, nothing = block(Z), lanes(Z), fill(Z, 0.0)
+    whole = inputs // step * step
     for k in range(0, outputs * size, step):
         store(Z, z + k, nothing)
     for j in range(0, outputs, 4):  # four sums side by side; a missing row repeats the last
@@ -141,14 +157,13 @@ def affine_by_sample(weights, w, biases, b, inputs, outputs, X, x, padded, sampl
         w0, w1, w2, w3 = w + j * inputs, w + j1 * inputs, w + j2 * inputs, w + j3 * inputs
         for n in range(samples):
             s0, s1, s2, s3 = nothing, nothing, nothing, nothing
-            whole = inputs // step * step
             for i in range(0, whole, step):
-                x_i = load(X, x + (i // size * padded + n) * size + i % size)
+                x_i = load(X, x + (i // size * room + n) * size + i % size)
                 s0, s1 = fma(load(weights, w0 + i), x_i, s0), fma(load(weights, w1 + i), x_i, s1)
                 s2, s3 = fma(load(weights, w2 + i), x_i, s2), fma(load(weights, w3 + i), x_i, s3)
             if whole < inputs:  # what is beyond the last input, of W and of X, belongs to something else
                 i, left = whole, inputs - whole
-                x_i = load_first(X, x + (i // size * padded + n) * size + i % size, left)
+                x_i = load_first(X, x + (i // size * room + n) * size + i % size, left)
                 s0 = fma(load_first(weights, w0 + i, left), x_i, s0)
                 s1 = fma(load_first(weights, w1 + i, left), x_i, s1)
                 s2 = fma(load_first(weights, w2 + i, left), x_i, s2)
@@ -259,16 +274,17 @@ def input_gradient_strip(rows):
     """Gradient of the layer's input, for ``rows`` inputs ``i`` and one block of samples ``n``.
 
     ``w`` is where column ``i`` of ``W`` begins in ``weights``; ``d`` is where the block stands in ``dZ``, and ``x``
-    where the strip stands in ``dX``, both sample-blocked. The sum runs over outputs from ``first`` to before ``last``
-    and, unless ``first`` is 0, goes on from what stands in ``dX``.
+    where the strip stands in ``dX``, both sample-blocked. The sum runs over outputs from ``j0`` to before ``j1`` and,
+    unless ``j0`` is 0, goes on from what stands in ``dX``.
     """
 
     @inlined_function
-    def strip(weights, w, inputs, first, last, dZ, d, dX, x):
+    def strip(weights, w, inputs, j0, j1, dZ, d, dX, x):
         # dX[i,n] = Σ_j W[j,i] dZ[j,n]
-        # of no columns, the tile is zero: the sum begins
-        t = load_tile(dX, x, block(dX), block(dX) if first > 0 else 0, rows)
-        for j in range(first, last):
+        # where none of its columns is loaded, the tile is zero: there the sum begins
+        t = load_tile(dX, x, block(dX), block(dX) if j0 > 0 else 0, rows)
+        for j in range(j0, j1):
+            # row j of W, from the strip's first input on, which is a column of the turned W; and row j of dZ
             t = rank1(t, weights, w + j * inputs, 1, dZ, d + j * block(dZ))
         store_tile(t, dX, x, block(dX))
 
@@ -308,50 +324,47 @@ def weight_gradient_strip(rows):
 
     ``d`` is where row ``j`` of block 0 stands in ``dZ`` (sample-blocked), ``x`` where the block of inputs
     stands in ``X`` (feature-blocked), ``w`` where the strip stands in ``gradient``. The sum runs over samples from
-    ``first``, with which a block begins, to before ``last``; with ``add`` it goes on from what stands in ``gradient``.
+    ``n0``, with which a block begins, to before ``n1``; with ``add`` it goes on from what stands in ``gradient``.
     """
 
     @inlined_function
-    def strip(dZ, d, outputs, first, last, add, X, x, columns, gradient, w, inputs):
+    def strip(dZ, d, outputs, n0, n1, add, X, x, columns, gradient, w, inputs):
         # dW[j,i] = Σ_n dZ[j,n] X[i,n]
         size = block(X)
         t = load_tile(gradient, w, inputs, columns if add else 0, rows)
-        for n0 in range(first, last, size):
-            column_of_dZ = d + n0 * outputs
-            row_of_X = x + n0 * size
-            for n in range(min(size, last - n0)):
-                t = rank1(t, dZ, column_of_dZ + n, size, X, row_of_X + n * size)
+        for start in range(n0, n1, size):  # block by block
+            for n in range(start, min(start + size, n1)):
+                # column n of dZ, from the strip's first row on, one row every block; and row n of X
+                t = rank1(t, dZ, d + start * outputs + n - start, size, X, x + n * size)
         store_columns(t, gradient, w, inputs, columns)
 
     @inlined_function
-    def low_strip(dZ, d, outputs, first, last, add, X, x, columns, gradient, w, inputs):
+    def low_strip(dZ, d, outputs, n0, n1, add, X, x, columns, gradient, w, inputs):
         # equivalent to strip, rounded differently: samples n, n + 1, n + 2, n + 3 have a tile each, as in a low one
         # every product would wait for the one before
         size = block(X)
         t = load_tile(gradient, w, inputs, columns if add else 0, rows)
         t1, t2, t3 = zeros(X, rows), zeros(X, rows), zeros(X, rows)
-        for n0 in range(first, last, size):
-            column_of_dZ = d + n0 * outputs
-            row_of_X = x + n0 * size
-            count = min(size, last - n0)
-            for n in range(0, count - 3, 4):
-                t = rank1(t, dZ, column_of_dZ + n, size, X, row_of_X + n * size)
-                t1 = rank1(t1, dZ, column_of_dZ + n + 1, size, X, row_of_X + (n + 1) * size)
-                t2 = rank1(t2, dZ, column_of_dZ + n + 2, size, X, row_of_X + (n + 2) * size)
-                t3 = rank1(t3, dZ, column_of_dZ + n + 3, size, X, row_of_X + (n + 3) * size)
-            for n in range(count // 4 * 4, count):
-                t = rank1(t, dZ, column_of_dZ + n, size, X, row_of_X + n * size)
+        for start in range(n0, n1, size):
+            stop = min(start + size, n1)
+            for n in range(start, stop - 3, 4):
+                d_n, x_n = d + start * outputs + n - start, x + n * size
+                t, t1 = rank1(t, dZ, d_n, size, X, x_n), rank1(t1, dZ, d_n + 1, size, X, x_n + size)
+                t2 = rank1(t2, dZ, d_n + 2, size, X, x_n + 2 * size)
+                t3 = rank1(t3, dZ, d_n + 3, size, X, x_n + 3 * size)
+            for n in range(start + (stop - start) // 4 * 4, stop):
+                t = rank1(t, dZ, d + start * outputs + n - start, size, X, x + n * size)
         store_columns((t + t1) + (t2 + t3), gradient, w, inputs, columns)
 
     return low_strip if rows * VECTORS < 4 else strip
 
 
 @inlined_function
-def weight_gradient_rows(dZ, d, outputs, first, last, add, X, order, shift, inputs, gradient, w):
+def weight_gradient_rows(dZ, d, outputs, n0, n1, add, X, order, first, inputs, gradient, w):
     """Gradient of the weights, for all outputs ``j`` and all inputs ``i``, from rows of the user's data.
 
     Block 0 of ``dZ`` begins at ``d``, the gradient at ``w``; sample ``n`` is the row that ``order`` names in its entry
-    ``shift + n``. Everything else is as in :func:`weight_gradient_strip`.
+    ``first + n``. Everything else is as in :func:`weight_gradient_strip`.
     """
     # dW[j,i] = Σ_n dZ[j,n] X[i,n]
     size, step, nothing = block(dZ), lanes(dZ), fill(dZ, 0.0)
@@ -360,9 +373,9 @@ def weight_gradient_rows(dZ, d, outputs, first, last, add, X, order, shift, inpu
         for j in range(0, outputs, 2):  # eight sums side by side; a missing row repeats the last
             j1 = min(j + 1, outputs - 1)
             s0, s1, s2, s3, t0, t1, t2, t3 = nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing
-            for n0 in range(first, last, size):
-                for n in range(n0, min(n0 + size, last)):
-                    d_n, x = d + n0 * outputs + n - n0, row_of(order, shift + n) * inputs
+            for start in range(n0, n1, size):
+                for n in range(start, min(start + size, n1)):
+                    d_n, x = d + start * outputs + n - start, row_of(order, first + n) * inputs
                     d_j, d_j1 = fill(dZ, dZ[d_n + j * size]), fill(dZ, dZ[d_n + j1 * size])
                     x0, x1 = load_first(X, x + i, inputs - i), load_first(X, x + i1, inputs - i1)
                     x2, x3 = load_first(X, x + i2, inputs - i2), load_first(X, x + i3, inputs - i3)
@@ -392,7 +405,7 @@ def _store_or_add_vector(v, add, count, gradient, place):
 
 
 @inlined_function
-def narrow_gradient_strip(rows, dZ, d, outputs, first, last, add, X, x, inputs, gradient, w):
+def narrow_gradient_strip(rows, dZ, d, outputs, n0, n1, add, X, x, inputs, gradient, w):
     """Gradient of the weights, for ``rows`` outputs ``j`` and all inputs ``i`` of a layer that has four at most.
 
     :func:`weight_gradient_strip` would compute a whole block of inputs, most of them for nothing. Here samples lie
@@ -405,10 +418,10 @@ def narrow_gradient_strip(rows, dZ, d, outputs, first, last, add, X, x, inputs, 
     for r in range(0, rows, 2):  # eight sums side by side; a missing row repeats the last
         r1, nothing = min(r + 1, rows - 1), fill(X, 0.0)
         s0, s1, s2, s3, t0, t1, t2, t3 = nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing
-        for n in range(first, last, size):
-            for k in range(0, size, lanes(X)):
-                s, t = load(dZ, d + n * outputs + r * size + k), load(dZ, d + n * outputs + r1 * size + k)
-                here = x + n * inputs + k
+        for start in range(n0, n1, size):
+            for n in range(start, start + size, lanes(X)):  # some samples
+                d_n, here = d + start * outputs + n - start, x + start * inputs + n - start
+                s, t = load(dZ, d_n + r * size), load(dZ, d_n + r1 * size)
                 x0, x1 = load(X, here), load(X, here + i1 * size)
                 x2, x3 = load(X, here + i2 * size), load(X, here + i3 * size)
                 s0, s1, s2, s3 = fma(s, x0, s0), fma(s, x1, s1), fma(s, x2, s2), fma(s, x3, s3)
@@ -440,22 +453,22 @@ def _store_or_add_sum(total, add, gradient, place):
 
 
 @inlined_function
-def bias_gradient_strip(rows, dZ, d, outputs, first, last, add, gradient, b):
-    """Gradient of the biases, for ``rows`` outputs ``j``, over samples as above; ``b`` is its place.
+def bias_gradient_strip(rows, dZ, d, outputs, n0, n1, add, gradient, b):
+    """Gradient of the biases, for ``rows`` outputs ``j``, over samples as in :func:`weight_gradient_strip`.
 
-    Here and in :func:`narrow_gradient_strip` the last block is summed as a whole: ``dZ`` is zero where it is only
-    filled up.
+    ``b`` is where the strip's first bias stands in ``gradient``. Here and in :func:`narrow_gradient_strip` the last
+    block is summed as a whole: ``dZ`` is zero where it is only filled up.
     """
     # db[j] = Σ_n dZ[j,n]
     size, nothing = block(dZ), fill(dZ, 0.0)
     for r in range(0, rows, 4):  # four sums side by side; a missing row repeats the last
         r1, r2, r3 = min(r + 1, rows - 1), min(r + 2, rows - 1), min(r + 3, rows - 1)
         s0, s1, s2, s3 = nothing, nothing, nothing, nothing
-        for n in range(first, last, size):
-            for k in range(0, size, lanes(dZ)):
-                here = d + n * outputs + k
-                s0, s1 = s0 + load(dZ, here + r * size), s1 + load(dZ, here + r1 * size)
-                s2, s3 = s2 + load(dZ, here + r2 * size), s3 + load(dZ, here + r3 * size)
+        for start in range(n0, n1, size):
+            for n in range(start, start + size, lanes(dZ)):  # some samples
+                d_n = d + start * outputs + n - start
+                s0, s1 = s0 + load(dZ, d_n + r * size), s1 + load(dZ, d_n + r1 * size)
+                s2, s3 = s2 + load(dZ, d_n + r2 * size), s3 + load(dZ, d_n + r3 * size)
         _store_or_add_sums(s0, s1, s2, s3, add, rows - r, gradient, b + r)
 
 
@@ -478,12 +491,12 @@ def affine(W, b, X, Z):
     # Z[j,n] = Σ_i W[j,i] X[i,n] + b[j]
     blocks, inputs, size = X.shape
     outputs = W.shape[0]
-    weights, x, z = W.reshape(W.size), X.reshape(X.size), Z.reshape(Z.size)
+    flat_W, flat_X, flat_Z = W.reshape(W.size), X.reshape(X.size), Z.reshape(Z.size)
     for p in prange(blocks):
         for strip in range(n_strips(outputs)):
             j, rows = strip_of(outputs, strip)
-            to = (p * outputs + j) * size
-            affine_strip(rows, weights, j * inputs, b, j, inputs, x, p * inputs * size, z, to)
+            x, z = p * inputs * size, (p * outputs + j) * size
+            affine_strip(rows, flat_W, j * inputs, b, j, inputs, flat_X, x, flat_Z, z)
 
 
 @kernel
@@ -506,40 +519,40 @@ def affine_backward(W, X, dZ, dX, dW, db):
     # db[j] = Σ_n dZ[j,n]
     outputs, inputs = W.shape
     blocks, _, size = dZ.shape
-    weights, x, d = W.reshape(W.size), X.reshape(X.size), dZ.reshape(dZ.size)
-    d_inputs, d_weights = dX.reshape(dX.size), dW.reshape(dW.size)
+    flat_W, flat_X, flat_dZ = W.reshape(W.size), X.reshape(X.size), dZ.reshape(dZ.size)
+    flat_dX, flat_dW = dX.reshape(dX.size), dW.reshape(dW.size)
     for p in prange(blocks):
         for strip in range(n_strips(inputs)):
             i, rows = strip_of(inputs, strip)
-            to = (p * inputs + i) * size
-            input_gradient_strip(rows, weights, i, inputs, 0, outputs, d, p * outputs * size, d_inputs, to)
+            d, x = p * outputs * size, (p * inputs + i) * size
+            input_gradient_strip(rows, flat_W, i, inputs, 0, outputs, flat_dZ, d, flat_dX, x)
     for task in prange(n_strips(outputs)):
         # Numba counts a parallel loop in unsigned numbers; the smaller of these and signed ones would be a float
         strip = np.int64(task)
         j, rows = strip_of(outputs, strip)
         for i in range(0, inputs, size):
             weight_gradient_strip(
-                rows, d, j * size, outputs, 0, blocks * size, False, x, i * X.shape[1], inputs - i, d_weights,
+                rows, flat_dZ, j * size, outputs, 0, blocks * size, False, flat_X, i * X.shape[1], inputs - i, flat_dW,
                 j * inputs + i, inputs,
             )  # fmt: skip
-        bias_gradient_strip(rows, d, j * size, outputs, 0, blocks * size, False, db, j)
+        bias_gradient_strip(rows, flat_dZ, j * size, outputs, 0, blocks * size, False, db, j)
 
 
 @kernel
 def activate(activation, Z, A):
     """Apply an activation (its code) to every element: ``A = f(Z)``, which may be ``Z``."""
     # A[j,n] = f(Z[j,n])
-    z, a = Z.reshape(Z.size), A.reshape(A.size)
+    flat_Z, flat_A = Z.reshape(Z.size), A.reshape(A.size)
     size = block(Z)
     for p in prange(Z.size // size):
-        activate_vectors(activation, z, p * size, a, p * size, size)
+        activate_vectors(activation, flat_Z, p * size, flat_A, p * size, size)
 
 
 @kernel
 def activate_backward(activation, Z, A, dA, dZ):
     """Gradient of :func:`activate`: multiply by the slope. ``dZ`` may be ``dA``."""
     # dZ[j,n] = dA[j,n] f'(Z[j,n])
-    z, a, d_a, d_z = Z.reshape(Z.size), A.reshape(A.size), dA.reshape(dA.size), dZ.reshape(dZ.size)
+    flat_Z, flat_A, flat_dA, flat_dZ = Z.reshape(Z.size), A.reshape(A.size), dA.reshape(dA.size), dZ.reshape(dZ.size)
     size = block(Z)
     for p in prange(Z.size // size):
-        slope_vectors(activation, z, p * size, a, p * size, d_a, d_z, p * size, size)
+        slope_vectors(activation, flat_Z, p * size, flat_A, p * size, flat_dA, flat_dZ, p * size, size)

@@ -10,7 +10,8 @@ With ``B = block(M)``, which is one or two vector registers:
     ``[i // B][n][i % B]``: the features of a block lie side by side. It is the operand of ``dW = dZ Xᵀ``, whose left
     side has the letter ``i``.
 
-Samples are padded to whole blocks: with zeros or, where their features are few, with the last one.
+Samples fill up whole blocks: with zeros or, where their features are few, with the last one. ``F, f`` is a matrix in
+feature blocks and where it begins, ``S, s`` one in sample blocks; ``X`` are rows of the user's.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def row_of(order, n):
 
 
 @tile_function
-def gather_rows(X, features, i0, i1, order, first, samples, n0, n1, F, f, padded):
+def gather_rows(X, features, i0, i1, order, first, samples, n0, n1, F, f, room):
     """Rows of the user's data, samples ``n0`` to ``n1`` of a batch of ``samples``, to feature blocks.
 
     Of the features, those from ``i0``, with which a vector begins, to before ``i1``.
@@ -97,7 +98,7 @@ def gather_rows(X, features, i0, i1, order, first, samples, n0, n1, F, f, padded
     for start in range(n0, n1, size):
         stop = min(start + size, n1)
         for i in range(i0, i1, step):
-            to = f + (i // size) * padded * size + i % size
+            to = f + (i // size) * room * size + i % size
             for n in range(start, stop):
                 row = row_of(order, first + n) * features if n < samples else 0
                 if i + ahead < whole_row:
@@ -155,29 +156,29 @@ def turn_rows(X, features, first, samples, p0, p1, S, s):
 
 
 @tile_function
-def sample_blocks_of(F, f, features, i0, i1, padded, p0, p1, S, s):
+def sample_blocks_of(F, f, features, i0, i1, room, p0, p1, S, s):
     """Feature blocks to sample blocks ``p0`` to ``p1``; of the features, some as in :func:`gather_rows`."""
     step = lanes(S)
     size = block(S)
     for p in range(p0, p1):
         for i in range(i0, i1, step):
-            source = f + ((i // size) * padded + p * size) * size + i % size
+            source = f + ((i // size) * room + p * size) * size + i % size
             for k in range(0, size, step):
                 to = s + (p * features + i) * size + k
                 transpose(F, source + k * size, size, step, S, to, size, features - i)
 
 
 @tile_function
-def feature_blocks_of(S, s, features, i0, i1, padded, p0, p1, F, f):
+def feature_blocks_of(S, s, features, i0, i1, room, p0, p1, F, f):
     """Sample blocks ``p0`` to ``p1`` to feature blocks; of the features, some as in :func:`gather_rows`.
 
-    What pads the last block of features is left undefined.
+    What fills up the last block of features is left undefined.
     """
     step = lanes(S)
     size = block(S)
     for p in range(p0, p1):
         for i in range(i0, i1, step):
-            to = f + ((i // size) * padded + p * size) * size + i % size
+            to = f + ((i // size) * room + p * size) * size + i % size
             for k in range(0, size, step):
                 source = s + (p * features + i) * size + k
                 transpose(S, source, size, features - i, F, to + k * size, size, step)
@@ -223,7 +224,7 @@ def gather_labels(labels, outputs, order, first, samples, p0, p1, S, s):
 
 @tile_function
 def scatter_rows(S, s, features, samples, p0, p1, X, x, stride):
-    """Sample blocks ``p0`` to ``p1`` to rows, without the padding. Row ``n`` begins at ``X[x + n * stride]``."""
+    """Sample blocks ``p0`` to ``p1`` to rows, but what fills them up. Row ``n`` begins at ``X[x + n * stride]``."""
     size = block(S)
     for p in range(p0, p1):
         row = x + p * size * stride

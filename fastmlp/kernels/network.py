@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastmlp.kernels.calls import ALONE, CLOSING, OPENING, crew_kernel
+from fastmlp.kernels.calls import crew_kernel
 from fastmlp.kernels.columns import (
     APART,
     BATCH,
@@ -56,7 +56,18 @@ from fastmlp.kernels.columns import (
     Y_CHECK,
     Y_NOT_FINITE,
 )
-from fastmlp.kernels.crew import MOST_TASKS, NO_TASK, claim, finish, open_phase, share, wait_for_next
+from fastmlp.kernels.crew import (
+    MOST_TASKS,
+    NO_TASK,
+    begins,
+    claim,
+    ends,
+    finish,
+    open_phase,
+    share,
+    wait_for_next,
+    works,
+)
 from fastmlp.kernels.dropout import NOTHING_DROPPED
 from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.layout import NO_ORDER, n_blocks
@@ -175,6 +186,14 @@ def _are_enough(plan, samples):
     return plan[-1, PARTIALS_IN_CACHE] > 1 and samples >= 2 * plan[-1, LEAST_GROUP]
 
 
+@tile_function
+def _may_have_stages(plan, arena, samples):
+    """Whether the bits of a batch would be the same with stages: a group's sums are cut where its tiles end."""
+    if _are_enough(plan, samples):
+        return False
+    return few_of(samples, arena) > 0 or _n_groups(plan, arena, samples) == 0
+
+
 class _Division(NamedTuple):
     """How a batch is divided. It follows from the plan, the number of samples, and whether there are stages."""
 
@@ -249,47 +268,73 @@ def _sample_task(
         penalty_task(task - division.parts, plan, parameters, report)
         return
     start, stop = task * division.part_blocks, min((task + 1) * division.part_blocks, division.blocks)
-    few, keeps, leaves_rows, tile_blocks = few_of(samples, arena), KEEPS_FOR_GRADIENT, False, TILE_BLOCKS
-    if passes == FORWARD:  # others may come back to it
-        keeps = KEEPS_ALL
-    elif passes == (FORWARD | LOSSES):
-        few, keeps, leaves_rows = 0, KEEPS_NOTHING, can_leave_rows(plan, arena)
-    elif passes == ALL_PASSES and division.groups > 0:
-        leaves_rows = few == 0 and can_leave_rows(plan, arena)
-        tile_blocks = blocks_of_bytes(ROWS_BYTES if leaves_rows else X_BYTES, plan, arena)
-    of_batch, samples_of_batch = first, samples
-    for block0 in range(start, stop, tile_blocks):
+    way, of_a_group = _way_of(passes, division, plan, arena, samples), passes == ALL_PASSES and division.groups > 0
+    for block0 in range(start, stop, way.tile_blocks):
         p0 = block0
-        if passes == ALL_PASSES and division.groups > 0:
-            # all tiles of a group in the same place: nobody comes back to them
+        if of_a_group:  # all its tiles in the same place: nobody comes back to them
             p0 = start + _blocks_apart(task, plan)
-        p1, apart = p0 + min(tile_blocks, stop - block0), p0 - block0
-        # from here on, blocks and samples are counted as they lie in the arena: its block p is block p - apart of the
-        # batch, its sample n is entry first + n of the order, for a first that may be below 0, and samples comes last
-        first, samples = of_batch - apart * block(arena), samples_of_batch + apart * block(arena)
+        p1, apart = p0 + min(way.tile_blocks, stop - block0), p0 - block0
+        # blocks and samples are counted as they lie in the arena: its block p is block p - apart of the batch, its
+        # sample n is entry entry0 + n of the order, for an entry0 that may be below 0, and sample n1 comes last
+        entry0, n1 = first - apart * block(arena), samples + apart * block(arena)
         if passes & FORWARD:
-            if leaves_rows:
-                check = affine_rows_tile(plan, parameters, arena, data, order, first, samples, p0, p1)
+            if way.leaves_rows:
+                check = affine_rows_tile(plan, parameters, arena, data, order, entry0, n1, p0, p1)
             else:
-                check = read_samples(whole(plan), keeps, plan, arena, data, order, first, samples, p0, p1)
+                check = read_samples(whole(plan), way.keeps, plan, arena, data, order, entry0, n1, p0, p1)
             note(report, X_CHECK, p0 - apart, p1 - apart, check)
-            forward_tile(whole(plan), leaves_rows, keeps, plan, parameters, arena, p0, p1, few, dropout_step, apart)
+            forward_tile(
+                whole(plan), way.leaves_rows, way.keeps, plan, parameters, arena, p0, p1, way.few, dropout_step, apart
+            )
         if passes & LOSSES:
-            loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, p0, p1, apart)
+            loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, entry0, n1, p0, p1, apart)
         else:
             note(report, BLOCK_LOSS, p0 - apart, p1 - apart, 0.0)
             note(report, Y_CHECK, p0 - apart, p1 - apart, 0.0)
         if passes & BACKWARD:
-            backward_tile(whole(plan), plan, parameters, arena, p0, p1, few, dropout_step, apart)
+            backward_tile(whole(plan), plan, parameters, arena, p0, p1, way.few, dropout_step, apart)
             if division.groups > 0:
-                # the gradient of a single group is that of the batch
-                partial, to = gradient, 0
-                if division.parts > 1:
-                    partial, to = arena, plan[-1, PARTIALS] + task * plan[-1, PARTIAL_SIZE]
-                n0, n1, add = p0 * block(arena), min(p1 * block(arena), samples), block0 > start
-                if leaves_rows:
-                    rows_gradient(add, plan, arena, data, order, first, n0, n1, partial, to)
-                partial_gradient(1 if leaves_rows else 0, add, plan, arena, n0, n1, partial, to)
+                _add_to_group(
+                    task, block0 > start, division, way, plan, arena, gradient, data, order, entry0, p0 * block(arena),
+                    min(p1 * block(arena), n1),
+                )  # fmt: skip
+
+
+class _Way(NamedTuple):
+    """How a tile goes through the network."""
+
+    few: int
+    """As in :func:`~fastmlp.kernels.samples.few_of`."""
+    keeps: int
+    leaves_rows: bool
+    """Whether the first layer reads the user's rows where they stand."""
+    tile_blocks: int
+    """Blocks of samples in a tile, at most."""
+
+
+@inlined_function
+def _way_of(passes, division, plan, arena, samples):
+    few = few_of(samples, arena)
+    if passes == FORWARD:  # others may come back to what enters the layers
+        return _Way(few, KEEPS_ALL, False, TILE_BLOCKS)
+    if passes == (FORWARD | LOSSES):  # in parts of any size, with the same bits
+        return _Way(0, KEEPS_NOTHING, can_leave_rows(plan, arena), TILE_BLOCKS)
+    if passes == ALL_PASSES and division.groups > 0:  # the rows are read again, while they are in the cache
+        leaves_rows = few == 0 and can_leave_rows(plan, arena)
+        most = ROWS_BYTES if leaves_rows else X_BYTES
+        return _Way(few, KEEPS_FOR_GRADIENT, leaves_rows, blocks_of_bytes(most, plan, arena))
+    return _Way(few, KEEPS_FOR_GRADIENT, False, TILE_BLOCKS)
+
+
+@inlined_function
+def _add_to_group(group, add, division, way, plan, arena, gradient, data, order, entry0, n0, n1):
+    """Sum the gradients over a tile, samples ``n0`` to ``n1`` of the arena; ``add`` them to those of the group."""
+    partial, to = gradient, 0  # that of a single group is the batch's
+    if division.parts > 1:
+        partial, to = arena, plan[-1, PARTIALS] + group * plan[-1, PARTIAL_SIZE]
+    if way.leaves_rows:
+        rows_gradient(add, plan, arena, data, order, entry0, n0, n1, partial, to)
+    partial_gradient(1 if way.leaves_rows else 0, add, plan, arena, n0, n1, partial, to)
 
 
 @tile_function
@@ -312,8 +357,6 @@ def status_of(plan, arena, samples, report):
         if report[p, Y_CHECK] != 0:
             return Y_NOT_FINITE, 0.0
         total += report[p, BLOCK_LOSS]
-    if plan[-1, PENALIZES] != NOTHING:
-        total += sum_of_ranges(report)
     return (FINITE if total - total == 0 else LOSS_NOT_FINITE), total
 
 
@@ -329,13 +372,17 @@ def _begin(report, total):
 def _judge(plan, arena, samples, report):
     """Add up the losses of a step's blocks in the report's last row; returns whether the step may be taken."""
     status, loss = status_of(plan, arena, samples, report)
+    penalty, weight = 0.0, report[BATCH, TOTAL_WEIGHT]
+    if status == FINITE and plan[-1, PENALIZES] != NOTHING:
+        penalty = sum_of_ranges(report)
+        loss += penalty
+        status = FINITE if loss - loss == 0 else LOSS_NOT_FINITE
     report[RUN, STATUS] = status
     if status != FINITE:
-        report[RUN, SUM_OF_LOSSES] = loss * report[BATCH, TOTAL_WEIGHT]
+        report[RUN, SUM_OF_LOSSES] = loss * weight
         return False
-    report[RUN, SUM_OF_LOSSES] += loss * report[BATCH, TOTAL_WEIGHT]
-    if plan[-1, PENALIZES] != NOTHING:
-        report[PENALTY, PENALTIES] += sum_of_ranges(report) * report[BATCH, TOTAL_WEIGHT]
+    report[RUN, SUM_OF_LOSSES] += loss * weight
+    report[PENALTY, PENALTIES] += penalty * weight
     return True
 
 
@@ -455,15 +502,15 @@ def _train(
     """The body of :func:`train`, by itself: there Numba would count references to each array, a tenth of a µs."""
     samples = min(batch_size, n_rows - first)
     stages = NO_STAGES
-    if passes == ALL_PASSES and not _are_enough(plan, samples):
+    if passes == ALL_PASSES and _may_have_stages(plan, arena, samples):
         stages = n_stages(plan, arena, samples)
     division = _divided(plan, arena, samples, stages)
-    if me in (ALONE, OPENING):
+    if begins(me):
         _begin(report, total)
         weigh(plan, report, sample_weights, order, first, samples)
         tasks = _n_tasks(OVER_SAMPLES, 0, stages, division, plan, arena, parameters.size) if n_steps > 0 else 0
         open_phase(crew, plan[-1, THREADS], 0, tasks)
-    if me == ALONE or me >= 0:
+    if works(me):
         _train_along(
             max(me, 0), crew, passes, plan, parameters, arena, report, gradient, memory, data, targets, labels,
             sample_weights, order, n_rows, batch_size, first, n_steps, optimizer, settings, step, ended, stages,
@@ -512,7 +559,7 @@ def update(me, plan, report, parameters, gradient, memory, optimizer, settings, 
     at the end, that a step has been taken.
     """
     rates = rates_of(optimizer, settings, step, 0)
-    if me in (ALONE, OPENING):
+    if begins(me):
         report[BATCH, FACTOR] = 1.0
         if total_weight >= 0:
             penalize_batch(total_weight, plan, report)
@@ -530,7 +577,7 @@ def update(me, plan, report, parameters, gradient, memory, optimizer, settings, 
     start, stop = share(me, plan[-1, THREADS], PARAMETER_RANGES)
     for k in range(start, stop):
         update_task(k, plan, report, parameters, gradient, optimizer, rates, memory)
-    if me in (ALONE, CLOSING):
+    if ends(me):
         report[RUN, TAKEN] = 1
 
 

@@ -11,18 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastmlp.kernels.elementary import by_sign
 from fastmlp.kernels.jit import inlined_function, specialized_function, tile_function
 from fastmlp.kernels.simd import (
     absolute,
     block,
     fill,
-    fill_like,
     lanes,
     load_first,
     square_root,
     store_first,
     sum_lanes,
-    where,
 )
 
 NO_UPDATE, PLAIN_SGD, SGD, NESTEROV, RMSPROP, ADAM = range(6)
@@ -113,8 +112,7 @@ def decayed(parameter, learning_rate, weight_decay):
 @tile_function
 def penalty_gradient(parameter, l1, l2):
     """Gradient of ``l1 |w| + l2 / 2 w²``; 0 at the kink of ``|w|``."""
-    sign = where(parameter > 0, fill_like(parameter, 1.0), where(parameter < 0, fill_like(parameter, -1.0), 0.0))
-    return l1 * sign + l2 * parameter
+    return l1 * by_sign(parameter, 1.0, -1.0) + l2 * parameter
 
 
 class _Rates(NamedTuple):
@@ -213,7 +211,7 @@ def _update_range(optimizer, rates, parameters, gradient, memory, start, stop):
     learning_rate, first_decay, second_decay, epsilon, first_correction, second_correction = rates[:6]
     second_half = memory.size // 2
     step = lanes(parameters)
-    # a loop for each rule: LLVM does not take a choice of five out of one loop
+    # a loop for the rules that remember as much: LLVM takes a choice of two out of a loop, not one of five
     if optimizer == PLAIN_SGD:  # the velocity is the gradient
         for k in range(start, stop, step):
             left = stop - k

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastmlp.kernels.activations import SOFTMAX, activate_vectors
-from fastmlp.kernels.calls import ALONE, CLOSING, crew_kernel
+from fastmlp.kernels.calls import CLOSING, crew_kernel
 from fastmlp.kernels.columns import (
     ACTIVATION,
     BIASES,
@@ -19,7 +19,7 @@ from fastmlp.kernels.columns import (
     X,
     Z,
 )
-from fastmlp.kernels.crew import share
+from fastmlp.kernels.crew import share, works
 from fastmlp.kernels.dropout import NOTHING_DROPPED
 from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.layer import affine_row, affine_sample
@@ -136,7 +136,7 @@ def predict(me, plan, parameters, arena, report, data, output, first, samples):
 
     The arena need not hold all of them: :data:`PREDICTED_BLOCKS` blocks for each thread.
     """
-    if me == ALONE or me >= 0:
+    if works(me):
         report[max(me, 0), X_CHECK] = _predict_blocks(me, plan, parameters, arena, data, first, samples, output)
     elif me == CLOSING:
         for member in range(1, plan[-1, THREADS]):

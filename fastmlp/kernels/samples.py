@@ -24,9 +24,9 @@ from fastmlp.kernels.columns import (
     LOSS,
     LOSS_SETTING,
     OUTPUTS,
-    PADDED_SAMPLES,
     PENALTY,
     PLACES,
+    ROOM,
     SAMPLE_LOSSES,
     SETTINGS,
     SHARES,
@@ -179,15 +179,15 @@ def read_samples(scope, keeps, plan, arena, data, order, first, samples, p0, p1)
     Of the features, those in the scope; where they are few, in one layout alone unless the other is kept.
     """
     inputs, by_features = plan[0, INPUTS], plan[0, X_BY_FEATURES]
-    size, padded = block(arena), plan[-1, PADDED_SAMPLES]
+    size, room = block(arena), plan[-1, ROOM]
     if inputs <= NARROW_FEATURES:
         check = gather_narrow(data, inputs, order, first, samples, p0, p1, arena, plan[0, X])
         if _is_kept(0, keeps, plan):
-            feature_blocks_of(arena, plan[0, X], inputs, 0, inputs, padded, p0, p1, arena, by_features)
+            feature_blocks_of(arena, plan[0, X], inputs, 0, inputs, room, p0, p1, arena, by_features)
         return check
     i0, i1 = _part_of(scope, inputs, arena)
-    check = gather_rows(data, inputs, i0, i1, order, first, samples, p0 * size, p1 * size, arena, by_features, padded)
-    sample_blocks_of(arena, by_features, inputs, i0, i1, padded, p0, p1, arena, plan[0, X])
+    check = gather_rows(data, inputs, i0, i1, order, first, samples, p0 * size, p1 * size, arena, by_features, room)
+    sample_blocks_of(arena, by_features, inputs, i0, i1, room, p0, p1, arena, plan[0, X])
     return check
 
 
@@ -239,16 +239,16 @@ def _check_rows(inputs, arena, data, order, first, samples, p0, p1):
 def _read_targets(plan, arena, targets, labels, order, first, samples, p0, p1):
     """Gather a tile's targets; labels, if there are any, as one-hot columns. Returns 0 if all is well, else NaN."""
     outputs, to = plan[-2, OUTPUTS], plan[-1, TARGETS]
-    size, padded = block(arena), plan[-1, PADDED_SAMPLES]
+    size, room = block(arena), plan[-1, ROOM]
     if labels.size > 0:
         return gather_labels(labels, outputs, order, first, samples, p0, p1, arena, to)
     if outputs <= NARROW_FEATURES:
         return float(gather_narrow(targets, outputs, order, first, samples, p0, p1, arena, to))
     by_features = plan[-1, TARGETS_BY_FEATURES]
     check = gather_rows(
-        targets, outputs, 0, outputs, order, first, samples, p0 * size, p1 * size, arena, by_features, padded
+        targets, outputs, 0, outputs, order, first, samples, p0 * size, p1 * size, arena, by_features, room
     )
-    sample_blocks_of(arena, by_features, outputs, 0, outputs, padded, p0, p1, arena, to)
+    sample_blocks_of(arena, by_features, outputs, 0, outputs, room, p0, p1, arena, to)
     return float(check)
 
 
@@ -302,9 +302,9 @@ def _affine_tile(layer, j0, j1, entering, plan, parameters, arena, p0, p1, few):
     inputs, outputs, size = plan[layer, INPUTS], plan[layer, OUTPUTS], block(arena)
     w0, b0, z0 = plan[layer, WEIGHTS] + j0 * inputs, plan[layer, BIASES] + j0, plan[layer, Z] + j0 * size
     if not plan[layer, IS_NARROW] and _are_one_by_one(few, inputs, arena):
-        x, padded = plan[layer, X_BY_FEATURES], plan[-1, PADDED_SAMPLES]
+        x, room = plan[layer, X_BY_FEATURES], plan[-1, ROOM]
         # Z = affine(W, b, X)
-        affine_by_sample(parameters, w0, parameters, b0, inputs, j1 - j0, arena, x, padded, few, arena, z0)
+        affine_by_sample(parameters, w0, parameters, b0, inputs, j1 - j0, arena, x, room, few, arena, z0)
         return
     most = most_rows(parameters, inputs)
     for strip in range(n_strips(j1 - j0, most)):
@@ -318,9 +318,10 @@ def _affine_tile(layer, j0, j1, entering, plan, parameters, arena, p0, p1, few):
 
 @specialized_function
 def forward_tile(scope, leaves_rows, keeps, plan, parameters, arena, p0, p1, few, dropout_step, apart):
-    """Forward through every layer in the scope; from ``Z`` of the first one, where :func:`affine_rows_tile` wrote it.
+    """Forward through every layer in the scope.
 
-    With a part of the last layer's outputs, :func:`softmax_tile` is still to come.
+    With ``leaves_rows``, ``Z`` of the first layer is there already: :func:`affine_rows_tile` has written it. With a
+    part of the last layer's outputs, :func:`softmax_tile` is still to come.
 
     ``few`` is as in :func:`few_of`, or 0 where each sample's bits must not depend on how many there are; ``apart`` is
     as in :func:`_drop_tile`, here and below.
@@ -342,7 +343,7 @@ def forward_tile(scope, leaves_rows, keeps, plan, parameters, arena, p0, p1, few
             _drop_tile(layer, j0, j1, plan[layer, A], survivors, dropout_step, plan, arena, p0, p1, apart)
         if layer + 1 < n_layers and _is_kept(layer + 1, keeps, plan):
             feature_blocks_of(
-                arena, survivors, outputs, j0, j1, plan[-1, PADDED_SAMPLES], p0, p1, arena,
+                arena, survivors, outputs, j0, j1, plan[-1, ROOM], p0, p1, arena,
                 plan[layer + 1, X_BY_FEATURES],
             )  # fmt: skip
     if layer1 == n_layers and parts == 1:
@@ -363,7 +364,8 @@ def softmax_tile(plan, arena, p0, p1):
 def _loss_tile(plan, arena, report, p0, p1, apart):
     """Loss of each block of a tile, each sample's times its share; and the gradient ``dZ`` of the last layer.
 
-    In the place of ``dZ`` stand first the samples' own gradients: of the loss by ``A``, or by ``Z``.
+    ``dZ[j,n] = s[n] ∂L[n]/∂Z[j,n]``. In its place stand first the samples' own gradients: of the loss by ``A``, or by
+    ``Z``.
     """
     # loss = Σ_n s[n] L[n]
     size, last = block(arena), plan.shape[0] - 2
@@ -398,7 +400,7 @@ def loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, fi
 def input_gradient_tile(layer, i0, i1, to, plan, parameters, arena, p0, p1, few):
     """``dX`` of a layer from its ``dZ``, inputs ``i0`` to ``i1``, for a tile of samples.
 
-    ``to`` is where that of all inputs and samples begins.
+    ``dX`` of all inputs and samples begins at ``to``.
     """
     inputs, outputs, size = plan[layer, INPUTS], plan[layer, OUTPUTS], block(arena)
     if _are_one_by_one(few, outputs, arena):
@@ -408,26 +410,26 @@ def input_gradient_tile(layer, i0, i1, to, plan, parameters, arena, p0, p1, few)
             to + i0 * size,
         )  # fmt: skip
         return
-    for first in range(0, outputs, OUTPUTS_AT_ONCE):
-        last = min(first + OUTPUTS_AT_ONCE, outputs)
+    for j0 in range(0, outputs, OUTPUTS_AT_ONCE):
+        j1 = min(j0 + OUTPUTS_AT_ONCE, outputs)
         for strip in range(n_strips(i1 - i0)):
             i, rows = strip_of(i1 - i0, strip)
             i += i0
             w = plan[layer, WEIGHTS] + i
             if inputs * outputs * arena.itemsize > FAR_BYTES:
-                for j in range(first, last):
+                for j in range(j0, j1):
                     prefetch(parameters, w + j * inputs + 2 * rows)
             for p in range(p0, p1):
                 d, x = plan[layer, DZ] + p * outputs * size, to + (p * inputs + i) * size
                 # dX of:  dX, dW, db = affine_backward(W, X, dZ)
-                input_gradient_strip(rows, parameters, w, inputs, first, last, arena, d, arena, x)
+                input_gradient_strip(rows, parameters, w, inputs, j0, j1, arena, d, arena, x)
 
 
 @tile_function
 def backward_tile(scope, plan, parameters, arena, p0, p1, few, dropout_step, apart):
     """Backward through every layer in the scope, the last one first: ``dZ`` of each from that of the layer above it.
 
-    A scope's part is of the inputs of a layer, whose ``dX`` it is; for ``dX`` of the first layer, nobody asks here.
+    Of a layer's inputs, those in the scope's part. Nobody asks here for ``dX`` of the first layer.
     """
     layer0, layer1, _, _ = scope
     size = block(arena)
@@ -435,6 +437,7 @@ def backward_tile(scope, plan, parameters, arena, p0, p1, few, dropout_step, apa
         inputs, below = plan[layer, INPUTS], layer - 1
         i0, i1 = _part_of(scope, inputs, arena)
         # the forward line was:  Z = affine(W, b, X)
+        # this dX is dA of the layer below: written where its dZ belongs, and multiplied by the slope there
         input_gradient_tile(layer, i0, i1, plan[below, DZ], plan, parameters, arena, p0, p1, few)
         here, count = (p0 * inputs + i0) * size, (p1 - p0) * (i1 - i0) * size
         z, a, d = plan[below, Z] + here, plan[below, A] + here, plan[below, DZ] + here

@@ -1,4 +1,7 @@
-"""Vector registers, register tiles and shared counters in Numba. The only file that knows LLVM.
+"""Vector registers, register tiles and shared counters in Numba.
+
+The only file that knows what LLVM makes of a register. (``calls.py``, ``objects.py`` and ``embedded.py`` know it for
+calling, ``jit.py`` for compiling.)
 
 Every operation here is an ordinary Python function on NumPy arrays, its *interpreted twin*, followed by its *machine
 form*, which Numba puts in its place inside compiled code. With ``NUMBA_DISABLE_JIT=1`` the interpreted twins run.

@@ -42,11 +42,7 @@ NO_STAGES = 1
 STAGE_OPERATIONS = 100_000
 """Operations (float32; half as many in float64) that each stage must save a thread: with less, 300-200-10 on four
 samples took 28 us instead of 25.
-
-A batch that is a single group for want of work must have no stages, unless of a few samples: its sums would be cut
-elsewhere there, and its bits depend on the number of threads. What stages must save is more than there is to save in
-:data:`~fastmlp.kernels.network.GROUP_OPERATIONS`; blocks that are partly empty count as full ones here, but of 2.4
-million networks and batches drawn at random, on 2 to 64 threads, not one had both."""
+"""
 
 PART_OPERATIONS = 100_000
 """Operations (as above) that are worth a task."""
@@ -111,7 +107,7 @@ def stage_task(
     if task >= parts:
         penalty_task(task - parts, plan, parameters, report)
     elif stage == 0:
-        scope = stage, layers, task, parts
+        scope = stage, layers, task, parts  # not 0: a plain number would have read_samples compiled once more
         check = read_samples(scope, KEEPS_FOR_GRADIENT, plan, arena, data, order, first, samples, 0, blocks)
         report[first_sum(report) + task, X_CHECK] = check
     elif stage == layers + 1:
@@ -125,7 +121,7 @@ def stage_task(
     else:
         layer = stage - 1 if stage <= layers else 2 * layers + 1 - stage
         scope = layer, layer + 1, task, parts
-        for p in range(blocks):
+        for p in range(blocks):  # of some features, only those of one block lie in one piece
             if stage <= layers:
                 forward_tile(scope, False, KEEPS_FOR_GRADIENT, plan, parameters, arena, p, p + 1, few, dropout_step, 0)
             else:

@@ -22,13 +22,13 @@ from fastmlp.kernels.columns import (
     L2,
     NOTHING,
     OUTPUTS,
-    PADDED_SAMPLES,
     PARAMETER_RANGES,
     PARTIAL_SIZE,
     PARTIALS,
     PENALIZES,
     PENALTY,
     REPORT_ROWS,
+    ROOM,
     THREADS,
     WEIGHTS,
     X_BY_FEATURES,
@@ -94,23 +94,23 @@ def _count_weight_tiles(plan, arena):
 
 
 @inlined_function
-def _weight_tile(layer, strip, i, first, last, add, plan, arena, gradient, g):
+def _weight_tile(layer, strip, i, n0, n1, add, plan, arena, gradient, g):
     """Gradient of one tile of weights, ``Σ_n dZ[j,n] X[i,n]``; with the first of a strip also that of its biases.
 
-    The gradient of the whole network begins at ``g`` in ``gradient``. The sum runs over samples from ``first``, with
-    which a block begins, to before ``last``; with ``add`` it goes on.
+    The gradient of the whole network begins at ``g`` in ``gradient``. The sum runs over samples from ``n0``, with
+    which a block begins, to before ``n1``; with ``add`` it goes on.
     """
     inputs, outputs, size = plan[layer, INPUTS], plan[layer, OUTPUTS], block(arena)
     j, rows = strip_of(outputs, strip)
-    d, x = plan[layer, DZ] + j * size, plan[layer, X_BY_FEATURES] + i * plan[-1, PADDED_SAMPLES]
+    d, x = plan[layer, DZ] + j * size, plan[layer, X_BY_FEATURES] + i * plan[-1, ROOM]
     w, b = g + plan[layer, WEIGHTS] + j * inputs + i, g + plan[layer, BIASES] + j
     if plan[layer, IS_NARROW]:
-        narrow_gradient_strip(rows, arena, d, outputs, first, last, add, arena, plan[layer, X], inputs, gradient, w)
+        narrow_gradient_strip(rows, arena, d, outputs, n0, n1, add, arena, plan[layer, X], inputs, gradient, w)
     else:
         columns = min(inputs - i, size)
-        weight_gradient_strip(rows, arena, d, outputs, first, last, add, arena, x, columns, gradient, w, inputs)
+        weight_gradient_strip(rows, arena, d, outputs, n0, n1, add, arena, x, columns, gradient, w, inputs)
     if i == 0:
-        bias_gradient_strip(rows, arena, d, outputs, first, last, add, gradient, b)
+        bias_gradient_strip(rows, arena, d, outputs, n0, n1, add, gradient, b)
 
 
 @inlined_function
@@ -136,14 +136,13 @@ def _finish_strip(layer, strip, i0, i1, plan, report, parameters, gradient, opti
         if i0 == 0 and decays(rates, False):
             decay_range(rates, parameters, b, b + rows)
     update_rows(optimizer, rates, parameters, gradient, memory, w, columns, rows, inputs)
-    if i0 == 0:
+    if i0 == 0:  # the biases are one row
         update_rows(optimizer, rates, parameters, gradient, memory, b, rows, 1, 0)
 
 
 @inlined_function
 def _tiles_of_strip(
-    layer, strip, start, stop, first, last, is_last, plan, arena, report, parameters, gradient, optimizer, rates,
-    memory,
+    layer, strip, start, stop, n0, n1, is_last, plan, arena, report, parameters, gradient, optimizer, rates, memory,
 ):  # fmt: skip
     """Gradient of a strip for blocks of inputs ``start`` to ``stop``; and if the sum is complete, what follows."""
     inputs, size = plan[layer, INPUTS], block(arena)
@@ -154,7 +153,7 @@ def _tiles_of_strip(
     for k0 in range(start, stop, at_once):
         k1 = min(k0 + at_once, stop)
         for k in range(k0, k1):
-            _weight_tile(layer, strip, k * size, first, last, first > 0, plan, arena, gradient, 0)
+            _weight_tile(layer, strip, k * size, n0, n1, n0 > 0, plan, arena, gradient, 0)
         if is_last:
             i0, i1 = k0 * size, min(k1 * size, inputs)
             _finish_strip(layer, strip, i0, i1, plan, report, parameters, gradient, optimizer, rates, memory)
@@ -168,8 +167,8 @@ def _weight_tiles(start, stop, plan, arena, report, samples, parameters, gradien
     blocks of inputs; by strip; and by block. The outer loop sums over :data:`BLOCKS_AT_ONCE` blocks of samples at a
     time; its last turn updates.
     """
-    for first in range(0, samples, BLOCKS_AT_ONCE * block(arena)):
-        last = min(first + BLOCKS_AT_ONCE * block(arena), samples)
+    for n0 in range(0, samples, BLOCKS_AT_ONCE * block(arena)):
+        n1 = min(n0 + BLOCKS_AT_ONCE * block(arena), samples)
         tile = 0  # the first one of a strip's run
         for layer in range(plan.shape[0] - 1):
             strips, input_blocks = n_strips(plan[layer, OUTPUTS]), n_blocks(arena, plan[layer, INPUTS])
@@ -179,35 +178,35 @@ def _weight_tiles(start, stop, plan, arena, report, samples, parameters, gradien
                     for strip in range(s0, min(s0 + STRIPS_AT_ONCE, strips)):
                         k0, k1 = run + max(start - tile, 0), run + min(stop - tile, length)
                         _tiles_of_strip(
-                            layer, strip, k0, k1, first, last, last == samples, plan, arena, report, parameters,
-                            gradient, optimizer, rates, memory,
+                            layer, strip, k0, k1, n0, n1, n1 == samples, plan, arena, report, parameters, gradient,
+                            optimizer, rates, memory,
                         )  # fmt: skip
                         tile += length
 
 
 @tile_function
-def rows_gradient(add, plan, arena, data, order, shift, first, last, partial, to):
+def rows_gradient(add, plan, arena, data, order, first, n0, n1, partial, to):
     """The first layer's gradients, as in :func:`partial_gradient`, from the user's rows where they stand.
 
-    Sample ``n`` is the row that ``order`` names in its entry ``shift + n``.
+    Sample ``n`` is the row that ``order`` names in its entry ``first + n``.
     """
     inputs, outputs, d = plan[0, INPUTS], plan[0, OUTPUTS], plan[0, DZ]
     w, b = to + plan[0, WEIGHTS], to + plan[0, BIASES]
-    weight_gradient_rows(arena, d, outputs, first, last, add, data, order, shift, inputs, partial, w)
-    bias_gradient_strip(outputs, arena, d, outputs, first, last, add, partial, b)
+    weight_gradient_rows(arena, d, outputs, n0, n1, add, data, order, first, inputs, partial, w)
+    bias_gradient_strip(outputs, arena, d, outputs, n0, n1, add, partial, b)
 
 
 @tile_function
-def partial_gradient(from_layer, add, plan, arena, first, last, partial, to):
-    """Gradients of the layers from one on, summed over one tile of samples only, which is in the cache.
+def partial_gradient(from_layer, add, plan, arena, n0, n1, partial, to):
+    """Gradients of ``from_layer`` and the layers above it, over one tile of samples only, which is in the cache.
 
-    ``add`` them to the group's.
+    With ``add``, they are added to those of the group's tiles before.
     """
     for layer in range(from_layer, plan.shape[0] - 1):
         # a strip's rows from the first input to the last, as they are stored
         for strip in range(n_strips(plan[layer, OUTPUTS])):
             for i in range(0, plan[layer, INPUTS], block(arena)):
-                _weight_tile(layer, strip, i, first, last, add, plan, arena, partial, to)
+                _weight_tile(layer, strip, i, n0, n1, add, plan, arena, partial, to)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -226,8 +225,8 @@ def _penalize_flat(start, stop, plan, report, parameters, gradient):
     """Add the penalty's gradient for the parameters from ``start`` to ``stop``, of whatever layers they are."""
     if plan[-1, PENALIZES] != NOTHING:
         for layer in range(plan.shape[0] - 1):
-            first, last = _meant(start, stop, layer, plan[-1, PENALIZES] == EVERYTHING, plan)
-            penalize_range(report[PENALTY, L1], report[PENALTY, L2], parameters, gradient, first, last)
+            k0, k1 = _meant(start, stop, layer, plan[-1, PENALIZES] == EVERYTHING, plan)
+            penalize_range(report[PENALTY, L1], report[PENALTY, L2], parameters, gradient, k0, k1)
 
 
 @inlined_function
@@ -235,8 +234,8 @@ def _update_flat(start, stop, plan, parameters, gradient, optimizer, rates, memo
     """Decay and update of the parameters from ``start`` to ``stop``, of whatever layers they are."""
     if decays(rates, True):
         for layer in range(plan.shape[0] - 1):
-            first, last = _meant(start, stop, layer, decays(rates, False), plan)
-            decay_range(rates, parameters, first, last)
+            k0, k1 = _meant(start, stop, layer, decays(rates, False), plan)
+            decay_range(rates, parameters, k0, k1)
     if plan[-1, THREADS] > 1:
         update_beside_others(optimizer, rates, parameters, gradient, memory, start, stop)
     else:
@@ -245,7 +244,10 @@ def _update_flat(start, stop, plan, parameters, gradient, optimizer, rates, memo
 
 @inlined_function
 def _add_partials(start, stop, parts, plan, arena, report, parameters, gradient, optimizer, rates, memory):
-    """Gradients of the parameters from ``start`` to ``stop``, sums of the groups' partial ones; and their update."""
+    """Gradients of the parameters from ``start`` to ``stop``, and their update.
+
+    Each is the sum of the groups' partial ones, in their order: ``g[k] = Σ_group partial[group, k]``.
+    """
     if parts > 1:
         for k in range(start, stop, lanes(arena)):
             here = plan[-1, PARTIALS] + k
@@ -315,8 +317,8 @@ def penalty_task(task, plan, parameters, report):
     l1, l2 = report[PENALTY, L1], report[PENALTY, L2]
     total = 0.0
     for layer in range(plan.shape[0] - 1):
-        first, last = _meant(start, stop, layer, plan[-1, PENALIZES] == EVERYTHING, plan)
-        total += penalty_of_range(l1, l2, parameters, first, last)
+        k0, k1 = _meant(start, stop, layer, plan[-1, PENALIZES] == EVERYTHING, plan)
+        total += penalty_of_range(l1, l2, parameters, k0, k1)
     report[first_sum(report) + task, 0] = total
 
 

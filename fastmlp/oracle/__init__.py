@@ -18,6 +18,8 @@ letter  axis                name        shape                 meaning
 ..      ..                  ``A[j,n]``  (outputs, samples)    activation; it is the next layer's ``X``
 ..      ..                  ``Y[j,n]``  (outputs, samples)    targets of the last layer
 ..      ..                  ``L[n]``    (samples,)            loss of one sample; the loss is their mean over ``N``
+..      ..                  ``s[n]``    (samples,)            share of a sample in that mean: 1 by ``N``, or weighted
+``k``   output once more    ``A[k,n]``  (outputs, samples)    where one letter is not enough
 ..      ..                  ``dZ`` …    shape of ``Z`` …      ∂loss/∂Z: a thing's gradient has the thing's shape, and
                                                               its name after a ``d``
 ======  ==================  ==========  ====================  =====================================================

@@ -96,7 +96,7 @@ def binary_cross_entropy(Z: Array, Y: Array) -> tuple[Array, Array]:
 
 
 def softmax(Z: Array) -> Array:
-    """``exp(Z) / Σ_j exp(Z)`` over the outputs of each sample; the largest ``Z`` is taken off both."""
+    """``exp(Z) / Σ_k exp(Z)`` over the outputs of each sample; the largest ``Z`` is taken off both."""
     # A[j,n] = exp(Z[j,n]) / (Σ_k exp(Z[k,n]))
     with np.errstate(under="ignore"):
         e = np.exp(Z - Z.max(axis=0))
