@@ -187,7 +187,7 @@ class Prepared:
     """Where the samples' weights are copied to, if there are any."""
     dtype_of_y: np.dtype
     looks_first: bool
-    """Whether the data must be looked at before all else: a schedule is called, or not all targets have a meaning."""
+    """Whether the data must be looked at before all else: a schedule is called, or not all numbers have a meaning."""
     is_by_one_thread: bool
     """Whether more are never tried."""
     workspace: Workspace
@@ -262,7 +262,7 @@ def prepare(
     workspace.divide(max(of_all))  # so there is room for the counters of fewer, too
     rate = optimizer.learning_rate
     schedule = rate if callable(rate) else None
-    looks_first = schedule is not None or mlp._loss not in checks.OF_ANY_NUMBERS
+    looks_first = schedule is not None or not (has_labels or mlp._loss in checks.OF_ANY_NUMBERS)
     array = np.append(optimizer.array, optimizer.array[LEARNING_RATE])
     weights = targets.weights.copy()
     call = workspace.pack(
@@ -324,9 +324,9 @@ def take_prepared(
             mlp._version += 1
             return total / prepared.total_weight
         status = call.status
-    if status == calls.OTHER_ROWS:
-        return None
-    mlp._raise_for(status, X=X, Y=Y.reshape(len(Y), -1) if Y.dtype.kind == "f" else Y[:0])
+    if status == calls.OTHER_ROWS or (status == columns.Y_NOT_FINITE and Y.dtype.kind != "f"):
+        return None  # which label is none, the door tells
+    mlp._raise_for(status, X=X, Y=Y.reshape(len(Y), -1))
     raise FloatingPointError(DIVERGED)
 
 
