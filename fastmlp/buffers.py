@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels import activations, calls, columns, crew, dropout, losses, network, prediction, simd
+from fastmlp.kernels import activations, again, calls, columns, crew, dropout, losses, network, prediction, simd
 from fastmlp.kernels.layer import NARROW_INPUTS
 
 _ALIGNMENT = 128  # bytes: a cache line, and the one that is fetched with it
@@ -125,8 +125,8 @@ class Workspace:
     """The last call of a kernel in this workspace."""
     predict_call: calls.Call | None
     """The last prediction of a few samples."""
-    run_with: Callable[[Any, int, Any, Any], float]
-    """Which calls it again, once there is one."""
+    predict_again: Callable[[Any, int, Any, Any], bool]
+    """Which makes it again, once there is one."""
     predicted_again: tuple[NDArray[np.floating] | None, tuple[int, ...]]
     """Parameters, and the shape of the data, of the last prediction of many rows, if its call can be made again."""
     block: int
@@ -271,17 +271,17 @@ class Workspace:
         if call is None:
             call = calls.Call(kernel, *arguments)
             if kernel is prediction.predict:
-                call.vary(*self.what_is_predicted())
+                again.vary(call, *self.what_is_predicted())
             self.packed[kernel] = call  # only now: Ctrl-C may have come before it was ready
         else:
             call.set(*arguments)
         return call
 
-    def what_is_predicted(self) -> tuple[str, calls.Rows, calls.Rows]:
+    def what_is_predicted(self) -> tuple[str, again.Rows, again.Rows]:
         """What varies from one prediction to the next: how many samples, their rows, and the output's."""
         dtype, inputs, outputs = self.arena.dtype, self.plan[0, columns.INPUTS], self.plan[-2, columns.OUTPUTS]
-        data = calls.Rows("data", dtype, (calls.BY_NUMBER, inputs))
-        return "samples", data, calls.Rows("output", dtype, (calls.BY_NUMBER, outputs))
+        data = again.Rows("data", dtype, (again.BY_NUMBER, inputs))
+        return "samples", data, again.Rows("output", dtype, (again.BY_NUMBER, outputs))
 
     def for_prediction(self) -> tuple[NDArray[np.int64], int]:
         """Make a plan of the same network for predictions of one block, and tell how large an arena it needs.

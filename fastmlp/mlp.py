@@ -79,6 +79,7 @@ def _after_fork_in_child() -> None:
     """Free the networks that threads of the parent were training: nobody would ever give their locks back."""
     for mlp in _alive:
         mlp._lock = threading.RLock()
+        stepping.forget(mlp)
 
 
 if hasattr(os, "register_at_fork"):
@@ -225,7 +226,7 @@ class MLP:
         self._vector = aligned(n_parameters, self._dtype)
         self._gradient = aligned(n_parameters, self._dtype)
         self._memory = aligned(2 * n_parameters, self._dtype)
-        self._steps = 0  # of the optimizer whose memory this is
+        self._counts = aligned(columns.VERSION + 1, np.dtype(np.int64))
         self._optimizer_code = optimizers.NO_UPDATE
         self._rate_factor = 1.0  # by which ReduceOnPlateau has reduced the rate
         self._last_step: stepping.Step | None = None
@@ -238,9 +239,8 @@ class MLP:
         self._pace = Paces(self._sizes, self._dtype, self.config["n_threads"], of_network)
         self._free: list[Workspace] = []  # list.append and list.pop are atomic
         self._prepared: stepping.Prepared | None = None
-        self._version = 0  # of the parameters: how often they have changed
         self._pass: tuple[Workspace, int] | None = None  # the last forward pass and its number of samples
-        self._parameters_changed()
+        self._pass_version = -1  # of the parameters that it used
 
     def _make_objective(self) -> Objective:
         """What training makes small, for the kernels."""
@@ -301,14 +301,18 @@ class MLP:
     def _forget(self) -> None:
         """The optimizer starts afresh, and the last forward pass is of other parameters."""
         self._memory[:] = 0
-        self._steps = 0
+        self._counts[columns.STEPS] = 0
         self._rate_factor = 1.0
         self._parameters_changed()
 
+    @property
+    def _steps(self) -> int:
+        """How many steps the optimizer has taken whose memory the model has."""
+        return int(self._counts[columns.STEPS])
+
     def _parameters_changed(self) -> None:
         """What was computed from the parameters before is no longer current."""
-        self._pass_is_current = False
-        self._version += 1
+        self._counts[columns.VERSION] += 1
 
     def _pairs(self, vector: Array) -> list[Parameters]:
         """Views of a vector as (weights, biases) pairs."""
@@ -435,7 +439,7 @@ class MLP:
             return self.activations[-1]
 
     def _forward(self, X: Array, dropout_step: int = dropout.NOTHING_DROPPED) -> None:
-        count = X.shape[0]
+        count, version = X.shape[0], int(self._counts[columns.VERSION])
         workspace = self._borrow(count)
         with self._pace.measured(count, "forward") as n_threads:
             status = network.forward(  # type: ignore[no-untyped-call]
@@ -444,7 +448,7 @@ class MLP:
         if status == columns.X_NOT_FINITE:  # a loss, or a penalty, is none of this pass
             self._free.append(workspace)
             raise checks.not_finite("X", X)
-        last, self._pass, self._pass_is_current = self._pass, (workspace, count), True
+        last, self._pass, self._pass_version = self._pass, (workspace, count), version
         if last is not None:
             self._free.append(last[0])
 
@@ -481,7 +485,7 @@ class MLP:
         """
         with self._lock:
             workspace, count = self._last_pass()
-            if not self._pass_is_current:
+            if self._pass_version != self._counts[columns.VERSION]:
                 raise RuntimeError("backward needs a forward pass of the present parameters: call forward(X) first")
             targets = self._weighted(self._targets("Y", Y, count, self._dtype), count, sample_weight)
             given = targets
@@ -497,7 +501,7 @@ class MLP:
     @contextmanager
     def _passing(self) -> Iterator[None]:
         """A pass of one's own: the last forward pass from before is there again afterwards. Under the lock."""
-        kept, was_current, version = self._pass, self._pass_is_current, self._version
+        kept = self._pass, self._pass_version
         self._pass = None
         try:
             yield
@@ -505,7 +509,7 @@ class MLP:
             own: tuple[Workspace, int] | None = self._pass
             if own is not None:
                 self._free.append(own[0])
-            self._pass, self._pass_is_current = kept, was_current and self._version == version
+            self._pass, self._pass_version = kept
 
     def _last_pass(self) -> tuple[Workspace, int]:
         if self._pass is None:
@@ -878,9 +882,8 @@ class MLP:
             penalty = float(workspace.report[columns.PENALTY, columns.PENALTIES])
         finally:
             if workspace.results[columns.TAKEN]:  # without calls: see stepping.take
-                self._memory, self._steps, self._optimizer_code = memory, steps + 1, code
-                self._pass_is_current = False
-                self._version += 1
+                self._memory, self._counts[columns.STEPS], self._optimizer_code = memory, steps + 1, code
+                self._counts[columns.VERSION] += 1
             self._free.append(workspace)
         return penalty if total_weight >= 0 else 0.0
 
@@ -922,10 +925,10 @@ class MLP:
             prepared is not None
             and (sample_weight is None) is (prepared.weights is None)
             and optimizer is prepared.optimizer
-            and (learning_rate is prepared.learning_rate or stepping.is_another_rate(prepared, learning_rate))
+            and (learning_rate is prepared.learning_rate or stepping.takes_rate(prepared, learning_rate))
         ):
             loss = stepping.take_prepared(self, prepared, learning_rate, X, Y, sample_weight)
-            if loss is not None:
+            if loss == loss:  # noqa: PLR0124 (it is not NaN)
                 return loss
         if learning_rate is None and optimizer is None:
             raise TypeError("train_step needs a learning_rate or an optimizer; got neither")
@@ -998,11 +1001,19 @@ class MLP:
         """Memory of an optimizer and its number of steps: the model's, as long as the optimizer's kind is the same."""
         if optimizer.code == self._optimizer_code:
             return self._memory, self._steps
+        stepping.forget(self)  # as the memory is another one afterwards
         return np.zeros_like(self._memory), 0
+
+    def _remember_as(self, other: MLP) -> None:
+        """Take over what another model's optimizer remembers, which is not used any more."""
+        stepping.forget(self)
+        self._memory, self._optimizer_code = other._memory, other._optimizer_code
+        self._counts[columns.STEPS] = other._steps
 
     def _keep(self, optimizer: settings.Optimizer, memory: Array, steps: int) -> None:
         """Steps have been taken: keep what the optimizer remembers. A refused step keeps nothing."""
-        self._memory, self._steps, self._optimizer_code = memory, steps, optimizer.code
+        stepping.forget(self)
+        self._memory, self._counts[columns.STEPS], self._optimizer_code = memory, steps, optimizer.code
         self._parameters_changed()
 
     def fit(
@@ -1463,7 +1474,7 @@ class MLP:
         """Take over parameters, what the optimizer remembers, and the random state."""
         stepping.forget(self)
         self._vector[:], self._memory[:] = state["vector"], state["memory"]
-        self._steps, self._optimizer_code = state["steps"], state["optimizer_code"]
+        self._counts[columns.STEPS], self._optimizer_code = state["steps"], state["optimizer_code"]
         self._rate_factor = state["rate_factor"]
         self._rng.bit_generator.state = state["rng"]
         self._parameters_changed()

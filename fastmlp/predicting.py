@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import checks, rows, threads
 from fastmlp.buffers import Workspace
+from fastmlp.kernels import again as repeated
 from fastmlp.kernels import calls, columns, jit, prediction
 from fastmlp.pacing import class_of, tell
 
@@ -38,11 +39,10 @@ def again(mlp: Any, X: Any) -> Array | None:
 
 def _one_again(mlp: Any, workspace: Workspace, X: Any) -> Array | None:
     call = workspace.predict_call
-    if call is None or workspace.panels_of_version != mlp._version:
+    if call is None:
         return None
     output = np.empty(mlp._shape_of_output, mlp._dtype)
-    is_refused = workspace.run_with(call.table, 1, X, output) != 0  # NaN: not finite, or no such array
-    return None if is_refused else output
+    return output if workspace.predict_again(call.table, 1, X, output) else None
 
 
 def _many_again(mlp: Any, workspace: Workspace, X: Any) -> Array | None:
@@ -54,7 +54,7 @@ def _many_again(mlp: Any, workspace: Workspace, X: Any) -> Array | None:
         pace, start = mlp._pace(shape[0], "predict"), time.perf_counter()
         n_threads = pace.n_threads
         workspace.divide(n_threads)
-        if not call.set_rows(shape[0], X, output):
+        if not repeated.set_rows(call, shape[0], X, output):
             return None
         call.run(n_threads)
         tell(pace, start, shape[0], n_threads)
@@ -81,21 +81,23 @@ def _a_few(mlp: Any, X: Array, samples: int, output: Array) -> None:
     """Predict without threads, by a packed call where there is one: it takes a microsecond."""
     workspace = mlp._borrow(samples)
     try:
-        if workspace.panels_of_version != mlp._version:
-            version = mlp._version
+        if workspace.panels_of_version != mlp._counts[columns.VERSION]:
+            version = int(mlp._counts[columns.VERSION])
             prediction.write_panels(workspace.plan, mlp._vector, workspace.panels)
             workspace.panels_of_version = version
         if workspace.predict_call is None and calls.are_packed():
-            most = mlp._pace.operations(prediction.SAMPLES_ALONE, "predict")
-            workspace.run_with = calls.run_with(most)
             call = calls.Call(
                 prediction.predict_alone, workspace.plan, mlp._vector, workspace.panels, workspace.arena,
                 workspace.report, mlp._vector, mlp._vector, 0, samples,
             )  # fmt: skip
-            call.vary(*workspace.what_is_predicted())
+            repeated.vary(call, *workspace.what_is_predicted())
+            most = mlp._pace.operations(prediction.SAMPLES_ALONE, "predict")
+            repeated.for_predictions(call, mlp._counts, most)
+            workspace.predict_again = repeated.prediction_again()
             workspace.predict_call = call  # only now: Ctrl-C may have come before it was ready
         call = workspace.predict_call
-        if call is not None and call.set_rows(samples, X, output):
+        if call is not None and repeated.set_rows(call, samples, X, output):
+            call.table[repeated.PANELS_VERSION] = workspace.panels_of_version
             call.run()
             status = call.status
         else:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fastmlp import checks, rows, settings, threads
 from fastmlp.buffers import Workspace
-from fastmlp.kernels import calls, columns, jit, network
+from fastmlp.kernels import again, calls, columns, jit, network
 from fastmlp.kernels.layout import NO_ORDER
 from fastmlp.kernels.optimizers import LEARNING_RATE
 
@@ -69,7 +69,6 @@ def take(
     workspace, pace = mlp._borrow(batch_size), mlp._pace(batch_size)
     workspace.results[columns.TAKEN] = 0
     is_measured, array = len(pace.candidates) > 1, optimizer.array
-    mlp._version += 1
     try:
         while done < n_steps and status == columns.FINITE:
             n_threads, wanted = pace.n_threads, n_steps - done
@@ -101,9 +100,8 @@ def take(
         raise
     finally:
         if done:  # as in mlp._keep; but Python looks for Ctrl-C in calls, so what belongs together is done without any
-            mlp._memory, mlp._steps, mlp._optimizer_code = memory, steps + done, code
-            mlp._pass_is_current = False
-            mlp._version += 1
+            mlp._memory, mlp._counts[columns.STEPS], mlp._optimizer_code = memory, steps + done, code
+            mlp._counts[columns.VERSION] += 1
         mlp._free.append(workspace)
     if status != columns.FINITE:
         mlp._raise_for(status, X=X, Y=targets.values)
@@ -178,8 +176,10 @@ class Prepared:
     learning_rate: settings.Rate | None
     """Both as they were given; another number may take the place of the rate."""
     schedule: Callable[[int], float] | None
-    settings: Array
-    """The optimizer's as compiled code reads them, and behind them the rate of the step."""
+    rate: float
+    """The optimizer's, if none was given."""
+    rate_of_step: Array
+    """Where that of the next step is written to, in a list of one."""
     shape_of_x: tuple[int, ...]
     shape_of_y: tuple[int, ...]
     """Shapes of the data."""
@@ -190,12 +190,12 @@ class Prepared:
     """Whether the data must be looked at before all else: a schedule is called, or not all numbers have a meaning."""
     is_by_one_thread: bool
     """Whether more are never tried."""
+    is_simple: bool
+    """Whether there is nothing to do but the call itself."""
     workspace: Workspace
     call: calls.Call
-    run: Callable[[Any, int, Any, Any], float]
-    """Which calls it, by one thread."""
-    memory: Array
-    """The optimizer's, to which the call goes."""
+    step_again: Callable[[Any, float, Any, Any], float]
+    """Which makes it, by one thread."""
     total_weight: float
     """Of all samples."""
 
@@ -205,6 +205,7 @@ class Prepared:
             return False
         np.copyto(self.weights, given)
         self.total_weight = checks.sum_of_weights(self.weights)
+        again.set_weight(self.call, self.total_weight)
         return not math.isnan(self.total_weight)
 
 
@@ -240,11 +241,13 @@ def are_alike(last: Step | None, step: Step, given: settings.Optimizer | str | N
     return before.learning_rate is now.learning_rate or not (before.is_scheduled or now.is_scheduled)
 
 
-def is_another_rate(prepared: Prepared, learning_rate: Any) -> bool:
-    """Whether this rate may take the place of the one that was given."""
-    return (
-        isinstance(prepared.learning_rate, float) and isinstance(learning_rate, float) and 0 < learning_rate < math.inf
-    )
+def takes_rate(prepared: Prepared, learning_rate: Any) -> bool:
+    """Let this rate take the place of the one that was given, if both are numbers. Returns whether it did."""
+    both = isinstance(prepared.learning_rate, float) and isinstance(learning_rate, float)
+    if not (both and 0 < learning_rate < math.inf):
+        return False
+    prepared.learning_rate = learning_rate
+    return True
 
 
 def prepare(
@@ -262,19 +265,25 @@ def prepare(
     workspace.divide(max(of_all))  # so there is room for the counters of fewer, too
     rate = optimizer.learning_rate
     schedule = rate if callable(rate) else None
+    is_by_one_thread = of_all == (1,)
     looks_first = schedule is not None or not (has_labels or mlp._loss in checks.OF_ANY_NUMBERS)
     array = np.append(optimizer.array, optimizer.array[LEARNING_RATE])
     weights = targets.weights.copy()
-    call = workspace.pack(
-        workspace.crew, network.ALL_PASSES, workspace.plan, mlp._vector, workspace.arena, workspace.report,
-        mlp._gradient, mlp._memory, mlp._vector, mlp._vector, checks.NO_LABELS, weights, NO_ORDER,
+    # not the workspace's own, of which another thread may still have the step that was prepared before
+    call = calls.Call(
+        network.train, workspace.crew, network.ALL_PASSES, workspace.plan, mlp._vector, workspace.arena,
+        workspace.report, mlp._gradient, mlp._memory, mlp._vector, mlp._vector, checks.NO_LABELS, weights, NO_ORDER,
         count, count, 0, 1, optimizer.code, array, mlp._steps, 0.0, network.ONE_EPOCH,
     )  # fmt: skip
-    rows_of_y = calls.Rows("labels" if has_labels else "targets", dtype_of_y, Y.shape)
-    call.vary("step", calls.Rows("data", mlp._dtype, X.shape), rows_of_y)
+    rows_of_y = again.Rows("labels" if has_labels else "targets", dtype_of_y, Y.shape)
+    again.vary(call, "step", again.Rows("data", mlp._dtype, X.shape), rows_of_y)
+    again.for_steps(call, mlp._counts, mlp._pace.operations(count), mlp._lock, array[-1:], count)
+    takes_lock = again.takes_lock(mlp._pace.operations(count))
+    is_simple = not (looks_first or weights.size or takes_lock) and is_by_one_thread
     mlp._prepared = Prepared(
-        *given, schedule, array, X.shape, Y.shape, weights if weights.size else None, dtype_of_y,
-        looks_first, of_all == (1,), workspace, call, calls.run_with(mlp._pace.operations(count)), mlp._memory, count,
+        *given, schedule, optimizer.array[LEARNING_RATE], array[-1:], X.shape, Y.shape,
+        weights if weights.size else None, dtype_of_y, looks_first, is_by_one_thread, is_simple, workspace, call,
+        again.step_again(), count,
     )  # fmt: skip
 
 
@@ -282,52 +291,28 @@ def forget(mlp: Any) -> None:
     """What a step was prepared for has changed."""
     prepared, mlp._prepared = mlp._prepared, None
     if prepared is not None:
+        prepared.call.table[again.IS_READY] = False
         mlp._free.append(prepared.workspace)
 
 
-def take_prepared(
-    mlp: Any, prepared: Prepared, learning_rate: Any, X: Any, Y: Any, sample_weight: Any
-) -> float | None:
-    """Take the step that has been prepared, over new data; None if these are others, or it is prepared no more."""
+def take_prepared(mlp: Any, prepared: Prepared, learning_rate: Any, X: Any, Y: Any, sample_weight: Any) -> float:
+    """Take the step that has been prepared, over new data: the loss; NaN if it was not taken, for whatever reason."""
+    rate = prepared.rate if learning_rate is None else learning_rate
+    if prepared.is_simple:
+        return prepared.step_again(prepared.call.table, rate, X, Y)
     if prepared.looks_first and not _suit(mlp, prepared, X, Y):
-        return None
+        return math.nan
     if not (sample_weight is None or are_plain_weights(sample_weight, prepared.shape_of_x[0])):
-        return None
-    call, is_by_one_thread = prepared.call, prepared.is_by_one_thread
+        return math.nan
     with mlp._lock:
         if prepared.schedule is not None:  # which is called first, as it might change the model
-            prepared.settings[-1] = settings.rate_at(prepared.schedule, mlp._steps)
-        if prepared is not mlp._prepared or prepared.memory is not mlp._memory:
-            return None
+            rate = settings.rate_at(prepared.schedule, mlp._steps)
         if sample_weight is not None and not prepared.take_weights(sample_weight):
-            return None
-        if learning_rate is not prepared.learning_rate:
-            prepared.settings[-1] = learning_rate
-            prepared.learning_rate = learning_rate
-        if not is_by_one_thread:  # one thread begins with it
-            call.table[calls.COUNT] = 0
-        try:
-            if is_by_one_thread:
-                total = prepared.run(call.table, mlp._steps + 1, X, Y)
-            else:
-                total = _run_prepared(mlp, prepared, X, Y)
-        except BaseException:  # Ctrl-C may come between the step and its count
-            if call.table[calls.COUNT]:
-                mlp._steps += 1
-                mlp._pass_is_current = False
-            mlp._version += 1
-            raise
-        if total == total:  # noqa: PLR0124 (it is not NaN)
-            mlp._steps += 1
-            # what was computed from the parameters before is no longer current; a call takes a twentieth of all this
-            mlp._pass_is_current = False
-            mlp._version += 1
-            return total / prepared.total_weight
-        status = call.status
-    if status == calls.OTHER_ROWS or (status == columns.Y_NOT_FINITE and Y.dtype.kind != "f"):
-        return None  # which label is none, the door tells
-    mlp._raise_for(status, X=X, Y=Y.reshape(len(Y), -1))
-    raise FloatingPointError(DIVERGED)
+            return math.nan
+        if prepared.is_by_one_thread:
+            return prepared.step_again(prepared.call.table, rate, X, Y)
+        with threads.at_work:
+            return _by_threads(mlp, prepared, rate, X, Y)
 
 
 def _suit(mlp: Any, prepared: Prepared, X: Any, Y: Any) -> bool:
@@ -339,20 +324,26 @@ def _suit(mlp: Any, prepared: Prepared, X: Any, Y: Any) -> bool:
     )
 
 
-def _run_prepared(mlp: Any, prepared: Prepared, X: Array, Y: Array) -> float:
-    """Take the step that has been prepared with as many threads as are fastest; NaN if it was refused."""
-    call, workspace, step = prepared.call, prepared.workspace, mlp._steps + 1
-    with threads.at_work:
-        pace, start = mlp._pace(prepared.shape_of_x[0]), time.perf_counter()
-        n_threads = pace.n_threads if calls.are_packed() else 1  # not in a child of a process that had threads
-        workspace.divide(n_threads)
-        if n_threads == 1:
-            total = prepared.run(call.table, step, X, Y)
-        else:
-            if not call.set_rows(step, X, Y):
-                return math.nan
-            call.run(n_threads)
-            total = call.value
-        if len(pace.candidates) > 1:
-            pace.tell(time.perf_counter() - start, 1, n_threads)
-    return total
+def _by_threads(mlp: Any, prepared: Prepared, rate: float, X: Array, Y: Array) -> float:
+    """Take the step that has been prepared with as many threads as are fastest; NaN if it was not taken."""
+    table, workspace = prepared.call.table, prepared.workspace
+    pace, start = mlp._pace(prepared.shape_of_x[0]), time.perf_counter()
+    n_threads = pace.n_threads if calls.are_packed() else 1  # not in a child of a process that had threads
+    workspace.divide(n_threads)
+    if n_threads == 1:
+        loss = prepared.step_again(table, rate, X, Y)
+    else:
+        if not (table[again.IS_READY] and again.set_rows(prepared.call, mlp._steps + 1, X, Y)):
+            return math.nan
+        prepared.rate_of_step[0] = rate
+        counts = mlp._counts
+        try:
+            prepared.call.run(n_threads)
+        finally:
+            if table[calls.COUNT]:  # without calls: see take
+                counts[columns.STEPS] += 1
+                counts[columns.VERSION] += 1
+        loss = prepared.call.value / prepared.total_weight
+    if len(pace.candidates) > 1:
+        pace.tell(time.perf_counter() - start, 1, n_threads)
+    return loss

@@ -1,11 +1,15 @@
 """Packed calls: a step or a prediction that is like the last one does what any other does, whatever came between."""
 
 import copy
+import ctypes
 import dataclasses
 import gc
 import itertools
 import signal
+import sys
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,7 +18,7 @@ import fastmlp
 from conftest import CHECKED, INTERPRETED
 from fastmlp import checks, stepping
 from fastmlp.buffers import Workspace
-from fastmlp.kernels import calls, crew, network, simd
+from fastmlp.kernels import again, calls, crew, network, objects, simd
 from fastmlp.kernels.door import all_finite
 
 
@@ -489,7 +493,7 @@ def test_what_interrupts_a_step_leaves_it_counted(way, dtype, rng, monkeypatch):
 
     with monkeypatch.context() as patch:
         if mlp._prepared is not None:
-            patch.setattr(mlp._prepared, "run", interrupted(mlp._prepared.run))
+            patch.setattr(mlp._prepared, "step_again", interrupted(mlp._prepared.step_again))
         patch.setattr(Workspace, "train", interrupted(Workspace.train))
         with pytest.raises(KeyboardInterrupt):
             mlp.train_step(X, Y, optimizer=optimizer if way == "prepared" else fastmlp.SGD(0.1))
@@ -497,6 +501,102 @@ def test_what_interrupts_a_step_leaves_it_counted(way, dtype, rng, monkeypatch):
     np.testing.assert_array_equal(mlp.predict(X[:1]), mlp.predict(X)[:1])
     mlp.train_step(X, Y, optimizer=optimizer)
     assert mlp._steps == 6
+
+
+def prepared_step(mlp, X, Y):
+    """The step as compiled code takes it, or does not."""
+    return mlp._prepared.step_again(mlp._prepared.call.table, 0.1, X, Y)
+
+
+@pytest.mark.skipif(INTERPRETED or CHECKED, reason="calls are not packed")
+def test_no_step_is_taken_while_another_thread_holds_the_lock(dtype, rng):
+    mlp, optimizer = network_of(dtype), OPTIMIZERS[0]
+    for X, Y in batches(dtype, rng, 4):
+        mlp.train_step(X, Y, optimizer=optimizer)
+    taken, released = threading.Event(), threading.Event()
+
+    def hold():
+        with mlp._lock:
+            taken.set()
+            released.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    taken.wait()
+    before = mlp.parameter_vector.copy()
+    assert np.isnan(prepared_step(mlp, X, Y))
+    np.testing.assert_array_equal(mlp.parameter_vector, before)
+    assert mlp._steps == 4
+    released.set()
+    holder.join()
+    with mlp._lock:  # one's own does not matter
+        assert prepared_step(mlp, X, Y) > 0
+    assert prepared_step(mlp, X, Y) > 0
+    assert mlp._steps == 6
+
+
+@pytest.mark.skipif(INTERPRETED or CHECKED, reason="calls are not packed")
+def test_a_step_that_was_forgotten_is_not_taken(dtype, rng):
+    """Another thread may have got it before."""
+    mlp, optimizer = network_of(dtype), OPTIMIZERS[0]
+    for X, Y in batches(dtype, rng, 4):
+        mlp.train_step(X, Y, optimizer=optimizer)
+    forgotten, other = mlp._prepared, fastmlp.RMSprop(0.1)
+    for _ in range(3):
+        mlp.train_step(X, Y, optimizer=other)
+        before = mlp.parameter_vector.copy()
+        assert np.isnan(forgotten.step_again(forgotten.call.table, 0.1, X, Y))
+        np.testing.assert_array_equal(mlp.parameter_vector, before)
+    assert mlp._prepared not in (None, forgotten)
+
+
+@pytest.mark.parametrize("owner_is_known", [True, False])
+def test_steps_of_many_threads_are_one_after_the_other(owner_is_known, dtype, rng, monkeypatch):
+    """All alike, but for their numbers, by which Adam goes: in whatever order threads take them, it is the same."""
+    if not owner_is_known:
+        monkeypatch.setattr(again, "OWNER", None)
+    n_threads, n_steps = 4, 10 if INTERPRETED else 300
+    (X, Y), *_ = batches(dtype, rng, 1)
+    together, alone, optimizer = network_of(dtype), network_of(dtype), OPTIMIZERS[2]
+
+    def steps(_):
+        for k in range(n_steps):
+            together.train_step(X, Y, optimizer=optimizer)
+            if k % 50 == 0:
+                together.__getstate__()  # under the lock
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(n_threads) as pool:
+            list(pool.map(steps, range(n_threads)))
+    finally:
+        sys.setswitchinterval(before)
+    for _ in range(n_threads * n_steps):
+        alone.train_step(X, Y, optimizer=optimizer)
+    assert_same(together, alone)
+    if not (INTERPRETED or CHECKED):
+        assert alone._prepared.is_simple is owner_is_known
+
+
+def test_the_owner_of_a_lock_is_where_it_was_found():
+    if objects.OWNER is None:
+        pytest.skip("it was not found")
+    lock = threading.RLock()
+
+    def owner():
+        return ctypes.c_size_t.from_address(id(lock) + objects.OWNER).value
+
+    assert owner() == 0
+    with lock:
+        assert owner() == threading.get_ident()
+        with lock:
+            assert owner() == threading.get_ident()
+        assert owner() == threading.get_ident()
+        with ThreadPoolExecutor(1) as pool:
+            assert not pool.submit(lock.acquire, blocking=False).result()
+        assert owner() == threading.get_ident()
+    assert owner() == 0
 
 
 def interrupting(*_):
@@ -507,7 +607,7 @@ def interrupting(*_):
 def test_an_interrupted_first_prediction_leaves_no_half_made_call(samples, dtype, rng, monkeypatch):
     mlp, X = network_of(dtype), rng.standard_normal((samples, 3)).astype(dtype)
     with monkeypatch.context() as patch:
-        patch.setattr(calls.Call, "vary", interrupting)
+        patch.setattr(again, "vary", interrupting)
         if not (INTERPRETED or CHECKED):
             with pytest.raises(KeyboardInterrupt):
                 mlp.predict(X)
@@ -669,14 +769,14 @@ def test_rows_are_looked_at_in_compiled_code_as_in_python(dtype, rng):
     ]  # fmt: skip
     for rows in right:
         assert checks.is_such(rows, X.dtype, X.shape) == (rows is not read_only)
-        assert call.set_rows(7, rows, Y)
+        assert again.set_rows(call, 7, rows, Y)
         assert call.table[place : place + 2].tolist() == [rows.__array_interface__["data"][0], rows.size]
     for rows in wrong:
         assert not checks.is_such(rows, X.dtype, X.shape)
         before = call.table[: calls.STATUS].tolist()
         for given in ((rows, Y), (X, rows if rows is not Y else X)):
-            assert not call.set_rows(8, *given)
-            assert call.status == calls.OTHER_ROWS
+            assert not again.set_rows(call, 8, *given)
+            assert call.status == again.OTHER_ROWS
         assert call.table[: calls.STATUS].tolist() == before
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import fastmlp
 from conftest import CHECKED, INTERPRETED
-from fastmlp.kernels import calls, door, network, prediction, weights
+from fastmlp.kernels import again, calls, door, network, prediction, weights
 
 pytestmark = pytest.mark.skipif(INTERPRETED or CHECKED, reason="only ordinary code is compiled before the first user")
 
@@ -18,7 +18,7 @@ def compiled_forms():
     """What each kernel of the network has been compiled for."""
     rooms = network, prediction, weights
     kernels = {k.__name__: k.serial for r in rooms for k in vars(r).values() if isinstance(k, calls.CrewKernel)}
-    kernels |= {name: f for room in (calls, door) for name, f in vars(room).items() if hasattr(f, "signatures")}
+    kernels |= {name: f for room in (again, calls, door) for name, f in vars(room).items() if hasattr(f, "signatures")}
     assert len(kernels) == 16
     return {name: set(kernel.signatures) for name, kernel in kernels.items()}
 

@@ -8,8 +8,6 @@ Numba takes some 60 ns to look at an argument, and a kernel has twenty. So the a
 into a table of integers, each array as its address and its shape, where the next call changes only what is new. An
 *entry* is a small compiled function, which makes the arguments of the table again, calls the kernel, and writes what
 that returns behind them. In the checked build and in interpreted kernels there are no tables.
-
-Where a call is made again with other rows, these are looked at in compiled code (:mod:`fastmlp.kernels.objects`).
 """
 
 from __future__ import annotations
@@ -17,8 +15,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable
-from functools import cache, cached_property
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import numba
 import numpy as np
@@ -30,8 +28,8 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from fastmlp.kernels import jit
-from fastmlp.kernels.jit import brief_function, inlined_function, parallel_function, plain_function
-from fastmlp.kernels.objects import OBJECT, address_of, array_of, integers_at, is_array, length_of
+from fastmlp.kernels.jit import parallel_function, plain_function
+from fastmlp.kernels.objects import array_of
 
 ALONE, OPENING, CLOSING = -1, -2, -3
 """In the place of a member's number: a single one that does everything; the call before all members', and after.
@@ -42,39 +40,16 @@ The last may be called more than once.
 SLOTS = 3
 """Integers in the table for each argument: an array's address and its two lengths, or a number's bits."""
 
-PLACE, DTYPE, AXES, LENGTHS = range(4)
-"""What a table says of an array that varies: where its place is; and how it must be: its dtype, how many axes it has,
-one or two, and how long each is, which may be BY_NUMBER."""
+BEHIND = 32
+"""Integers behind the arguments: free, for who makes a call again (:mod:`fastmlp.kernels.again`), but for the last."""
 
-BY_NUMBER = -1
-"""In the place of a length: the number that varies."""
-
-_BEHIND = 16
-ENTRY_AT, NUMBER_AT, ARRAY_TYPE_AT, X_AT, Y_AT, STATUS, VALUE, COUNT = (
-    k - _BEHIND for k in (0, 1, 2, 3, 8, 13, 14, 15)
-)
-"""What stands in the table behind the arguments: the entry; for calls with other rows (:meth:`Call.vary`), where a
-number has its place, the type of plain arrays, and what is known of the two arrays that are new; and up to three
-numbers that the kernel returned when it was called last, by whoever was ALONE, or CLOSING."""
-
-BRIEF_OPERATIONS = 600_000
-"""Operations of a call, up to which it keeps Python's interpreter to itself: some 8 us. To let others have it
-meanwhile takes 0.055 us."""
-
-OTHER_ROWS = -1
-"""In the place of a status: the rows did not match, and the kernel was not called."""
+STATUS, VALUE, COUNT = range(-3, 0)
+"""The last in the table: up to three numbers that the kernel returned when it was called last, by whoever was ALONE,
+or CLOSING."""
 
 _INTEGER = ir.IntType(64)
 ENTRY = ir.FunctionType(ir.VoidType(), [_INTEGER, _INTEGER.as_pointer()])
 """An entry: of a member's number, and a table."""
-
-
-class Rows(NamedTuple):
-    """An argument that varies from call to call, and what it must be like."""
-
-    name: str
-    dtype: np.dtype
-    shape: tuple[int, ...]
 
 
 class CrewKernel:
@@ -134,12 +109,12 @@ class Call:
     """The arguments of a kernel, packed: calling it with them again costs little."""
 
     def __init__(self, kernel: CrewKernel, *arguments: Any) -> None:
-        self._kernel = kernel
+        self.kernel = kernel
         self._arrays: list[Any] = [None] * len(arguments)
-        self.table = np.zeros(SLOTS * len(arguments) + _BEHIND, np.int64)
+        self._kept: list[Any] = []
+        self.table = np.zeros(SLOTS * len(arguments) + BEHIND, np.int64)
         self._floats = self.table.view(np.float64)
         self.entry = kernel.entry(arguments)
-        self.table[ENTRY_AT] = self.entry
         self.set(*arguments)
 
     def set(self, *arguments: Any) -> None:
@@ -158,21 +133,6 @@ class Call:
             else:
                 self.table[SLOTS * k] = argument
 
-    def vary(self, number: str, X: Rows, Y: Rows) -> None:
-        """Get ready for calls in which only these arguments are new: a number, and two arrays.
-
-        What stands in their places is then no longer what :meth:`set` wrote there.
-        """
-        self.table[NUMBER_AT], self.table[ARRAY_TYPE_AT] = self._kernel.slot(number), id(np.ndarray)
-        for at, rows in ((X_AT, X), (Y_AT, Y)):
-            known = [self._kernel.slot(rows.name), id(rows.dtype), len(rows.shape), *rows.shape]
-            self.table[at : at + len(known)] = known
-        self.let_go(self._kernel.position(rows.name) for rows in (X, Y))
-
-    def set_rows(self, number: int, X: Any, Y: Any) -> bool:
-        """Change what varies, for one call: the arrays are not kept alive. Returns whether they match."""
-        return put_rows()(self.table, number, X, Y)
-
     @property
     def status(self) -> int:
         """The first number that the kernel has returned."""
@@ -187,6 +147,10 @@ class Call:
         """Do not keep these arrays alive; they must be set before the next call."""
         for k in positions:
             self._arrays[k] = None
+
+    def keep(self, *objects: Any) -> None:
+        """Let objects live as long as this, too: their addresses are in the table."""
+        self._kept.extend(objects)
 
     def run(self, n_threads: int = 1) -> None:
         """Call the kernel."""
@@ -236,7 +200,7 @@ def _make_entry(body: int, signature: tuple[Any, ...], result: Any) -> int:
     pointer = ir.FunctionType(context.get_value_type(result), kinds).as_pointer()
     returned = builder.call(builder.inttoptr(_INTEGER(body), pointer), values)
     with builder.if_then(builder.icmp_signed("<", me, _INTEGER(0))):
-        first = SLOTS * len(signature[1:]) + _BEHIND + STATUS  # which is counted from the end
+        first = SLOTS * len(signature[1:]) + BEHIND + STATUS  # which is counted from the end
         for k, value in enumerate(_numbers_of(builder, result, returned)):
             place = builder.gep(table, [_INTEGER(first + k)])
             builder.store(value, builder.bitcast(place, value.type.as_pointer()))
@@ -267,7 +231,7 @@ def _unpacked(context: Any, builder: Any, kind: Any, slots: list[Any]) -> Any:
 
 
 @intrinsic
-def _call_entry(typing_context: Any, entry: Any, me: Any, table: Any) -> Any:
+def call_entry(typing_context: Any, entry: Any, me: Any, table: Any) -> Any:
     """Call an entry, which is an address, as a member."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -282,106 +246,20 @@ def _call_entry(typing_context: Any, entry: Any, me: Any, table: Any) -> Any:
 @plain_function
 def run_alone(entry, table):
     """Call an entry with the arguments of a table."""
-    _call_entry(entry, ALONE, table)
-
-
-@inlined_function
-def _match(table, number, at, rows):
-    """Whether rows are as the table says."""
-    if not is_array(rows, table[ARRAY_TYPE_AT], table[at + DTYPE], table[at + AXES]):
-        return False
-    for axis in range(table[at + AXES]):
-        wanted = table[at + LENGTHS + axis]
-        if length_of(rows, axis) != (number if wanted == BY_NUMBER else wanted):
-            return False
-    return True
-
-
-@inlined_function
-def _put(table, at, rows):
-    """Put rows in their place: a kernel takes them one after the other, as one axis."""
-    size = 1
-    for axis in range(table[at + AXES]):
-        size *= length_of(rows, axis)
-    place = table[at + PLACE]
-    table[place], table[place + 1] = address_of(rows), size
-
-
-@inlined_function
-def _put_rows(table, number, X, Y):
-    """Put what varies in its places. Returns whether the rows match what the table says; if not, they are not put."""
-    table[COUNT] = 0
-    if not (_match(table, number, X_AT, X) and _match(table, number, Y_AT, Y)):
-        table[STATUS] = OTHER_ROWS
-        return False
-    table[table[NUMBER_AT]] = number
-    _put(table, X_AT, X)
-    _put(table, Y_AT, Y)
-    return True
-
-
-@inlined_function
-def _put_and_run(table, number, X, Y):
-    """Call the entry of a table with other rows. Returns the VALUE that comes back, NaN if the STATUS is not 0."""
-    if not _put_rows(table, number, X, Y):
-        return np.nan
-    _call_entry(table[ENTRY_AT], ALONE, table)
-    return table.view(np.float64)[VALUE] if table[STATUS] == 0 else np.nan
-
-
-# Python hands over tables as objects too: to make an array of one, and let go of it, takes Numba 0.15 us
-
-
-@brief_function
-def _put_only(table, number, X, Y):
-    return _put_rows(integers_at(address_of(table), length_of(table, 0)), number, X, Y)
-
-
-@brief_function
-def _run_briefly(table, number, X, Y):
-    return _put_and_run(integers_at(address_of(table), length_of(table, 0)), number, X, Y)
-
-
-@plain_function
-def _run(table, number, X, Y):
-    return _put_and_run(integers_at(address_of(table), length_of(table, 0)), number, X, Y)
-
-
-def _of_any_rows(function: Any) -> Callable[[], Callable[[Any, int, Any, Any], Any]]:
-    """Compile, when it is asked for, a function of a table, a number, and two objects."""
-    signature = OBJECT, types.int64, OBJECT, OBJECT
-
-    @cache
-    def compiled() -> Any:
-        function.compile(signature)
-        return function.overloads[signature].entry_point
-
-    return compiled
-
-
-put_rows, _briefly, _beside_others = (_of_any_rows(each) for each in (_put_only, _run_briefly, _run))
-"""They return these functions, which they compile when they are first called."""
-
-
-def run_with(operations: int) -> Callable[[Any, int, Any, Any], float]:
-    """Return a function that calls the entry of a table with other rows, as ``run(table, number, X, Y)``.
-
-    A call of so many operations; if these are few, other Python threads wait for them.
-    """
-    return _briefly() if operations < BRIEF_OPERATIONS else _beside_others()
+    call_entry(entry, ALONE, table)
 
 
 @plain_function
 def run_each(entry, tables):
     """Call an entry with each of many tables, by itself."""
     for k in range(len(tables)):
-        _call_entry(entry, ALONE, tables[k])
+        call_entry(entry, ALONE, tables[k])
 
 
 @parallel_function
 def _run_together(entry, table, members):
     """Call an entry by every member of a crew."""
-    _call_entry(entry, OPENING, table)
+    call_entry(entry, OPENING, table)
     for me in prange(members):
-        _call_entry(entry, np.int64(me), table)
-    _call_entry(entry, CLOSING, table)
+        call_entry(entry, np.int64(me), table)
+    call_entry(entry, CLOSING, table)

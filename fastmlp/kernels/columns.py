@@ -84,6 +84,9 @@ LOSS_SETTING, L1, L2 = range(3)
 PENALTIES = 0
 """Of the penalty: the run's sum of each step's, times its samples' weights."""
 
+STEPS, VERSION = range(2)
+"""What is counted of a model: the steps of the optimizer whose memory it has, and how often its parameters changed."""
+
 PARAMETER_RANGES = 16
 """Ranges into which the parameters are divided where they are updated, or summed, by themselves."""
 

@@ -157,7 +157,7 @@ class _Estimator(BaseEstimator):
                 seed = int(random_state.randint(np.iinfo(np.int32).max))
             mlp = MLP(**wanted, rng=seed)
             if kept is not None and kept._memory.shape == mlp._memory.shape and kept._dtype == mlp._dtype:
-                mlp._memory, mlp._steps, mlp._optimizer_code = kept._memory, kept._steps, kept._optimizer_code
+                mlp._remember_as(kept)
         self._synchronize(mlp)
         return mlp
 
