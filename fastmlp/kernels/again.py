@@ -3,9 +3,9 @@
 The work of a small step takes 0.45 us, and what Python did around it took 1.2: looking at the rows, taking the model's
 lock and giving it back, counting the step. So one compiled function does it all.
 
-A step so short that it is not worth letting others have the interpreter keeps that. Then nothing comes between it and
-its count, neither another thread nor Ctrl-C, and nobody takes the model's lock meanwhile: it is enough that nobody else
-holds it. For longer steps the caller holds the lock.
+A step so short that it is not worth letting others have the interpreter keeps that. Then nothing comes between it
+and its count, neither another thread nor Ctrl-C, and nobody takes the model's lock meanwhile: it is enough that nobody
+else holds it. For longer steps the caller holds the lock.
 
 What is needed for all this stands in the call's table, behind the arguments of the kernel.
 """
