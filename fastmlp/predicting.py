@@ -93,7 +93,7 @@ def _a_few(mlp: Any, X: Array, samples: int, output: Array) -> None:
             repeated.vary(call, *workspace.what_is_predicted())
             most = mlp._pace.operations(prediction.SAMPLES_ALONE, "predict")
             repeated.for_predictions(call, mlp._counts, most)
-            workspace.predict_again = repeated.prediction_again()
+            workspace.predict_again = repeated.compiled_prediction()
             workspace.predict_call = call  # only now: Ctrl-C may have come before it was ready
         call = workspace.predict_call
         if call is not None and repeated.set_rows(call, samples, X, output):

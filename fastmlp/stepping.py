@@ -283,7 +283,7 @@ def prepare(
     mlp._prepared = Prepared(
         *given, schedule, optimizer.array[LEARNING_RATE], array[-1:], X.shape, Y.shape,
         weights if weights.size else None, dtype_of_y, looks_first, is_by_one_thread, is_simple, workspace, call,
-        again.step_again(), count,
+        again.compiled_step(), count,
     )  # fmt: skip
 
 
@@ -340,7 +340,7 @@ def _by_threads(mlp: Any, prepared: Prepared, rate: float, X: Array, Y: Array) -
         try:
             prepared.call.run(n_threads)
         finally:
-            if table[calls.COUNT]:  # without calls: see take
+            if table[calls.COUNT_AT]:  # without calls: see take
                 counts[columns.STEPS] += 1
                 counts[columns.VERSION] += 1
         loss = prepared.call.value / prepared.total_weight

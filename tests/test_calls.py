@@ -773,11 +773,11 @@ def test_rows_are_looked_at_in_compiled_code_as_in_python(dtype, rng):
         assert call.table[place : place + 2].tolist() == [rows.__array_interface__["data"][0], rows.size]
     for rows in wrong:
         assert not checks.is_such(rows, X.dtype, X.shape)
-        before = call.table[: calls.STATUS].tolist()
+        before = call.table[: calls.STATUS_AT].tolist()
         for given in ((rows, Y), (X, rows if rows is not Y else X)):
             assert not again.set_rows(call, 8, *given)
             assert call.status == again.OTHER_ROWS
-        assert call.table[: calls.STATUS].tolist() == before
+        assert call.table[: calls.STATUS_AT].tolist() == before
 
 
 def test_a_prediction_like_the_last_one_looks_at_what_it_is_given(dtype, rng):

@@ -192,7 +192,7 @@ def test_members_do_together_what_one_does_alone(limit, dtype, rng):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("bytes_apart", [9 * simd.VECTOR_BYTES * simd.VECTORS + 8, over_weights.ALIASED_BYTES])
+@pytest.mark.parametrize("bytes_apart", [9 * simd.VECTOR_BYTES * simd.VECTORS + 8, over_weights.TWO_SETS_BYTES])
 def test_weights_are_updated_alike_tile_by_tile_and_in_rows(bytes_apart, dtype):
     """One thread does the latter, and two where rows share a place in the cache."""
     found, outputs = [], over_weights.STRIPS_AT_ONCE * ROWS + 1
@@ -282,10 +282,10 @@ def test_training_step_computes_the_oracles_gradient(sizes, samples, case, dtype
 
 @compiled
 def leave_rows(plan, arena, samples):
-    return over_samples.can_leave_rows(plan, arena) and over_samples.few_of(samples, arena) == 0
+    return over_samples.can_read_in_place(plan, arena) and over_samples.few_of(samples, arena) == 0
 
 
-def leaves_rows(network):
+def reads_in_place(network):
     """Whether a step, whose gradients are summed by groups, reads the rows where they stand."""
     return leave_rows(network.workspace.plan, network.workspace.arena, network.samples)
 
@@ -314,7 +314,7 @@ def test_forward_then_backward_is_the_training_step(sizes, samples, way, dtype, 
         gradient,
     )
     assert status == columns.FINITE
-    if way == "as planned" and leaves_rows(network):
+    if way == "as planned" and reads_in_place(network):
         assert loss * samples == pytest.approx(total, abs=tolerance(network, np.array(total)))
         np.testing.assert_allclose(gradient, network.gradient, rtol=0, atol=tolerance(network, gradient))
     else:
@@ -762,7 +762,7 @@ def test_what_is_not_finite_comes_back_as_a_status_and_changes_nothing(bad, stat
 def test_rows_that_are_left_where_they_stand_tell_what_is_not_finite(feature, value, dtype, rng):
     """Even where the weight of a value is zero; and the padding, which belongs to nobody, tells nothing."""
     network = Network([WIDE + 1, 2], 2 * BLOCK + 1, CASES[0], dtype, rng)
-    assert leaves_rows(network)
+    assert reads_in_place(network)
     network.vector[:] = 0
     for row in (0, BLOCK + 1, -1):
         kept, network.data[row, feature] = network.data[row, feature], value
@@ -775,7 +775,7 @@ def test_rows_that_are_left_where_they_stand_tell_what_is_not_finite(feature, va
 
 def test_finite_rows_whose_sums_are_not_are_not_to_blame(dtype, rng):
     network = Network([WIDE + 1, 2], 2 * BLOCK + 1, ("squared_error", "identity", "identity"), dtype, rng)
-    assert leaves_rows(network)
+    assert reads_in_place(network)
     network.data[:], network.vector[:] = 2, np.finfo(dtype).max
     with np.errstate(over="ignore", invalid="ignore"):
         assert network.train(optimizer=codes.SGD)[::2] == (columns.LOSS_NOT_FINITE, 0)

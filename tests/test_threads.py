@@ -367,8 +367,8 @@ def test_every_task_is_done_once_and_no_phase_begins_early(absent, n_threads, rn
 @pytest.mark.parametrize("members", [1, 2, 3, 7])
 @pytest.mark.parametrize("tasks", [0, 1, 2, 5, 100])
 def test_members_share_the_tasks_in_equal_parts(members, tasks):
-    share = getattr(crew.share, "py_func", crew.share)
-    parts = [share(me, members, tasks) for me in range(members)]
+    tasks_of = getattr(crew.tasks_of, "py_func", crew.tasks_of)
+    parts = [tasks_of(me, members, tasks) for me in range(members)]
     assert [task for start, stop in parts for task in range(start, stop)] == list(range(tasks))
     assert max(stop - start for start, stop in parts) - min(stop - start for start, stop in parts) <= 1
 

@@ -20,7 +20,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from fastmlp.kernels.calls import ALONE, BEHIND, COUNT, STATUS, VALUE, Call, call_entry
+from fastmlp.kernels.calls import ALONE, BEHIND, COUNT_AT, STATUS_AT, VALUE_AT, Call, call_entry
 from fastmlp.kernels.columns import STEPS, VERSION
 from fastmlp.kernels.jit import brief_function, inlined_function
 from fastmlp.kernels.objects import (
@@ -74,6 +74,8 @@ class Rows(NamedTuple):
 def vary(call: Call, number: str, X: Rows, Y: Rows) -> None:
     """Get a call ready to be made again with new arguments for these: a number, and two arrays.
 
+    The number is that of the samples to be predicted, or of the step to be taken.
+
     What stands in their places is then no longer what was set there.
     """
     table, kernel = call.table, call.kernel
@@ -116,7 +118,7 @@ def set_weight(call: Call, weight: float) -> None:
 
 def set_rows(call: Call, number: int, X: Any, Y: Any) -> bool:
     """Change what varies, for one call: the arrays are not kept alive. Returns whether they match."""
-    return bool(put_rows()(call.table, number, X, Y))
+    return bool(compiled_put_rows()(call.table, number, X, Y))
 
 
 def _address(array: NDArray[Any]) -> int:
@@ -153,9 +155,9 @@ def _put(table, at, rows):
 @inlined_function
 def _put_rows(table, number, X, Y):
     """Put what varies in its places. Returns whether the rows match what the table says; if not, they are not put."""
-    table[COUNT] = 0
+    table[COUNT_AT] = 0  # which the kernel changes, if it is reached
     if not (_match(table, number, X_AT, X) and _match(table, number, Y_AT, Y)):
-        table[STATUS] = OTHER_ROWS
+        table[STATUS_AT] = OTHER_ROWS
         return False
     table[table[NUMBER_AT]] = number
     _put(table, X_AT, X)
@@ -172,7 +174,7 @@ def _run(table):
         state = let_go_of_interpreter()
         call_entry(table[ENTRY_AT], ALONE, table)
         take_interpreter(state)
-    return table[STATUS] == 0
+    return table[STATUS_AT] == 0
 
 
 # Python hands over tables as objects too: to make an array of one, and let go of it, takes Numba 0.15 us
@@ -203,7 +205,7 @@ def _step_again(given, rate, X, Y):
     counts[STEPS] += 1
     counts[VERSION] += 1
     floats = table.view(np.float64)
-    return floats[VALUE] / floats[WEIGHT]
+    return floats[VALUE_AT] / floats[WEIGHT]
 
 
 def _of_any_objects(function: Any, number: Any) -> Callable[[], Callable[[Any, Any, Any, Any], Any]]:
@@ -218,19 +220,19 @@ def _of_any_objects(function: Any, number: Any) -> Callable[[], Callable[[Any, A
     return compiled
 
 
-put_rows = _of_any_objects(_put_only, types.int64)
+compiled_put_rows = _of_any_objects(_put_only, types.int64)
 """Returns a function of a table, a number, ``X`` and ``Y``, compiled when this is first called.
 
 It puts what varies in its places, for one call: the arrays are not kept alive. It returns whether they match.
 """
 
-prediction_again = _of_any_objects(_predict_again, types.int64)
+compiled_prediction = _of_any_objects(_predict_again, types.int64)
 """Returns a function of a table, how many samples, ``X`` and the output: whether these are predicted now.
 
 They are not where the parameters have changed, where rows do not match, or are not finite.
 """
 
-step_again = _of_any_objects(_step_again, types.float64)
+compiled_step = _of_any_objects(_step_again, types.float64)
 """Returns a function of a table, a learning rate, ``X`` and ``Y``, that takes a step: the loss, or NaN if it did not.
 
 It takes none where another thread works with the model, where the step is not ready any more, where rows do not match,

@@ -43,7 +43,7 @@ SLOTS = 3
 BEHIND = 32
 """Integers behind the arguments: free, for who makes a call again (:mod:`fastmlp.kernels.again`), but for the last."""
 
-STATUS, VALUE, COUNT = range(-3, 0)
+STATUS_AT, VALUE_AT, COUNT_AT = range(-3, 0)
 """The last in the table: up to three numbers that the kernel returned when it was called last, by whoever was ALONE,
 or CLOSING."""
 
@@ -136,12 +136,12 @@ class Call:
     @property
     def status(self) -> int:
         """The first number that the kernel has returned."""
-        return int(self.table[STATUS])
+        return int(self.table[STATUS_AT])
 
     @property
     def value(self) -> float:
         """The second one; NaN if the first is not 0."""
-        return math.nan if self.status else float(self._floats[VALUE])
+        return math.nan if self.status else float(self._floats[VALUE_AT])
 
     def let_go(self, positions: Iterable[int]) -> None:
         """Do not keep these arrays alive; they must be set before the next call."""
@@ -183,7 +183,7 @@ def _make_entry(body: int, signature: tuple[Any, ...], result: Any) -> int:
 
         returned = body(me, *(unpacked(table[SLOTS * k : SLOTS * (k + 1)]) for k in range(len(signature) - 1)))
         if me < 0:  # members do not write where others read
-            table[STATUS], table[VALUE], table[COUNT] = returned  # or fewer
+            table[STATUS_AT], table[VALUE_AT], table[COUNT_AT] = returned  # or fewer
     """
     context = cpu_target.target_context
     library = context.codegen().create_library("fastmlp_entry")
@@ -200,7 +200,7 @@ def _make_entry(body: int, signature: tuple[Any, ...], result: Any) -> int:
     pointer = ir.FunctionType(context.get_value_type(result), kinds).as_pointer()
     returned = builder.call(builder.inttoptr(_INTEGER(body), pointer), values)
     with builder.if_then(builder.icmp_signed("<", me, _INTEGER(0))):
-        first = SLOTS * len(signature[1:]) + BEHIND + STATUS  # which is counted from the end
+        first = SLOTS * len(signature[1:]) + BEHIND + STATUS_AT  # which is counted from the end
         for k, value in enumerate(_numbers_of(builder, result, returned)):
             place = builder.gep(table, [_INTEGER(first + k)])
             builder.store(value, builder.bitcast(place, value.type.as_pointer()))

@@ -64,7 +64,7 @@ def ends(me):
 
 
 @tile_function
-def share(me, members, tasks):
+def tasks_of(me, members, tasks):
     """The tasks of a member, from the first to before the last: equal parts, in a row.
 
     All of them for one ALONE, and none for OPENING and CLOSING.
@@ -98,14 +98,14 @@ def _next_task(ticket):
 def open_phase(crew, members, phase, tasks):
     """Begin a phase: its tasks may be claimed from now on. Only one thread may do so, when no task is unfinished.
 
-    Queues without tasks are filled first: when the last task of the phase can be claimed, every queue has been set,
+    Queues that get no tasks are set first: when the last task of the phase can be claimed, every queue has been set,
     so nobody opens the next phase while this one is still being opened.
     """
     set_counter(crew, 0, 0)
-    for is_filled in range(2):
+    for has_tasks in (False, True):
         for member in range(members):
-            start, stop = share(member, members, tasks)
-            if (start < stop) == (is_filled == 1):
+            start, stop = tasks_of(member, members, tasks)
+            if (start < stop) == has_tasks:
                 set_counter(crew, _queue(member), ((phase << _TASK_BITS | stop) << _TASK_BITS) | start)
 
 

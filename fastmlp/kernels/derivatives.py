@@ -28,7 +28,7 @@ from fastmlp.kernels.columns import (
     X,
     Z,
 )
-from fastmlp.kernels.crew import begins, ends, share, works
+from fastmlp.kernels.crew import begins, ends, tasks_of, works
 from fastmlp.kernels.dropout import NOTHING_DROPPED
 from fastmlp.kernels.jit import inlined_function, kernel, tile_function
 from fastmlp.kernels.layer import (
@@ -75,7 +75,7 @@ def input_gradient(me, plan, parameters, arena, report, data, targets, labels, s
     if begins(me):
         weigh(plan, report, sample_weights, order, 0, samples)
     if works(me):
-        start, stop = share(me, plan[-1, THREADS], n_blocks(arena, samples))
+        start, stop = tasks_of(me, plan[-1, THREADS], n_blocks(arena, samples))
         for p0 in range(start, stop, TILE_BLOCKS):
             p1 = min(p0 + TILE_BLOCKS, stop)
             _tile_of_samples(
@@ -110,7 +110,7 @@ def per_sample_gradients(
     if begins(me):
         weigh(plan, report, sample_weights, order, 0, samples)
     if works(me):
-        start, stop = share(me, plan[-1, THREADS], n_blocks(arena, samples))
+        start, stop = tasks_of(me, plan[-1, THREADS], n_blocks(arena, samples))
         for p0 in range(start, stop, TILE_BLOCKS):
             p1 = min(p0 + TILE_BLOCKS, stop)
             _tile_of_samples(
@@ -160,7 +160,7 @@ def jacobian(me, plan, parameters, arena, report, data, order, samples, output):
     """Derivative of each output by each input of its sample, ``output[n, j, i]``. Returns the status."""
     inputs, outputs, few = plan[0, INPUTS], plan[-2, OUTPUTS], few_of(samples, arena)
     if works(me):
-        start, stop = share(me, plan[-1, THREADS], n_blocks(arena, samples))
+        start, stop = tasks_of(me, plan[-1, THREADS], n_blocks(arena, samples))
         for p0 in range(start, stop, TILE_BLOCKS):
             p1 = min(p0 + TILE_BLOCKS, stop)
             check = read_samples(whole(plan), KEEPS_NOTHING, plan, arena, data, order, 0, samples, p0, p1)
@@ -275,12 +275,12 @@ def affine_backward_moved(W, V, X, RX, dZ, RdZ, dX, RdX, RdW, Rdb):
         for i in range(0, inputs, size):
             w = j * inputs + i
             weight_gradient_strip(
-                rows, flat_RdZ, j * size, outputs, 0, blocks * size, False, flat_X, i * X.shape[1], inputs - i,
-                flat_RdW, w, inputs,
+                rows, flat_RdZ, j * size, outputs, 0, blocks * size, False, flat_X, i * X.shape[1], inputs - i, inputs,
+                flat_RdW, w,
             )  # fmt: skip
             weight_gradient_strip(
-                rows, flat_dZ, j * size, outputs, 0, blocks * size, True, flat_RX, i * RX.shape[1], inputs - i,
-                flat_RdW, w, inputs,
+                rows, flat_dZ, j * size, outputs, 0, blocks * size, True, flat_RX, i * RX.shape[1], inputs - i, inputs,
+                flat_RdW, w,
             )  # fmt: skip
         bias_gradient_strip(rows, flat_RdZ, j * size, outputs, 0, blocks * size, False, Rdb, j)
 

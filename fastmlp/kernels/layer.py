@@ -2,13 +2,31 @@
 
 A *strip* is up to :data:`~fastmlp.kernels.simd.ROWS` consecutive rows of a formula's left side. It is computed one
 block of columns at a time: that piece is the register tile. The loop under the formula runs over the letter that is
-summed, and each step adds one rank-1 product to the tile: a column of the first operand times a row of the second. The
-layouts of :mod:`fastmlp.kernels.layout` make that row contiguous. So ``rank1(t, A, a, stride, B, b)`` is
-``t[r,:] += A[a + r * stride] * B[b : b + block]`` for each row ``r`` of the tile. In ``block(X)``, ``lanes(Z)`` and
-``fill(Z, 0.0)``, the array says nothing but the dtype.
+summed, and each step adds one rank-1 product to the tile: a column of the first operand times a row of the second
+(which is ``Xᵀ`` in ``dW``). The layouts of :mod:`fastmlp.kernels.layout` make that row contiguous. A function
+``…_strip`` computes one such tile, unless it says that it takes all columns; its places are those of the tile.
 
-A capital letter is an array of one axis, the small one behind it the place where what is meant begins there: ``X, x``;
-``dZ, d``; ``weights, w``. With ``B = block(X)``, the elements of matrices stand at
+The functions of :mod:`fastmlp.kernels.simd`, where ``A`` may be any array, and a tile has ``rows`` rows:
+
+================================  ====================================================================================
+``lanes(A)``, ``block(A)``        how many numbers a vector has, and a row of a tile: here, ``A`` says only the dtype
+``fill(A, x)``                    a vector of ``x``
+``load(A, a)``                    the vector ``A[a : a + lanes]``; ``store(A, a, v)`` writes one
+``load_first(A, a, count)``       only its first ``count`` lanes, 0 in the others, in all if ``count`` is below 1
+``store_first(A, a, v, count)``   writes only these
+``fma(v, u, s)``                  ``v * u + s``
+``sum_lanes(v)``                  the sum of a vector's numbers; ``sum_lanes_of_four``: of four vectors, four numbers
+``scatter(A, a, stride, v, k)``   ``A[a + r * stride] = v[r]`` for the first ``k`` lanes ``r``
+``zeros(A, rows)``                a tile of 0
+``column(A, a, rows)``            a tile with ``A[a + r]`` all along row ``r``
+``store_tile(t, A, a, stride)``   ``A[a + r * stride : … + block] = t[r,:]`` for each row ``r`` of a tile
+``load_tile``, ``store_columns``  the same to and fro, of the first so many columns
+``rank1(t, P, p, stride, Q, q)``  ``t[r,:] += P[p + r * stride] * Q[q : q + block]`` for each row ``r`` of the tile
+================================  ====================================================================================
+
+Arrays have one axis. Behind each stands where in it the operand begins: ``X, x`` means from ``X[x]`` on. ``weights``
+and ``biases`` are ``W`` and ``b``, ``gradient`` is ``dW`` or ``db``; a place has the letter of what begins there:
+``weights, w``; ``gradient, w``; ``dX, x``; but ``dZ, d``. With ``B = block(X)``, the elements of matrices stand at
 
 ================  ==========================================  ======================================================
 ``W[j,i]``        ``j * inputs + i``                          a row after the other, as in NumPy
@@ -16,13 +34,17 @@ sample-blocked    ``(n // B * features + i) * B + n % B``     so the block from 
                                                               ``n * features``, and its rows are ``B`` apart
 feature-blocked   ``(i // B * room + n) * B + i % B``         so the block from feature ``i`` on begins at
                                                               ``i * room``, and its rows are ``B`` apart
+the user's rows   ``row * inputs + i``                        sample ``n`` is row ``order[first + n]``
+panels of ``W``   ``(j // L * inputs + i) * L + j % L``       with ``L = lanes(W)``: so the vectors of outputs from
+                                                              ``j`` on begin at ``j * inputs``, ``L`` apart
 ================  ==========================================  ======================================================
 
-with ``room`` for so many samples.
+``room`` is the number of samples that there is memory for, in whole blocks; it may be more than there are.
 
-The same formula stands here several times, as a tile would be nearly empty, or what it reads would have to be turned
-first, where there is little of one letter. Which one runs is decided in :mod:`fastmlp.kernels.samples`,
-:mod:`fastmlp.kernels.weights` and :mod:`fastmlp.kernels.prediction`, by the layer sizes and the number of samples:
+Where there is little of one letter, a tile would be nearly empty, or what it reads would have to be transposed
+(*turned*) first. So the same formula stands here several times. Which one runs is decided in
+:mod:`fastmlp.kernels.samples`, :mod:`fastmlp.kernels.weights`, :mod:`fastmlp.kernels.prediction` and
+:mod:`fastmlp.kernels.network`, by the layer sizes and the number of samples:
 
 ======  =======================  ==========================  =======================  ========================
 ..      usually                  half a block of samples,    up to four inputs        first layer, of up to
@@ -34,15 +56,17 @@ first, where there is little of one letter. Which one runs is decided in :mod:`f
 ``db``  `bias_gradient_strip`    `bias_gradient_strip`       `bias_gradient_strip`    `bias_gradient_strip`
 ======  =======================  ==========================  =======================  ========================
 
-The second column only where it takes fewer products: then also for ``dX`` of a narrow layer. A layer some of whose
-inputs are dropped is not narrow.
+Those ``…_by_sample`` run only where they take fewer products than a block would: for ``dX`` also in a narrow layer,
+for ``Z`` not in one. The last column is for predictions, for the loss alone, and for training steps whose gradients
+are summed by groups of samples (:mod:`fastmlp.kernels.network`). A layer some of whose inputs are dropped is not
+narrow.
 
 Predictions of up to three samples have `affine_sample`, and `affine_row` where many would have `affine_rows`: the same
 bits.
 
 A multiply-add is ready four cycles after it began, so a sum that waits for itself is slow: several are formed side by
-side. Where fewer rows are left than there are sums, the last row is computed again in the place of those that are
-missing.
+side. Four keep a core busy that begins one in each cycle (AVX-512 on Zen 4), eight one that begins two. Where fewer
+rows are left than there are sums, the last row is computed again in the place of those that are missing.
 
 The kernels at the end run the strip functions over whole arrays, one layer and one formula at a time.
 """
@@ -83,29 +107,36 @@ from fastmlp.kernels.simd import (
 )
 
 _WAYS, _ALIASED_BYTES = 8, 4096
-"""Rows that one place of the first-level cache holds; and how far apart they lie if they share one."""
+"""Lines that one set of the first-level cache holds; and how far apart addresses lie that fall into one set."""
 
 NARROW_INPUTS = 4
-"""Inputs up to which the gradient of the weights is summed in another way: see :func:`narrow_gradient_strip`. A block
-holds as many, so such a layer has one block of them."""
+"""Inputs up to which the gradient of the weights is summed in another way: see :func:`narrow_gradient_strip`. That has
+a sum for each of four inputs; the smallest block holds as many, so such a layer has one block of them."""
 
 
 def for_every_height(make: Callable[[int], Any]) -> Any:
-    """Compile a strip for each number of rows that a tile may have; called, it takes that number first."""
+    """Compile ``make(rows)`` for each number of rows that a tile may have.
+
+    So ``affine_strip(rows)`` below returns the function of one height; who calls it writes
+    ``affine_strip(rows, weights, w, …)``, which goes to that one.
+    """
     return choice_of([make(rows) for rows in range(1, ROWS + 1)])
 
 
 @inlined_function
-def n_strips(rows, most=ROWS):
+def n_strips(total, most=ROWS):
     """Strips into which so many rows of a left side are cut: as few as can be, with ``most`` rows at most."""
-    return (rows + most - 1) // most
+    return (total + most - 1) // most
 
 
 @inlined_function
-def strip_of(rows, strip, most=ROWS):
-    """The first row of a strip, and how many it has: equally many, or one more. A low strip is hardly any faster."""
-    strips = n_strips(rows, most)
-    height, higher = rows // strips, rows % strips
+def strip_of(total, strip, most=ROWS):
+    """The first row of a strip, and how many it has: equally many, or one more.
+
+    A low strip takes hardly less time than a high one, so none is left over.
+    """
+    strips = n_strips(total, most)
+    height, higher = total // strips, total % strips
     return strip * height + min(strip, higher), height + (1 if strip < higher else 0)
 
 
@@ -113,8 +144,7 @@ def strip_of(rows, strip, most=ROWS):
 def most_rows(weights, inputs):
     """Rows of a strip of ``Z``, at most: each reads a row of ``W`` of its own.
 
-    With 16 that share one place in the first-level cache, the layers of 1024-1024-1024-1024 went forward at half the
-    speed.
+    With 16 rows in one set of the first-level cache, the layers of 1024-1024-1024-1024 went forward at half the speed.
     """
     return min(ROWS, _WAYS) if inputs * weights.itemsize % _ALIASED_BYTES == 0 else ROWS
 
@@ -178,12 +208,14 @@ def affine_rows(weights, w, biases, b, inputs, outputs, X, order, first, samples
     """Matmul plus bias, for ``outputs`` outputs ``j`` and one block of samples ``n``: rows of the user's data.
 
     Inputs lie side by side, and the lanes are summed in the end, as in :func:`affine_by_sample`. Sample ``n`` is the
-    row that ``order`` names in its entry ``first + n``, see :func:`fastmlp.kernels.layout.row_of`; what fills up the
-    block repeats the last one of ``samples``. ``z`` is where the block stands in ``Z``, which is sample-blocked.
+    row that ``order`` names in its entry ``first + n``, see :func:`fastmlp.kernels.layout.row_of`. From sample 0 of
+    this block on, the batch has ``samples``; if these are fewer than a block, the last one is repeated. ``z`` is where
+    the block stands in ``Z``, which is sample-blocked.
     """
     # Z[j,n] = Σ_i W[j,i] X[i,n] + b[j]
     step, nothing = lanes(Z), fill(Z, 0.0)
     for n in range(0, block(Z), 4):
+        # where the rows of four samples begin, and those of the next four, which are asked for ahead
         r0, r1, r2, r3 = _places_of_four(order, first, n, samples, inputs)
         a0, a1, a2, a3 = _places_of_four(order, first, n + 4, samples, inputs)
         for j in range(0, outputs, 2):  # eight sums side by side; a missing row repeats the last
@@ -228,7 +260,7 @@ def _places_of_four(order, first, n, samples, inputs):
 
 @inlined_function
 def _prefetch_four(X, x0, x1, x2, x3):
-    """Ask for what is read next. Of rows in 60 MB, steps of 100-1 on 32 take 3.1 us instead of 3.6."""
+    """Ask for what is read next. Of rows in 60 MB, training steps of 100-1 on 32 take 3.1 us instead of 3.6."""
     prefetch(X, x0)
     prefetch(X, x1)
     prefetch(X, x2)
@@ -281,7 +313,7 @@ def input_gradient_strip(rows):
     @inlined_function
     def strip(weights, w, inputs, j0, j1, dZ, d, dX, x):
         # dX[i,n] = Σ_j W[j,i] dZ[j,n]
-        # where none of its columns is loaded, the tile is zero: there the sum begins
+        # a sum that begins, as j0 is 0, starts at 0: the tile of no columns
         t = load_tile(dX, x, block(dX), block(dX) if j0 > 0 else 0, rows)
         for j in range(j0, j1):
             # row j of W, from the strip's first input on, which is a column of the turned W; and row j of dZ
@@ -302,7 +334,7 @@ def input_gradient_by_sample(weights, w, inputs, count, outputs, dZ, d, samples,
     size, step, nothing = block(dX), lanes(dX), fill(dX, 0.0)
     for k in range(0, count * size, step):
         store(dX, x + k, nothing)
-    for i in range(0, count, 4 * step):  # four sums side by side
+    for i in range(0, count, 4 * step):  # four sums side by side; beyond the last input nothing is loaded, or stored
         i1, i2, i3 = i + step, i + 2 * step, i + 3 * step
         for n in range(samples):
             s0, s1, s2, s3 = nothing, nothing, nothing, nothing
@@ -323,23 +355,25 @@ def weight_gradient_strip(rows):
     """Gradient of the weights, for ``rows`` outputs ``j`` and one block of inputs ``i``, ``columns`` of them.
 
     ``d`` is where row ``j`` of block 0 stands in ``dZ`` (sample-blocked), ``x`` where the block of inputs
-    stands in ``X`` (feature-blocked), ``w`` where the strip stands in ``gradient``. The sum runs over samples from
-    ``n0``, with which a block begins, to before ``n1``; with ``add`` it goes on from what stands in ``gradient``.
+    stands in ``X`` (feature-blocked), ``w`` where the tile stands in ``gradient``, whose rows are ``inputs`` apart. If
+    ``columns`` are more than a block has, all are meant. The sum runs over samples from ``n0``, with which a block
+    begins, to before ``n1``; with ``add`` it goes on from what stands in ``gradient``.
     """
 
     @inlined_function
-    def strip(dZ, d, outputs, n0, n1, add, X, x, columns, gradient, w, inputs):
+    def strip(dZ, d, outputs, n0, n1, add, X, x, columns, inputs, gradient, w):
         # dW[j,i] = Σ_n dZ[j,n] X[i,n]
         size = block(X)
         t = load_tile(gradient, w, inputs, columns if add else 0, rows)
         for start in range(n0, n1, size):  # block by block
             for n in range(start, min(start + size, n1)):
-                # column n of dZ, from the strip's first row on, one row every block; and row n of X
+                # column n of dZ, from the strip's first row on, whose rows are a block apart; and column n of X, that
+                # is row n of the turned X
                 t = rank1(t, dZ, d + start * outputs + n - start, size, X, x + n * size)
         store_columns(t, gradient, w, inputs, columns)
 
     @inlined_function
-    def low_strip(dZ, d, outputs, n0, n1, add, X, x, columns, gradient, w, inputs):
+    def low_strip(dZ, d, outputs, n0, n1, add, X, x, columns, inputs, gradient, w):
         # equivalent to strip, rounded differently: samples n, n + 1, n + 2, n + 3 have a tile each, as in a low one
         # every product would wait for the one before
         size = block(X)
@@ -356,7 +390,7 @@ def weight_gradient_strip(rows):
                 t = rank1(t, dZ, d + start * outputs + n - start, size, X, x + n * size)
         store_columns((t + t1) + (t2 + t3), gradient, w, inputs, columns)
 
-    return low_strip if rows * VECTORS < 4 else strip
+    return low_strip if rows * VECTORS < 4 else strip  # with so few sums, waiting takes longer than adding up
 
 
 @inlined_function
@@ -368,7 +402,7 @@ def weight_gradient_rows(dZ, d, outputs, n0, n1, add, X, order, first, inputs, g
     """
     # dW[j,i] = Σ_n dZ[j,n] X[i,n]
     size, step, nothing = block(dZ), lanes(dZ), fill(dZ, 0.0)
-    for i in range(0, inputs, 4 * step):
+    for i in range(0, inputs, 4 * step):  # beyond the last input nothing is loaded, or stored
         i1, i2, i3 = i + step, i + 2 * step, i + 3 * step
         for j in range(0, outputs, 2):  # eight sums side by side; a missing row repeats the last
             j1 = min(j + 1, outputs - 1)
@@ -421,11 +455,11 @@ def narrow_gradient_strip(rows, dZ, d, outputs, n0, n1, add, X, x, inputs, gradi
         for start in range(n0, n1, size):
             for n in range(start, start + size, lanes(X)):  # some samples
                 d_n, here = d + start * outputs + n - start, x + start * inputs + n - start
-                s, t = load(dZ, d_n + r * size), load(dZ, d_n + r1 * size)
+                d_r, d_r1 = load(dZ, d_n + r * size), load(dZ, d_n + r1 * size)
                 x0, x1 = load(X, here), load(X, here + i1 * size)
                 x2, x3 = load(X, here + i2 * size), load(X, here + i3 * size)
-                s0, s1, s2, s3 = fma(s, x0, s0), fma(s, x1, s1), fma(s, x2, s2), fma(s, x3, s3)
-                t0, t1, t2, t3 = fma(t, x0, t0), fma(t, x1, t1), fma(t, x2, t2), fma(t, x3, t3)
+                s0, s1, s2, s3 = fma(d_r, x0, s0), fma(d_r, x1, s1), fma(d_r, x2, s2), fma(d_r, x3, s3)
+                t0, t1, t2, t3 = fma(d_r1, x0, t0), fma(d_r1, x1, t1), fma(d_r1, x2, t2), fma(d_r1, x3, t3)
         _store_or_add_sums(s0, s1, s2, s3, add, inputs, gradient, w + r * inputs)
         if r1 > r:
             _store_or_add_sums(t0, t1, t2, t3, add, inputs, gradient, w + r1 * inputs)
@@ -457,7 +491,7 @@ def bias_gradient_strip(rows, dZ, d, outputs, n0, n1, add, gradient, b):
     """Gradient of the biases, for ``rows`` outputs ``j``, over samples as in :func:`weight_gradient_strip`.
 
     ``b`` is where the strip's first bias stands in ``gradient``. Here and in :func:`narrow_gradient_strip` the last
-    block is summed as a whole: ``dZ`` is zero where it is only filled up.
+    block is summed as a whole: where it is only filled up, ``dZ`` is zero, and ``X`` finite.
     """
     # db[j] = Σ_n dZ[j,n]
     size, nothing = block(dZ), fill(dZ, 0.0)
@@ -473,7 +507,7 @@ def bias_gradient_strip(rows, dZ, d, outputs, n0, n1, add, gradient, b):
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# the kernels, over whole arrays
+# the kernels, over whole arrays: W, X and Z have the axes that are told, flat_W, flat_X and flat_Z are the same of one
 
 
 @kernel
@@ -520,7 +554,7 @@ def affine_backward(W, X, dZ, dX, dW, db):
     outputs, inputs = W.shape
     blocks, _, size = dZ.shape
     flat_W, flat_X, flat_dZ = W.reshape(W.size), X.reshape(X.size), dZ.reshape(dZ.size)
-    flat_dX, flat_dW = dX.reshape(dX.size), dW.reshape(dW.size)
+    flat_dX, flat_dW, room = dX.reshape(dX.size), dW.reshape(dW.size), X.shape[1]
     for p in prange(blocks):
         for strip in range(n_strips(inputs)):
             i, rows = strip_of(inputs, strip)
@@ -532,8 +566,8 @@ def affine_backward(W, X, dZ, dX, dW, db):
         j, rows = strip_of(outputs, strip)
         for i in range(0, inputs, size):
             weight_gradient_strip(
-                rows, flat_dZ, j * size, outputs, 0, blocks * size, False, flat_X, i * X.shape[1], inputs - i, flat_dW,
-                j * inputs + i, inputs,
+                rows, flat_dZ, j * size, outputs, 0, blocks * size, False, flat_X, i * room, inputs - i, inputs,
+                flat_dW, j * inputs + i,
             )  # fmt: skip
         bias_gradient_strip(rows, flat_dZ, j * size, outputs, 0, blocks * size, False, db, j)
 

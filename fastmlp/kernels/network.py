@@ -7,12 +7,12 @@ samples for all threads, these share the features of one layer after the other (
 *Over weights* (:mod:`fastmlp.kernels.weights`). Each thread takes tiles of ``W``, sums over all samples in a fixed
 order, and updates them.
 
-All steps of a call run in one parallel region, whose threads claim the tasks of a phase from each other: see
+All steps of a call run in one parallel region, whose threads claim the tasks of a phase from queues: see
 :mod:`fastmlp.kernels.crew`.
 
-As long as a few gradients of the whole network stay in the cache, those of some samples are cheaper summed while these
-are in it than all samples fetched by all threads later. There the first phase also sums over each *group* of samples,
-to a *partial* gradient, and the second adds the partials in the order of the groups.
+Where a few gradients of the whole network fit into the cache, it is cheaper that each thread sums those of its own
+samples, which it has there, than that all threads fetch all samples. Then the first phase also sums over each *group*
+of samples, to a *partial* gradient, and the second adds the partials in the order of the groups.
 
 Everything that a step works on lies in one array, the *arena*; the *plan* says where: see
 :mod:`fastmlp.kernels.columns`. The formulas are in :mod:`fastmlp.kernels.layer`.
@@ -64,7 +64,7 @@ from fastmlp.kernels.crew import (
     ends,
     finish,
     open_phase,
-    share,
+    tasks_of,
     wait_for_next,
     works,
 )
@@ -82,7 +82,7 @@ from fastmlp.kernels.samples import (
     affine_rows_tile,
     backward_tile,
     blocks_of_bytes,
-    can_leave_rows,
+    can_read_in_place,
     few_of,
     forward_tile,
     loss_of_tile,
@@ -115,8 +115,9 @@ derivative. Where there is no hidden layer, or a few units, there is hardly anyt
 
 GROUP_SAMPLES, MOST_GROUPS, GROUP_OPERATIONS = 64, 16, 600_000
 """Where gradients are summed group by group: about how many samples a group has, how many groups there are at most,
-and how many operations (float32; half as many in float64) are worth a group: some 8 us; the first ones are worth two.
-They follow from the batch and the network alone, whatever the number of threads."""
+and how many operations (float32; half as many in float64) are worth a group: some 8 us. (A batch that is worth one is
+two groups, so that two threads share it.) They follow from the batch and the network alone, whatever the number of
+threads."""
 
 LEAST_GROUP_SAMPLES, LEAST_SHALLOW_SAMPLES = 32, 16
 """How many samples a group has at least; the second where its gradient is no more than what enters the layers with so
@@ -175,7 +176,8 @@ def _n_groups(plan, arena, samples):
     while 2 * groups <= most:  # a power of two, which threads can share equally
         groups *= 2
     if groups > 1 and not _are_enough(plan, samples):
-        # of a few, gradients are summed along the rows of W, as they are stored, which is what takes time then
+        # a few are one group, whose gradient is summed along the rows of W (partial_gradient), as they are stored:
+        # that is what takes time then
         return 1 if few_of(samples, arena) > 0 else 0
     return groups if groups <= plan[-1, PARTIALS_IN_CACHE] else 0
 
@@ -188,7 +190,10 @@ def _are_enough(plan, samples):
 
 @tile_function
 def _may_have_stages(plan, arena, samples):
-    """Whether the bits of a batch would be the same with stages: a group's sums are cut where its tiles end."""
+    """Whether the bits of a batch would be the same with stages: a group's sums are cut where its tiles end.
+
+    Not if so many samples may be several groups: even if they are none, a smaller batch behind this one could be some.
+    """
     if _are_enough(plan, samples):
         return False
     return few_of(samples, arena) > 0 or _n_groups(plan, arena, samples) == 0
@@ -201,10 +206,11 @@ class _Division(NamedTuple):
     blocks: int
     """Of samples, the last of which may be filled up."""
     groups: int
-    """0 if there are none: then parts are tiles."""
+    """0 if gradients are not summed by groups: then the parts are tiles. Else how many groups there should be."""
     part_blocks: int
     """Blocks in a part, but for the last one, which may have fewer."""
     parts: int
+    """How many groups, or tiles, there are. (What a scope has parts of are a layer's features.)"""
 
 
 @tile_function
@@ -278,13 +284,23 @@ def _sample_task(
         # sample n is entry entry0 + n of the order, for an entry0 that may be below 0, and sample n1 comes last
         entry0, n1 = first - apart * block(arena), samples + apart * block(arena)
         if passes & FORWARD:
-            if way.leaves_rows:
+            if way.reads_in_place:
                 check = affine_rows_tile(plan, parameters, arena, data, order, entry0, n1, p0, p1)
             else:
                 check = read_samples(whole(plan), way.keeps, plan, arena, data, order, entry0, n1, p0, p1)
             note(report, X_CHECK, p0 - apart, p1 - apart, check)
             forward_tile(
-                whole(plan), way.leaves_rows, way.keeps, plan, parameters, arena, p0, p1, way.few, dropout_step, apart
+                whole(plan),
+                way.reads_in_place,
+                way.keeps,
+                plan,
+                parameters,
+                arena,
+                p0,
+                p1,
+                way.few,
+                dropout_step,
+                apart,
             )
         if passes & LOSSES:
             loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, entry0, n1, p0, p1, apart)
@@ -306,7 +322,7 @@ class _Way(NamedTuple):
     few: int
     """As in :func:`~fastmlp.kernels.samples.few_of`."""
     keeps: int
-    leaves_rows: bool
+    reads_in_place: bool
     """Whether the first layer reads the user's rows where they stand."""
     tile_blocks: int
     """Blocks of samples in a tile, at most."""
@@ -318,11 +334,11 @@ def _way_of(passes, division, plan, arena, samples):
     if passes == FORWARD:  # others may come back to what enters the layers
         return _Way(few, KEEPS_ALL, False, TILE_BLOCKS)
     if passes == (FORWARD | LOSSES):  # in parts of any size, with the same bits
-        return _Way(0, KEEPS_NOTHING, can_leave_rows(plan, arena), TILE_BLOCKS)
+        return _Way(0, KEEPS_NOTHING, can_read_in_place(plan, arena), TILE_BLOCKS)
     if passes == ALL_PASSES and division.groups > 0:  # the rows are read again, while they are in the cache
-        leaves_rows = few == 0 and can_leave_rows(plan, arena)
-        most = ROWS_BYTES if leaves_rows else X_BYTES
-        return _Way(few, KEEPS_FOR_GRADIENT, leaves_rows, blocks_of_bytes(most, plan, arena))
+        reads_in_place = few == 0 and can_read_in_place(plan, arena)
+        most = ROWS_BYTES if reads_in_place else X_BYTES
+        return _Way(few, KEEPS_FOR_GRADIENT, reads_in_place, blocks_of_bytes(most, plan, arena))
     return _Way(few, KEEPS_FOR_GRADIENT, False, TILE_BLOCKS)
 
 
@@ -332,9 +348,9 @@ def _add_to_group(group, add, division, way, plan, arena, gradient, data, order,
     partial, to = gradient, 0  # that of a single group is the batch's
     if division.parts > 1:
         partial, to = arena, plan[-1, PARTIALS] + group * plan[-1, PARTIAL_SIZE]
-    if way.leaves_rows:
+    if way.reads_in_place:
         rows_gradient(add, plan, arena, data, order, entry0, n0, n1, partial, to)
-    partial_gradient(1 if way.leaves_rows else 0, add, plan, arena, n0, n1, partial, to)
+    partial_gradient(1 if way.reads_in_place else 0, add, plan, arena, n0, n1, partial, to)
 
 
 @tile_function
@@ -437,8 +453,6 @@ def _train_along(
     """
     phases, members, size = _n_phases(optimizer, settings, stages), plan[-1, THREADS], parameters.size
     per_epoch = _steps_of_epoch(n_rows, batch_size, ended)
-    # all batches but an epoch's last are divided alike: to find out each time takes a tenth of a step of 3-4-4-2
-    of_samples = min(batch_size, n_rows - first)
     while True:
         phase, task = claim(crew, me, members)
         # most often divided by a constant, which is a shift
@@ -450,8 +464,9 @@ def _train_along(
             wait_for_next(crew, me, phase)
             continue
         start, samples = _batch(k, first, batch_size, n_rows, per_epoch, order)
-        if samples != of_samples:
-            of_samples, division = samples, _divided(plan, arena, samples, stages)
+        # all batches but an epoch's last are divided alike: to find out each time takes a tenth of a step of 3-4-4-2
+        if samples != division.samples:
+            division = _divided(plan, arena, samples, stages)
         tasks = _n_tasks(kind, stage, stages, division, plan, arena, size)
         if kind == OVER_SAMPLES:
             # the optimizer counts its steps from 1, dropout from 0
@@ -478,8 +493,10 @@ def _train_along(
         if finish(crew, tasks):
             following = phase + 1
             if kind == OVER_SAMPLES:
-                if stage == stages - 1 and not (_judge(plan, arena, samples, report) and passes & BACKWARD):
-                    following = phases * n_steps
+                if stage == stages - 1:
+                    may_go_on = _judge(plan, arena, samples, report)
+                    if not (may_go_on and passes & BACKWARD):
+                        following = phases * n_steps
             elif kind == OVER_SQUARES:
                 limit(report, settings[MAX_NORM])
             elif following == phases * (k + 1):
@@ -487,11 +504,13 @@ def _train_along(
                 if k + 1 < n_steps:
                     start, samples = _batch(k + 1, first, batch_size, n_rows, per_epoch, order)
                     weigh(plan, report, sample_weights, order, start, samples)
-                    if samples != of_samples:
-                        of_samples, division = samples, _divided(plan, arena, samples, stages)
-            kind, stage = _kind_of(following - phases * k if following < phases * (k + 1) else 0, stages)
-            tasks = _n_tasks(kind, stage, stages, division, plan, arena, size) if following < phases * n_steps else 0
-            open_phase(crew, members, following, tasks)
+                    if samples != division.samples:
+                        division = _divided(plan, arena, samples, stages)
+            next_kind, next_stage = _kind_of(following - phases * k if following < phases * (k + 1) else 0, stages)
+            next_tasks = 0
+            if following < phases * n_steps:
+                next_tasks = _n_tasks(next_kind, next_stage, stages, division, plan, arena, size)
+            open_phase(crew, members, following, next_tasks)
 
 
 @inlined_function
@@ -574,7 +593,7 @@ def update(me, plan, report, parameters, gradient, memory, optimizer, settings, 
             for k in range(PARAMETER_RANGES):
                 square_task(k, gradient, report)
             limit(report, settings[MAX_NORM])
-    start, stop = share(me, plan[-1, THREADS], PARAMETER_RANGES)
+    start, stop = tasks_of(me, plan[-1, THREADS], PARAMETER_RANGES)
     for k in range(start, stop):
         update_task(k, plan, report, parameters, gradient, optimizer, rates, memory)
     if ends(me):
@@ -597,7 +616,8 @@ def forward(
     The batch is ``samples`` rows of ``data``: those that ``order`` names from its entry ``first`` on, or, if ``order``
     is empty, the rows from ``first`` on.
     """
-    # a forward pass touches neither gradient nor memory, targets nor weights: anything of their type may stand there
+    # a forward pass touches neither gradient nor memory, and neither targets nor labels nor weights: in their places
+    # stands anything of their type
     return run(
         crew, FORWARD, plan, parameters, arena, report, parameters, parameters, data, data, NO_ORDER, NO_WEIGHTS,
         order, first + samples, samples, first, 1, NO_UPDATE, NO_SETTINGS, dropout_step + 1, 0.0, ONE_EPOCH,

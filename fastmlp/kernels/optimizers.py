@@ -147,12 +147,6 @@ def rates_of(optimizer, settings, step, k):
 
 
 @tile_function
-def decays(rates, are_weights):
-    """Whether weights, or biases, are drawn towards 0."""
-    return rates.weight_decay != 0 and (are_weights or rates.decays_biases)
-
-
-@tile_function
 def decay_range(rates, parameters, start, stop):
     """Draw the parameters from ``start`` to ``stop`` towards 0."""
     learning_rate, weight_decay = rates.learning_rate, rates.weight_decay

@@ -19,7 +19,7 @@ from fastmlp.kernels.columns import (
     X,
     Z,
 )
-from fastmlp.kernels.crew import share, works
+from fastmlp.kernels.crew import tasks_of, works
 from fastmlp.kernels.dropout import NOTHING_DROPPED
 from fastmlp.kernels.jit import inlined_function, tile_function
 from fastmlp.kernels.layer import affine_row, affine_sample
@@ -29,7 +29,7 @@ from fastmlp.kernels.samples import (
     KEEPS_NOTHING,
     TILE_BLOCKS,
     affine_rows_tile,
-    can_leave_rows,
+    can_read_in_place,
     forward_tile,
     read_samples,
     whole,
@@ -63,7 +63,7 @@ def _whole_vectors(outputs, panels):
 def _predict_sample(plan, parameters, panels, arena, data, row, output):
     """Output of a single row of the data. Returns 0 if every value of the row is finite, else NaN."""
     x, inputs, step, size = plan[0, X], plan[0, INPUTS], lanes(arena), block(arena)
-    check, panel, leaves_rows = fill(arena, 0.0), 0, can_leave_rows(plan, arena)
+    check, panel, reads_in_place = fill(arena, 0.0), 0, can_read_in_place(plan, arena)
     for i in range(0, inputs, step):
         value = load_first(data, row * inputs + i, inputs - i)
         check = check + (value - value)
@@ -72,7 +72,7 @@ def _predict_sample(plan, parameters, panels, arena, data, row, output):
         inputs, outputs, code = plan[layer, INPUTS], plan[layer, OUTPUTS], plan[layer, ACTIVATION]
         b, z, a = plan[layer, BIASES], plan[layer, Z], plan[layer, A]
         # Z = affine(W, b, X);  A = activate(Z)
-        if layer == 0 and leaves_rows:
+        if layer == 0 and reads_in_place:
             affine_row(parameters, plan[0, WEIGHTS], parameters, b, inputs, outputs, data, row * inputs, arena, z)
         else:
             affine_sample(panels, panel, parameters, b, inputs, outputs, arena, x, arena, z)
@@ -93,10 +93,10 @@ def _predict_sample(plan, parameters, panels, arena, data, row, output):
 
 
 @inlined_function
-def _read_rows(leaves_rows, plan, parameters, arena, data, first, samples, p0, p1):
+def _read_rows(reads_in_place, plan, parameters, arena, data, first, samples, p0, p1):
     """A tile of rows that stand one after the other, or ``Z`` from them. Returns 0 if all is finite, else NaN."""
     inputs = plan[0, INPUTS]
-    if leaves_rows:
+    if reads_in_place:
         return affine_rows_tile(plan, parameters, arena, data, NO_ORDER, first, samples, p0, p1)
     if inputs > NARROW_FEATURES and inputs >= lanes(arena):
         return turn_rows(data, inputs, first, samples, p0, p1, arena, plan[0, X])
@@ -107,15 +107,17 @@ def _read_rows(leaves_rows, plan, parameters, arena, data, first, samples, p0, p
 def _predict_blocks(me, plan, parameters, arena, data, first, samples, output):
     """Output of a member's share of the blocks, all of which it works on in the same place of the arena."""
     size, p0, outputs = block(arena), max(me, 0) * PREDICTED_BLOCKS, plan[-2, OUTPUTS]
-    start, stop = share(me, plan[-1, THREADS], n_blocks(arena, samples))
-    check, leaves_rows = 0.0, can_leave_rows(plan, arena)
+    start, stop = tasks_of(me, plan[-1, THREADS], n_blocks(arena, samples))
+    check, reads_in_place = 0.0, can_read_in_place(plan, arena)
     for p in range(start, stop, TILE_BLOCKS):
         # seen from the arena's first block, so many samples of the data come before those of this tile: the second one
         # of a single member, p = 8 and p0 = 0, begins at sample 8 * size, and is worked on as if it were the first
         shift = (p - p0) * size
         p1 = p0 + min(TILE_BLOCKS, stop - p)
-        check += _read_rows(leaves_rows, plan, parameters, arena, data, first + shift, samples - shift, p0, p1)
-        forward_tile(whole(plan), leaves_rows, KEEPS_NOTHING, plan, parameters, arena, p0, p1, 0, NOTHING_DROPPED, 0)
+        check += _read_rows(reads_in_place, plan, parameters, arena, data, first + shift, samples - shift, p0, p1)
+        forward_tile(
+            whole(plan), reads_in_place, KEEPS_NOTHING, plan, parameters, arena, p0, p1, 0, NOTHING_DROPPED, 0
+        )
         scatter_rows(arena, plan[-2, A], outputs, samples - shift, p0, p1, output, (first + shift) * outputs, outputs)
     return check
 

@@ -52,15 +52,17 @@ PARTS_PER_THREAD = 2
 :data:`~fastmlp.kernels.columns.PARAMETER_RANGES`, in whose rows of the report they note whether ``X`` is finite."""
 
 GATHERED = 10
-"""As many products take as long as it takes to gather a number."""
+"""As many products take as long as it takes to gather a number, of many in a row: of a few it takes more, see
+:data:`~fastmlp.kernels.network.READ_OPERATIONS`."""
 
 
 @tile_function
 def n_stages(plan, arena, samples):
     """Stages of the phase over so many samples, or over fewer that come behind them.
 
-    A thread that takes whole blocks has as many as there are for each thread, rounded up; one that takes parts of a
-    layer has all blocks, by the number of threads, or of parts where these are fewer.
+    In a layer of so many products, a thread that takes whole blocks has ``products * ceil(blocks / threads)``; one
+    that takes parts of the features has ``products * blocks / parts``, of which there are as many as threads, if there
+    are so many blocks of features. ``saved`` is the difference in all layers, for one sample of each block.
     """
     blocks, threads, layers = n_blocks(arena, samples), plan[-1, THREADS], plan.shape[0] - 1
     most, saved = min(threads, PARAMETER_RANGES), 0
@@ -109,13 +111,13 @@ def stage_task(
     elif stage == 0:
         scope = stage, layers, task, parts  # not 0: a plain number would have read_samples compiled once more
         check = read_samples(scope, KEEPS_FOR_GRADIENT, plan, arena, data, order, first, samples, 0, blocks)
-        report[first_sum(report) + task, X_CHECK] = check
+        report[first_sum(report) + task, X_CHECK] = check  # the penalty's sums are in another column
     elif stage == layers + 1:
         check = 0.0  # that of all features
         for k in range(n_stage_parts(0, plan, arena, blocks)):
             check += report[first_sum(report) + k, X_CHECK]
         note(report, X_CHECK, task, task + 1, check)
-        if n_stage_parts(layers, plan, arena, blocks) > 1:
+        if n_stage_parts(layers, plan, arena, blocks) > 1:  # so no part of the last layer could do it
             softmax_tile(plan, arena, task, task + 1)
         loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, first, samples, task, task + 1, 0)
     else:

@@ -47,7 +47,6 @@ from fastmlp.kernels.layout import n_blocks
 from fastmlp.kernels.optimizers import (
     NO_UPDATE,
     decay_range,
-    decays,
     penalize_range,
     penalty_of_range,
     scale_range,
@@ -58,7 +57,7 @@ from fastmlp.kernels.optimizers import (
 from fastmlp.kernels.simd import block, lanes, load_first, store_first
 
 LINE = 32
-"""Elements of a cache line, and of the one that is fetched with it."""
+"""Elements of a cache line and the one that is fetched with it, in float32; in float64, of two such pairs."""
 
 WORTH_A_TASK = 2_000
 """Elements of partial gradients to be added that are worth a task."""
@@ -69,11 +68,12 @@ STRIPS_AT_ONCE = 8
 BLOCKS_AT_ONCE = 32
 """Blocks of samples over which ``dW`` is summed in one go: so many samples of a block of inputs stay in the cache."""
 
-INPUT_BLOCKS_AT_ONCE, ALIASED_BYTES = 8, 2048
+INPUT_BLOCKS_AT_ONCE, TWO_SETS_BYTES = 8, 2048
 """Blocks in a run of inputs, for which ``dW`` is computed before it is used: a row of weights is updated in one go.
 Tile by tile, one thread takes 334 us instead of 320 for 784-300-10 on 32 samples. Several wait less for each other's
 cache lines if products come between updates, 187 us instead of 204; but not where rows lie a multiple of so many bytes
-apart: as these share one place, or two, in the first-level cache, 1024-512-10 took 690 us tile by tile instead of 445.
+apart: as these fall into one set, or two, of the first-level cache, 1024-512-10 took 690 us tile by tile instead of
+445.
 """
 
 TASKS_PER_THREAD = 4
@@ -108,7 +108,7 @@ def _weight_tile(layer, strip, i, n0, n1, add, plan, arena, gradient, g):
         narrow_gradient_strip(rows, arena, d, outputs, n0, n1, add, arena, plan[layer, X], inputs, gradient, w)
     else:
         columns = min(inputs - i, size)
-        weight_gradient_strip(rows, arena, d, outputs, n0, n1, add, arena, x, columns, gradient, w, inputs)
+        weight_gradient_strip(rows, arena, d, outputs, n0, n1, add, arena, x, columns, inputs, gradient, w)
     if i == 0:
         bias_gradient_strip(rows, arena, d, outputs, n0, n1, add, gradient, b)
 
@@ -130,10 +130,10 @@ def _finish_strip(layer, strip, i0, i1, plan, report, parameters, gradient, opti
             penalize_range(l1, l2, parameters, gradient, b, b + rows)
     if optimizer == NO_UPDATE:
         return
-    if decays(rates, True):
+    if rates.weight_decay != 0:
         for r in range(rows):
             decay_range(rates, parameters, w + r * inputs, w + r * inputs + columns)
-        if i0 == 0 and decays(rates, False):
+        if i0 == 0 and rates.decays_biases:
             decay_range(rates, parameters, b, b + rows)
     update_rows(optimizer, rates, parameters, gradient, memory, w, columns, rows, inputs)
     if i0 == 0:  # the biases are one row
@@ -148,7 +148,7 @@ def _tiles_of_strip(
     inputs, size = plan[layer, INPUTS], block(arena)
     # blocks whose gradients are computed before the first of them is used
     at_once = 1
-    if plan[-1, THREADS] == 1 or inputs * arena.itemsize % ALIASED_BYTES == 0:
+    if plan[-1, THREADS] == 1 or inputs * arena.itemsize % TWO_SETS_BYTES == 0:
         at_once = INPUT_BLOCKS_AT_ONCE
     for k0 in range(start, stop, at_once):
         k1 = min(k0 + at_once, stop)
@@ -232,9 +232,9 @@ def _penalize_flat(start, stop, plan, report, parameters, gradient):
 @inlined_function
 def _update_flat(start, stop, plan, parameters, gradient, optimizer, rates, memory):
     """Decay and update of the parameters from ``start`` to ``stop``, of whatever layers they are."""
-    if decays(rates, True):
+    if rates.weight_decay != 0:
         for layer in range(plan.shape[0] - 1):
-            k0, k1 = _meant(start, stop, layer, decays(rates, False), plan)
+            k0, k1 = _meant(start, stop, layer, rates.decays_biases, plan)
             decay_range(rates, parameters, k0, k1)
     if plan[-1, THREADS] > 1:
         update_beside_others(optimizer, rates, parameters, gradient, memory, start, stop)
