@@ -436,7 +436,7 @@ class MLP:
         X = checks.samples("X", X, self._sizes[0], self._dtype)
         with self._lock:
             self._forward(X)
-            return self.activations[-1]
+            return self._activation(len(self._sizes) - 1)
 
     def _forward(self, X: Array, dropout_step: int = dropout.NOTHING_DROPPED) -> None:
         count, version = X.shape[0], int(self._counts[columns.VERSION])
@@ -456,12 +456,14 @@ class MLP:
     def activations(self) -> list[Array]:
         """What the last :meth:`forward` computed: ``X``, then the activations of each layer, as rows."""
         with self._lock:
-            workspace, count = self._last_pass()
-            plan = workspace.plan
-            places = [(plan[0, columns.X], self._sizes[0])]
-            places += [(plan[layer, columns.A], size) for layer, size in enumerate(self._sizes[1:])]
-            blocks = [workspace.view(place, features, count) for place, features in places]
-            return [np.ascontiguousarray(layout.from_sample_blocks(each, count).T) for each in blocks]
+            return [self._activation(k) for k in range(len(self._sizes))]
+
+    def _activation(self, k: int) -> Array:
+        """The activations of a layer in the last forward pass, as rows: of layer ``k``, from 1; ``X`` for 0."""
+        workspace, count = self._last_pass()
+        place = workspace.plan[k - 1, columns.A] if k > 0 else workspace.plan[0, columns.X]
+        blocks = workspace.view(place, self._sizes[k], count)
+        return np.ascontiguousarray(layout.from_sample_blocks(blocks, count).T)
 
     def backward(self, Y: ArrayLike, *, sample_weight: ArrayLike | None = None) -> Gradients:
         """Backward pass of the last :meth:`forward`.
@@ -490,12 +492,12 @@ class MLP:
             targets = self._weighted(self._targets("Y", Y, count, self._dtype), count, sample_weight)
             given = targets
             if self._loss == "own":
-                predictions = self.activations[-1]
+                predictions = self._activation(len(self._sizes) - 1)
                 with self._passing():  # the loss may use the model
                     given = self._own_gradient(predictions, targets)[1]
             gradients = self._backward(workspace, count, given)[1]
             if self.config["verify"]:
-                self._verify(self.activations[0], targets, gradients, thorough=False).raise_if_failed()
+                self._verify(self._activation(0), targets, gradients, thorough=False).raise_if_failed()
             return gradients
 
     @contextmanager
@@ -834,7 +836,7 @@ class MLP:
     def _own_loss_and_gradients(self, X: Array, targets: checks.Targets, dropout_step: int) -> tuple[float, Gradients]:
         with self._lock, self._passing():
             self._forward(X, dropout_step)
-            predictions = self.activations[-1]
+            predictions = self._activation(len(self._sizes) - 1)
             with self._passing():  # the loss may use the model
                 loss, gradient = self._own_gradient(predictions, targets)
             if not np.isfinite(loss):
@@ -1295,7 +1297,7 @@ class MLP:
             activations = [np.asarray(A.T, np.float64) for A in self.activations]
             given = targets
             if self._loss == "own":
-                given = self._own_gradient(self.activations[-1], targets)[1]
+                given = self._own_gradient(self._activation(len(self._sizes) - 1), targets)[1]
             workspace, count = self._last_pass()
             loss, gradients = self._backward(workspace, count, given)
             if not np.isfinite(loss):
