@@ -76,7 +76,10 @@ _alive: weakref.WeakSet[MLP] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    """Free the networks that threads of the parent were training: nobody would ever give their locks back."""
+    """Free the networks that threads of the parent were training: nobody would ever give their locks back.
+
+    What has been prepared looks at the old lock.
+    """
     for mlp in _alive:
         mlp._lock = threading.RLock()
         stepping.forget(mlp)
@@ -226,7 +229,8 @@ class MLP:
         self._vector = aligned(n_parameters, self._dtype)
         self._gradient = aligned(n_parameters, self._dtype)
         self._memory = aligned(2 * n_parameters, self._dtype)
-        self._counts = aligned(columns.VERSION + 1, np.dtype(np.int64))
+        self._counts = aligned(columns.MEMORY + 1, np.dtype(np.int64))
+        self._counts[columns.MEMORY] = calls.address(self._memory)
         self._optimizer_code = optimizers.NO_UPDATE
         self._rate_factor = 1.0  # by which ReduceOnPlateau has reduced the rate
         self._last_step: stepping.Step | None = None
@@ -234,13 +238,13 @@ class MLP:
         self._penalties = 0.0  # what part of the losses of training steps, times their weights, was the penalty's
         self._block = simd.VECTORS * (simd.VECTOR_BYTES // self._dtype.itemsize)
         self._lock = threading.RLock()
-        _alive.add(self)
         of_network = tuple(self._activations), any(self._objective.dropout)
         self._pace = Paces(self._sizes, self._dtype, self.config["n_threads"], of_network)
         self._free: list[Workspace] = []  # list.append and list.pop are atomic
         self._prepared: stepping.Prepared | None = None
         self._pass: tuple[Workspace, int] | None = None  # the last forward pass and its number of samples
         self._pass_version = -1  # of the parameters that it used
+        _alive.add(self)  # when all is there that a fork may meet
 
     def _make_objective(self) -> Objective:
         """What training makes small, for the kernels."""
@@ -872,6 +876,7 @@ class MLP:
         returned.
         """
         memory, steps = self._memory_for(optimizer)
+        address, counts = calls.address(memory), self._counts
         array, code = optimizer.with_rates(steps, 1, self._rate_factor), optimizer.code
         workspace = self._borrow(1)
         workspace.results[columns.TAKEN] = 0
@@ -884,8 +889,9 @@ class MLP:
             penalty = float(workspace.report[columns.PENALTY, columns.PENALTIES])
         finally:
             if workspace.results[columns.TAKEN]:  # without calls: see stepping.take
-                self._memory, self._counts[columns.STEPS], self._optimizer_code = memory, steps + 1, code
-                self._counts[columns.VERSION] += 1
+                self._memory, self._optimizer_code = memory, code
+                counts[columns.MEMORY], counts[columns.STEPS] = address, steps + 1
+                counts[columns.VERSION] += 1
             self._free.append(workspace)
         return penalty if total_weight >= 0 else 0.0
 
@@ -1003,19 +1009,17 @@ class MLP:
         """Memory of an optimizer and its number of steps: the model's, as long as the optimizer's kind is the same."""
         if optimizer.code == self._optimizer_code:
             return self._memory, self._steps
-        stepping.forget(self)  # as the memory is another one afterwards
+        stepping.forget(self)  # so that the memory before can be let go
         return np.zeros_like(self._memory), 0
 
     def _remember_as(self, other: MLP) -> None:
         """Take over what another model's optimizer remembers, which is not used any more."""
-        stepping.forget(self)
-        self._memory, self._optimizer_code = other._memory, other._optimizer_code
-        self._counts[columns.STEPS] = other._steps
+        self._memory, self._optimizer_code, self._counts[:] = other._memory, other._optimizer_code, other._counts
 
     def _keep(self, optimizer: settings.Optimizer, memory: Array, steps: int) -> None:
         """Steps have been taken: keep what the optimizer remembers. A refused step keeps nothing."""
-        stepping.forget(self)
-        self._memory, self._counts[columns.STEPS], self._optimizer_code = memory, steps, optimizer.code
+        self._memory, self._optimizer_code = memory, optimizer.code
+        self._counts[columns.MEMORY], self._counts[columns.STEPS] = calls.address(memory), steps
         self._parameters_changed()
 
     def fit(

@@ -64,6 +64,7 @@ def take(
     # in one go are taken some steps of an epoch, or those of some epochs
     unit = -(-n_rows // batch_size) if ended.size else 1
     memory, steps = mlp._memory_for(optimizer)
+    address, counts = calls.address(memory), mlp._counts
     flat, values = rows.flat(X), rows.flat(targets.values)
     done, status = 0, columns.FINITE
     workspace, pace = mlp._borrow(batch_size), mlp._pace(batch_size)
@@ -90,6 +91,7 @@ def take(
             )  # fmt: skip
             done += taken
             workspace.results[columns.TAKEN] = 0
+            counts[columns.VERSION] += taken > 0  # between the calls a schedule may predict
             mlp._penalties += float(workspace.report[columns.PENALTY, columns.PENALTIES])
             if is_measured:
                 pace.tell(time.perf_counter() - start, wanted, n_threads)
@@ -100,8 +102,9 @@ def take(
         raise
     finally:
         if done:  # as in mlp._keep; but Python looks for Ctrl-C in calls, so what belongs together is done without any
-            mlp._memory, mlp._counts[columns.STEPS], mlp._optimizer_code = memory, steps + done, code
-            mlp._counts[columns.VERSION] += 1
+            mlp._memory, mlp._optimizer_code = memory, code
+            counts[columns.MEMORY], counts[columns.STEPS] = address, steps + done
+            counts[columns.VERSION] += 1
         mlp._free.append(workspace)
     if status != columns.FINITE:
         mlp._raise_for(status, X=X, Y=targets.values)
@@ -190,12 +193,14 @@ class Prepared:
     """Whether the data must be looked at before all else: a schedule is called, or not all numbers have a meaning."""
     is_by_one_thread: bool
     """Whether more are never tried."""
-    is_simple: bool
-    """Whether there is nothing to do but the call itself."""
+    needs_lock: bool
+    """Whether there is more to do than the call, or it lets other threads have the interpreter."""
     workspace: Workspace
     call: calls.Call
     step_again: Callable[[Any, float, Any, Any], float]
     """Which makes it, by one thread."""
+    memory: Array
+    """The optimizer's, to which the call goes."""
     total_weight: float
     """Of all samples."""
 
@@ -277,13 +282,14 @@ def prepare(
     )  # fmt: skip
     rows_of_y = again.Rows("labels" if has_labels else "targets", dtype_of_y, Y.shape)
     again.vary(call, "step", again.Rows("data", mlp._dtype, X.shape), rows_of_y)
-    again.for_steps(call, mlp._counts, mlp._pace.operations(count), mlp._lock, array[-1:], count)
-    takes_lock = again.takes_lock(mlp._pace.operations(count))
-    is_simple = not (looks_first or weights.size or takes_lock) and is_by_one_thread
+    operations = mlp._pace.operations(count)
+    again.for_steps(call, mlp._counts, operations, mlp._lock, array[-1:], count)
+    has_more_to_do = looks_first or weights.size > 0 or not is_by_one_thread
     mlp._prepared = Prepared(
         *given, schedule, optimizer.array[LEARNING_RATE], array[-1:], X.shape, Y.shape,
-        weights if weights.size else None, dtype_of_y, looks_first, is_by_one_thread, is_simple, workspace, call,
-        again.compiled_step(), count,
+        weights if weights.size else None, dtype_of_y, looks_first, is_by_one_thread,
+        has_more_to_do or again.needs_lock(mlp._lock, operations), workspace, call, again.compiled_step(), mlp._memory,
+        count,
     )  # fmt: skip
 
 
@@ -291,28 +297,60 @@ def forget(mlp: Any) -> None:
     """What a step was prepared for has changed."""
     prepared, mlp._prepared = mlp._prepared, None
     if prepared is not None:
-        prepared.call.table[again.IS_READY] = False
-        mlp._free.append(prepared.workspace)
+        _let_go(mlp, prepared)
+
+
+def _let_go(mlp: Any, prepared: Prepared) -> None:
+    """A prepared step is not taken any more, nor by a thread that has got it already: others use its workspace."""
+    prepared.call.table[again.IS_READY] = False
+    mlp._free.append(prepared.workspace)
 
 
 def take_prepared(mlp: Any, prepared: Prepared, learning_rate: Any, X: Any, Y: Any, sample_weight: Any) -> float:
-    """Take the step that has been prepared, over new data: the loss; NaN if it was not taken, for whatever reason."""
+    """Take the step that has been prepared, over new data: the loss; NaN if it was not taken, and another way may be.
+
+    If no way may be, as the loss is not finite, that is told here, where a schedule has been asked.
+    """
     rate = prepared.rate if learning_rate is None else learning_rate
-    if prepared.is_simple:
+    if not prepared.needs_lock:
         return prepared.step_again(prepared.call.table, rate, X, Y)
     if prepared.looks_first and not _suit(mlp, prepared, X, Y):
         return math.nan
     if not (sample_weight is None or are_plain_weights(sample_weight, prepared.shape_of_x[0])):
         return math.nan
     with mlp._lock:
-        if prepared.schedule is not None:  # which is called first, as it might change the model
-            rate = settings.rate_at(prepared.schedule, mlp._steps)
-        if sample_weight is not None and not prepared.take_weights(sample_weight):
+        if prepared is not mlp._prepared:
             return math.nan
-        if prepared.is_by_one_thread:
-            return prepared.step_again(prepared.call.table, rate, X, Y)
-        with threads.at_work:
-            return _by_threads(mlp, prepared, rate, X, Y)
+        mlp._prepared = None  # a schedule, or the handler of a signal, may train too: they prepare another one
+        try:
+            loss = _take(mlp, prepared, rate, X, Y, sample_weight)
+        finally:
+            if mlp._prepared is None:
+                mlp._prepared = prepared
+            else:
+                _let_go(mlp, prepared)
+        status = prepared.call.status
+    if loss == loss or status == again.OTHER_ROWS:  # noqa: PLR0124 (it is not NaN)
+        return loss
+    if status == columns.Y_NOT_FINITE and Y.dtype.kind != "f":
+        return math.nan  # which label is none, the door tells
+    mlp._raise_for(status, X=X, Y=Y.reshape(len(Y), -1))
+    raise FloatingPointError(DIVERGED)
+
+
+def _take(mlp: Any, prepared: Prepared, rate: Any, X: Array, Y: Array, sample_weight: Any) -> float:
+    """Take the step that has been prepared, under the lock. NaN if it was not taken: the call's status says why."""
+    prepared.call.table[calls.STATUS_AT] = again.OTHER_ROWS
+    if sample_weight is not None and not prepared.take_weights(sample_weight):
+        return math.nan
+    if prepared.schedule is not None:
+        rate = settings.rate_at(prepared.schedule, mlp._steps)
+    if prepared.memory is not mlp._memory:
+        return math.nan
+    if prepared.is_by_one_thread:
+        return prepared.step_again(prepared.call.table, rate, X, Y)
+    with threads.at_work:
+        return _by_threads(mlp, prepared, rate, X, Y)
 
 
 def _suit(mlp: Any, prepared: Prepared, X: Any, Y: Any) -> bool:
@@ -325,7 +363,7 @@ def _suit(mlp: Any, prepared: Prepared, X: Any, Y: Any) -> bool:
 
 
 def _by_threads(mlp: Any, prepared: Prepared, rate: float, X: Array, Y: Array) -> float:
-    """Take the step that has been prepared with as many threads as are fastest; NaN if it was not taken."""
+    """The same, with as many threads as are fastest."""
     table, workspace = prepared.call.table, prepared.workspace
     pace, start = mlp._pace(prepared.shape_of_x[0]), time.perf_counter()
     n_threads = pace.n_threads if calls.are_packed() else 1  # not in a child of a process that had threads
@@ -333,7 +371,7 @@ def _by_threads(mlp: Any, prepared: Prepared, rate: float, X: Array, Y: Array) -
     if n_threads == 1:
         loss = prepared.step_again(table, rate, X, Y)
     else:
-        if not (table[again.IS_READY] and again.set_rows(prepared.call, mlp._steps + 1, X, Y)):
+        if not again.set_rows(prepared.call, mlp._steps + 1, X, Y):
             return math.nan
         prepared.rate_of_step[0] = rate
         counts = mlp._counts

@@ -191,9 +191,10 @@ def test_a_refused_step_leaves_the_forward_pass(dtype, rng):
     for X, Y in batches(dtype, rng, 4):
         mlp.train_step(X, Y, optimizer=optimizer)
     mlp.forward(X)
-    with pytest.raises(ValueError, match="X must have shape"):
-        mlp.train_step(X[:, :2].copy(), Y, optimizer=optimizer)
-    mlp.backward(Y)
+    for wrong, message in ((X[:, :2].copy(), "X must have shape"), (np.full_like(X, np.nan), "X must be finite")):
+        with pytest.raises(ValueError, match=message):
+            mlp.train_step(wrong, Y, optimizer=optimizer)
+        mlp.backward(Y)
 
 
 def test_what_is_converted_is_not_prepared(rng):
@@ -550,11 +551,137 @@ def test_a_step_that_was_forgotten_is_not_taken(dtype, rng):
     assert mlp._prepared not in (None, forgotten)
 
 
+@pytest.mark.skipif(INTERPRETED or CHECKED, reason="calls are not packed")
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_step_that_waits_and_is_forgotten_leaves_its_workspace_alone(n_threads, rng, monkeypatch):
+    """Others use it: to divide it for other threads made their call wait for ever."""
+    X, Y, weights = rng.standard_normal((5, 3)), rng.standard_normal((5, 2)), np.ones(5)
+    mlp, optimizer = network_of(np.float64, n_threads=n_threads), fastmlp.Adam(0.1)
+    for _ in range(4):
+        mlp.train_step(X, Y, optimizer=optimizer, sample_weight=weights)
+    prepared, divided = mlp._prepared, []
+    divide = Workspace.divide
+    monkeypatch.setattr(Workspace, "divide", lambda self, count: divided.append(self) or divide(self, count))
+    with mlp._lock:
+        thread = threading.Thread(target=stepping.take_prepared, args=(mlp, prepared, None, X, Y, weights))
+        thread.start()  # it waits for the lock
+        stepping.forget(mlp)
+    thread.join()
+    assert prepared.workspace not in divided
+    assert mlp._steps == 4
+
+
+def momentum():
+    return fastmlp.SGD(0.1, momentum=0.9)
+
+
+@pytest.mark.parametrize("is_prepared", [True, False])
+def test_a_schedule_that_trains_with_the_optimizer_before_prepares_nothing_that_is_taken(is_prepared, dtype, rng):
+    """The memory that its steps went to is then replaced, by that of the optimizer whose schedule it is."""
+    (X, Y), *_ = batches(dtype, rng, 1)
+    mlp, inside, optimizer = network_of(dtype), [], momentum()
+
+    def again_by():
+        return optimizer if is_prepared else momentum()
+
+    def rate(step):
+        if not inside:
+            inside.append(step)
+            for _ in range(3):
+                mlp.train_step(X, Y, optimizer=again_by())
+        return 0.01
+
+    for _ in range(3):
+        mlp.train_step(X, Y, optimizer=again_by())
+    mlp.train_step(X, Y, optimizer=fastmlp.Adam(rate))
+    after, code = mlp.parameter_vector.copy(), mlp._optimizer_code
+    mlp.train_step(X, Y, optimizer=again_by())
+    assert mlp._steps == 1
+    assert mlp._optimizer_code != code
+    expected = network_of(dtype)
+    expected.parameter_vector = after
+    expected.train_step(X, Y, optimizer=momentum())
+    assert_same(mlp, expected)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_schedule_is_asked_once_for_a_step_that_diverges(n_threads, dtype, rng):
+    asked = []
+
+    def rate(step):
+        asked.append(step)
+        return 0.1
+
+    mlp, optimizer = network_of(dtype, n_threads=n_threads), fastmlp.SGD(rate)
+    for X, Y in batches(dtype, rng, 4):
+        mlp.train_step(X, Y, optimizer=optimizer)
+    with pytest.raises(FloatingPointError, match="the loss is not finite"):
+        mlp.train_step(X, np.full_like(Y, np.finfo(dtype).max), optimizer=optimizer)
+    X[1, 1] = np.nan
+    with pytest.raises(ValueError, match="X must be finite"):
+        mlp.train_step(X, Y, optimizer=optimizer)
+    assert asked == [*range(4), 4, 4]
+
+
+@pytest.mark.skipif(INTERPRETED or CHECKED, reason="calls are not packed")
+@pytest.mark.parametrize("between", ["weights and step", "rows and call"])
+def test_what_the_handler_of_a_signal_trains_is_another_step(between, dtype, rng, monkeypatch):
+    """It finds no prepared step, and leaves the one alone that is being taken: its rows, weights, number and rate."""
+    n_threads = 2 if between == "rows and call" else 1
+    packed, plain = both(dtype, n_threads)
+    optimizer, weights, others = momentum(), np.ones(5), np.array([100.0, 0, 0, 0, 0])
+    (X, Y), (other_X, other_Y), *_ = batches(dtype, rng, 2)
+    for _ in range(4):
+        packed.train_step(X, Y, optimizer=optimizer, sample_weight=weights)
+        plain.train_step(X, Y, optimizer=copied(optimizer), sample_weight=weights)
+    place = (calls.Call, "run") if between == "rows and call" else (again, "set_weight")
+    function, interrupted = getattr(*place), []
+
+    def late(*arguments):
+        if not interrupted:
+            interrupted.append(True)
+            if between == "weights and step":
+                function(*arguments)
+            packed.train_step(other_X, other_Y, optimizer=optimizer, sample_weight=others)
+            if between == "weights and step":
+                return None
+        return function(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*place, late)
+        packed.train_step(X, Y, optimizer=optimizer, sample_weight=weights)
+    assert interrupted
+    plain.train_step(other_X, other_Y, optimizer=copied(optimizer), sample_weight=others)
+    plain.train_step(X, Y, optimizer=copied(optimizer), sample_weight=weights)
+    np.testing.assert_array_equal(packed.parameter_vector, plain.parameter_vector)
+    assert len({id(workspace) for workspace in packed._free}) == len(packed._free)
+
+
+def test_a_schedule_predicts_with_the_parameters_that_it_finds(rng):
+    """Steps are taken in several calls of compiled code, and it is asked before each."""
+    X, Y = rng.standard_normal((40, 3)), rng.standard_normal((40, 2))
+    mlp, found = network_of(np.float64, n_threads=1), []
+    for _ in range(2):
+        mlp.predict(X[:1])
+
+    def rate(step):
+        found.append((mlp.predict(X[:1])[0], mlp.predict(X[:9])[0]))
+        return 0.1
+
+    run = stepping.Run(fastmlp.SGD(rate), 10, 40)
+    targets = checks.targets("Y", Y, 2, "squared_error", 40, np.dtype(np.float64))
+    for first in range(0, 40, 10):
+        stepping.take(mlp, X, targets, stepping.NO_ORDER, first, 1, run)
+    assert len(found) == 4
+    for one, of_many in found:
+        np.testing.assert_array_equal(one, of_many)
+
+
 @pytest.mark.parametrize("owner_is_known", [True, False])
 def test_steps_of_many_threads_are_one_after_the_other(owner_is_known, dtype, rng, monkeypatch):
     """All alike, but for their numbers, by which Adam goes: in whatever order threads take them, it is the same."""
     if not owner_is_known:
-        monkeypatch.setattr(again, "OWNER", None)
+        monkeypatch.setattr(objects, "_OWNER", None)
     n_threads, n_steps = 4, 10 if INTERPRETED else 300
     (X, Y), *_ = batches(dtype, rng, 1)
     together, alone, optimizer = network_of(dtype), network_of(dtype), OPTIMIZERS[2]
@@ -576,16 +703,22 @@ def test_steps_of_many_threads_are_one_after_the_other(owner_is_known, dtype, rn
         alone.train_step(X, Y, optimizer=optimizer)
     assert_same(together, alone)
     if not (INTERPRETED or CHECKED):
-        assert alone._prepared.is_simple is owner_is_known
+        assert alone._prepared.needs_lock is not owner_is_known
+
+
+def test_of_a_lock_of_another_kind_the_owner_is_not_known():
+    """Somebody may have put another one in the place of Python's."""
+    assert objects.owner_at(threading._PyRLock()) is None
+    assert objects.owner_at(threading.Lock()) is None
 
 
 def test_the_owner_of_a_lock_is_where_it_was_found():
-    if objects.OWNER is None:
-        pytest.skip("it was not found")
     lock = threading.RLock()
+    if objects.owner_at(lock) is None:
+        pytest.skip("it was not found")
 
     def owner():
-        return ctypes.c_size_t.from_address(id(lock) + objects.OWNER).value
+        return ctypes.c_size_t.from_address(objects.owner_at(lock)).value
 
     assert owner() == 0
     with lock:

@@ -15,6 +15,7 @@ import pytest
 
 import fastmlp
 from conftest import CHECKED, INTERPRETED
+from fastmlp import mlp as module_of_mlp
 from fastmlp.kernels import jit
 
 SAMPLES = 30 if INTERPRETED else 400
@@ -220,6 +221,17 @@ def test_whoever_ctrl_c_is_for_gets_it(of_user, rng):
         assert signal.getsignal(signal.SIGINT) is handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_model_that_is_being_made_is_not_met_by_a_fork(monkeypatch):
+    def failing(*_):
+        raise KeyError
+
+    monkeypatch.setattr(module_of_mlp, "Paces", failing)
+    with pytest.raises(KeyError) as failure:  # which keeps the model alive
+        fastmlp.MLP([3, 4, 2])
+    assert all(hasattr(mlp, "_prepared") for mlp in module_of_mlp._alive)
+    assert failure.traceback
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")

@@ -3,9 +3,9 @@
 The work of a small step takes 0.45 us, and what Python did around it took 1.2: looking at the rows, taking the model's
 lock and giving it back, counting the step. So one compiled function does it all.
 
-A step so short that it is not worth letting others have the interpreter keeps that. Then nothing comes between it
-and its count, neither another thread nor Ctrl-C, and nobody takes the model's lock meanwhile: it is enough that nobody
-else holds it. For longer steps the caller holds the lock.
+A step by one thread, so short that it is not worth letting others have the interpreter, keeps that. Then nothing comes
+between it and its count, neither another thread nor Ctrl-C, and nobody takes the model's lock meanwhile: it is enough
+that nobody else holds it. For other steps the caller holds the lock.
 
 What is needed for all this stands in the call's table, behind the arguments of the kernel.
 """
@@ -20,17 +20,17 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from fastmlp.kernels.calls import ALONE, BEHIND, COUNT_AT, STATUS_AT, VALUE_AT, Call, call_entry
-from fastmlp.kernels.columns import STEPS, VERSION
+from fastmlp.kernels.calls import ALONE, BEHIND, COUNT_AT, STATUS_AT, VALUE_AT, Call, address, call_entry
+from fastmlp.kernels.columns import MEMORY, STEPS, VERSION
 from fastmlp.kernels.jit import brief_function, inlined_function
 from fastmlp.kernels.objects import (
     OBJECT,
-    OWNER,
     address_of,
     integers_at,
     is_array,
     length_of,
     let_go_of_interpreter,
+    owner_at,
     take_interpreter,
     this_thread,
 )
@@ -51,12 +51,12 @@ IS_BRIEF, COUNTS_AT, PANELS_VERSION = range(Y_AT + 5, Y_AT + 8)
 """What it says of the work, and of the model: whether other threads wait for it; where the model's counts are; and of
 which version of its parameters the panels are that a prediction reads."""
 
-IS_READY, OWNER_AT, RATE_AT, WEIGHT = range(PANELS_VERSION + 1, PANELS_VERSION + 5)
-"""What it says of a step: whether it may still be taken; where the owner of the model's lock stands; where the step's
-rate has its place; and the weight of all samples."""
+IS_READY, OWNER_AT, MEMORY_AT, RATE_AT, WEIGHT = range(PANELS_VERSION + 1, PANELS_VERSION + 6)
+"""What it says of a step: whether it may still be taken; where the owner of the model's lock stands; where the table
+has the optimizer's memory; where the step's rate has its place; and the weight of all samples."""
 
 OTHER_ROWS = -1
-"""In the place of a status: the rows did not match, and the kernel was not called."""
+"""In the place of a status: the rows did not match, or the step was not ready; the kernel was not called."""
 
 _BRIEF_OPERATIONS = 600_000
 """Operations of a call, up to which it keeps Python's interpreter to itself: some 8 us. To let others have it
@@ -88,7 +88,7 @@ def vary(call: Call, number: str, X: Rows, Y: Rows) -> None:
 
 def for_predictions(call: Call, counts: NDArray[np.int64], operations: int) -> None:
     """Note in a call's table what a prediction needs of its model: the counts; and how many operations it takes."""
-    call.table[COUNTS_AT] = _address(counts)
+    call.table[COUNTS_AT] = address(counts)
     call.table[IS_BRIEF] = operations < _BRIEF_OPERATIONS
     call.keep(counts)
 
@@ -98,17 +98,17 @@ def for_steps(
 ) -> None:
     """Note in a call's table what a step needs: beside those, the lock, where its rate is written, and its weight."""
     for_predictions(call, counts, operations)
-    nobody = np.zeros(1, np.int64)
-    call.table[OWNER_AT] = _address(nobody) if OWNER is None else id(lock) + OWNER
-    call.table[RATE_AT] = _address(rate)
+    nobody, owner = np.zeros(1, np.int64), owner_at(lock)
+    call.table[OWNER_AT] = address(nobody) if owner is None else owner
+    call.table[MEMORY_AT], call.table[RATE_AT] = call.kernel.slot("memory"), address(rate)
     call.keep(nobody, lock, rate)
     set_weight(call, weight)
     call.table[IS_READY] = True
 
 
-def takes_lock(operations: int) -> bool:
+def needs_lock(lock: Any, operations: int) -> bool:
     """Whether the model's lock must be held for a step of so many operations."""
-    return OWNER is None or operations >= _BRIEF_OPERATIONS
+    return owner_at(lock) is None or operations >= _BRIEF_OPERATIONS
 
 
 def set_weight(call: Call, weight: float) -> None:
@@ -119,11 +119,6 @@ def set_weight(call: Call, weight: float) -> None:
 def set_rows(call: Call, number: int, X: Any, Y: Any) -> bool:
     """Change what varies, for one call: the arrays are not kept alive. Returns whether they match."""
     return bool(compiled_put_rows()(call.table, number, X, Y))
-
-
-def _address(array: NDArray[Any]) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -188,16 +183,19 @@ def _put_only(table, number, X, Y):
 @brief_function
 def _predict_again(given, number, X, output):
     table = integers_at(address_of(given), length_of(given, 0))
-    is_current = table[PANELS_VERSION] == integers_at(table[COUNTS_AT], VERSION + 1)[VERSION]
+    is_current = table[PANELS_VERSION] == integers_at(table[COUNTS_AT], MEMORY + 1)[VERSION]
     return is_current and _put_rows(table, number, X, output) and _run(table)
 
 
 @brief_function
 def _step_again(given, rate, X, Y):
     table = integers_at(address_of(given), length_of(given, 0))
-    owner, counts = integers_at(table[OWNER_AT], 1)[0], integers_at(table[COUNTS_AT], VERSION + 1)
-    is_free = owner == 0 or owner == this_thread()
-    if not (is_free and table[IS_READY] and _put_rows(table, counts[STEPS] + 1, X, Y)):
+    owner, counts = integers_at(table[OWNER_AT], 1)[0], integers_at(table[COUNTS_AT], MEMORY + 1)
+    if not (owner == 0 or owner == this_thread()):
+        return np.nan
+    is_current = table[IS_READY] and table[table[MEMORY_AT]] == counts[MEMORY]
+    table[STATUS_AT] = OTHER_ROWS
+    if not (is_current and _put_rows(table, counts[STEPS] + 1, X, Y)):
         return np.nan
     integers_at(table[RATE_AT], 1).view(np.float64)[0] = rate
     if not _run(table):

@@ -26,6 +26,7 @@ from numba.core import config
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 from fastmlp.kernels import jit
 from fastmlp.kernels.jit import parallel_function, plain_function
@@ -95,6 +96,12 @@ class CrewKernel:
         return self._entries[kinds]
 
 
+def address(array: NDArray[Any]) -> int:
+    """Where an array's numbers are."""
+    found: int = array.__array_interface__["data"][0]
+    return found
+
+
 def crew_kernel(function: Callable[..., Any]) -> CrewKernel:
     """Make a kernel of a function that every member of a crew calls."""
     return CrewKernel(function)
@@ -125,7 +132,7 @@ class Call:
                 if argument is not held[k]:
                     # what it holds must live as long as its address is here, also if Ctrl-C comes between
                     held[k] = None
-                    self.table[SLOTS * k] = argument.__array_interface__["data"][0]
+                    self.table[SLOTS * k] = address(argument)
                     self.table[SLOTS * k + 1 : SLOTS * k + 1 + argument.ndim] = argument.shape
                     held[k] = argument
             elif isinstance(argument, float):

@@ -84,8 +84,9 @@ LOSS_SETTING, L1, L2 = range(3)
 PENALTIES = 0
 """Of the penalty: the run's sum of each step's, times its samples' weights."""
 
-STEPS, VERSION = range(2)
-"""What is counted of a model: the steps of the optimizer whose memory it has, and how often its parameters changed."""
+STEPS, VERSION, MEMORY = range(3)
+"""What compiled code knows of a model: how many steps its optimizer has taken, how often its parameters have changed,
+and the address of what the optimizer remembers."""
 
 PARAMETER_RANGES = 16
 """Ranges into which the parameters are divided where they are updated, or summed, by themselves."""

@@ -471,7 +471,7 @@ def plain_function(function: Callable[..., Any]) -> Any:
 
 
 def brief_function(function: Callable[..., Any]) -> Any:
-    """Compile a function that Python calls, and that takes so little time that other Python threads may wait."""
+    """Compile a function that Python calls, and that keeps the interpreter: unless it lets go of it by itself."""
     return _with_safe_cache(function, {**_KERNEL_FLAGS, "nogil": False})
 
 

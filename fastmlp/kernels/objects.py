@@ -112,10 +112,15 @@ def this_thread(typing_context: Any) -> Any:
     return types.int64(), generate
 
 
+_LOCK = type(threading.RLock())
+
+
 def _find_owner() -> int | None:
     """Where in a lock its owner stands, as a number: found by taking one. None if it is not to be found."""
-    lock = threading.RLock()
-    words = (ctypes.c_size_t * (type(lock).__basicsize__ // ctypes.sizeof(ctypes.c_size_t))).from_address(id(lock))
+    if "t" in getattr(sys, "abiflags", "") or ctypes.sizeof(ctypes.c_ulong) < ctypes.sizeof(ctypes.c_size_t):
+        return None  # there is no interpreter lock; or threads have numbers of another size than addresses
+    lock = _LOCK()
+    words = (ctypes.c_size_t * (_LOCK.__basicsize__ // ctypes.sizeof(ctypes.c_size_t))).from_address(id(lock))
     before, owner = list(words), threading.get_ident()
     with lock:
         held = list(words)
@@ -124,11 +129,15 @@ def _find_owner() -> int | None:
     return found[0] * ctypes.sizeof(ctypes.c_size_t) if found else None
 
 
-OWNER = _find_owner() if getattr(sys, "_is_gil_enabled", lambda: True)() else None
-"""Where a ``threading.RLock`` has the number of the thread that holds it, or 0; None if that is not known.
+_OWNER = _find_owner()
 
-By Python's interpreter lock nobody else can take a lock while one looks; to take it as well costs 0.2 us.
-"""
+
+def owner_at(lock: Any) -> int | None:
+    """The address where a lock has the number of the thread that holds it, or 0; None if that is not known.
+
+    By Python's interpreter lock nobody else can take the lock while one looks; to take it as well costs 0.2 us.
+    """
+    return id(lock) + _OWNER if type(lock) is _LOCK and _OWNER is not None else None
 
 
 @intrinsic
