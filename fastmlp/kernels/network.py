@@ -290,18 +290,9 @@ def _sample_task(
                 check = read_samples(whole(plan), way.keeps, plan, arena, data, order, entry0, n1, p0, p1)
             note(report, X_CHECK, p0 - apart, p1 - apart, check)
             forward_tile(
-                whole(plan),
-                way.reads_in_place,
-                way.keeps,
-                plan,
-                parameters,
-                arena,
-                p0,
-                p1,
-                way.few,
-                dropout_step,
+                whole(plan), way.reads_in_place, way.keeps, plan, parameters, arena, p0, p1, way.few, dropout_step,
                 apart,
-            )
+            )  # fmt: skip
         if passes & LOSSES:
             loss_of_tile(plan, arena, report, targets, labels, sample_weights, order, entry0, n1, p0, p1, apart)
         else:
