@@ -50,10 +50,12 @@ class Paces:
     def __call__(self, n_samples: int, kind: str = "step") -> threads.Pace:
         """What is known of the speed of a step on so many samples, or of other work on about so many."""
         size = n_samples if kind == "step" else class_of(n_samples)
-        pace = self.of_at_most(jit.max_threads(), size, kind)
+        most = jit.max_threads()
+        pace = self.of_at_most(most, size, kind)
         if pace.candidates == (1,):
             return pace
-        return self.of_at_most(min(threads.share(), self.most_threads or jit.max_threads()), size, kind)
+        own = min(threads.share(), self.most_threads or most)
+        return pace if own == most else self.of_at_most(own, size, kind)
 
     def of_at_most(self, most: int, size: int, kind: str = "step") -> threads.Pace:
         """The same, if there are at most so many threads."""

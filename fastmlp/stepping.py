@@ -181,8 +181,6 @@ class Prepared:
     schedule: Callable[[int], float] | None
     rate: float
     """The optimizer's, if none was given."""
-    rate_of_step: Array
-    """Where that of the next step is written to, in a list of one."""
     shape_of_x: tuple[int, ...]
     shape_of_y: tuple[int, ...]
     """Shapes of the data."""
@@ -201,17 +199,15 @@ class Prepared:
     """Which makes it, by one thread."""
     memory: Array
     """The optimizer's, to which the call goes."""
-    total_weight: float
-    """Of all samples."""
 
     def take_weights(self, given: Array) -> bool:
         """Copy the samples' weights to where the call finds them. Returns whether they are weights."""
         if self.weights is None:
             return False
         np.copyto(self.weights, given)
-        self.total_weight = checks.sum_of_weights(self.weights)
-        again.set_weight(self.call, self.total_weight)
-        return not math.isnan(self.total_weight)
+        total = checks.sum_of_weights(self.weights)
+        again.set_weight(self.call, total)
+        return not math.isnan(total)
 
 
 def can_be_prepared(mlp: Any, optimizer: settings.Optimizer) -> bool:
@@ -286,10 +282,9 @@ def prepare(
     again.for_steps(call, mlp._counts, operations, mlp._lock, array[-1:], count)
     has_more_to_do = looks_first or weights.size > 0 or not is_by_one_thread
     mlp._prepared = Prepared(
-        *given, schedule, optimizer.array[LEARNING_RATE], array[-1:], X.shape, Y.shape,
-        weights if weights.size else None, dtype_of_y, looks_first, is_by_one_thread,
-        has_more_to_do or again.needs_lock(mlp._lock, operations), workspace, call, again.compiled_step(), mlp._memory,
-        count,
+        *given, schedule, optimizer.array[LEARNING_RATE], X.shape, Y.shape, weights if weights.size else None,
+        dtype_of_y, looks_first, is_by_one_thread, has_more_to_do or again.needs_lock(mlp._lock, operations),
+        workspace, call, again.compiled_step(), mlp._memory,
     )  # fmt: skip
 
 
@@ -364,24 +359,20 @@ def _suit(mlp: Any, prepared: Prepared, X: Any, Y: Any) -> bool:
 
 def _by_threads(mlp: Any, prepared: Prepared, rate: float, X: Array, Y: Array) -> float:
     """The same, with as many threads as are fastest."""
-    table, workspace = prepared.call.table, prepared.workspace
+    table = prepared.call.table
     pace, start = mlp._pace(prepared.shape_of_x[0]), time.perf_counter()
     n_threads = pace.n_threads if calls.are_packed() else 1  # not in a child of a process that had threads
-    workspace.divide(n_threads)
+    prepared.workspace.divide(n_threads)
     if n_threads == 1:
         loss = prepared.step_again(table, rate, X, Y)
     else:
-        if not again.set_rows(prepared.call, mlp._steps + 1, X, Y):
+        begin, end = again.compiled_beginning(), again.compiled_end()
+        if not begin(table, rate, X, Y):
             return math.nan
-        prepared.rate_of_step[0] = rate
-        counts = mlp._counts
         try:
             prepared.call.run(n_threads)
         finally:
-            if table[calls.COUNT_AT]:  # without calls: see take
-                counts[columns.STEPS] += 1
-                counts[columns.VERSION] += 1
-        loss = prepared.call.value / prepared.total_weight
+            loss = end(table)  # which Python calls without looking for Ctrl-C before
     if len(pace.candidates) > 1:
         pace.tell(time.perf_counter() - start, 1, n_threads)
     return loss

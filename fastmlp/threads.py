@@ -9,6 +9,7 @@ at first where it is not all threads. The results of the work are the same bits 
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -96,10 +97,18 @@ class Pace:
     """Which candidate is running."""
     seconds_per_unit: dict[int, float] = field(default_factory=dict)
     """What each candidate took when it ran last."""
+    _is_kept: bool = False
+    """Whether it is no trial."""
+    _until: float = _TRIAL_SECONDS
+    """How many seconds it is taken."""
+    _may_slow: bool = False
+    """Whether it may be given up sooner: where it is kept, and not the lowest number, than which more would hardly be
+    quicker."""
     _seconds: float = 0.0
     _units: float = 0.0
-    _window: tuple[float, float] = (0.0, 0.0)
-    """Seconds and units, of late."""
+    _window_seconds: float = 0.0
+    _window_units: float = 0.0
+    """Of late."""
     _last: float = 0.0
     _trials: float = 0.0
     _is_first: bool = True
@@ -115,15 +124,19 @@ class Pace:
     @property
     def units_left(self) -> int:
         """Units of work, as far as can be foreseen, until another number of threads is to be tried; at least one."""
-        return 1 if self._is_first or self._last <= 0 else max(1, int(self._seconds_left() / self._last))
+        return 1 if self._is_first or self._last <= 0 else max(1, int((self._until - self._seconds) / self._last))
 
-    def _seconds_left(self) -> float:
-        if not self._is_kept():
-            return _TRIAL_SECONDS - self._seconds
-        wanted = max(_KEEP_SECONDS, _KEEP_PER_TRIAL * self._trials)
+    def _begin(self) -> None:
+        """Begin to count for the number of threads that has been chosen."""
+        self._seconds, self._units, self._window_seconds, self._window_units = 0.0, 0.0, 0.0, 0.0
+        self._is_kept = len(self.seconds_per_unit) == len(self.candidates)
+        self._may_slow = self._is_kept and self.n_threads > min(self.candidates)
+        if not self._is_kept:
+            self._until = _TRIAL_SECONDS
+            return
+        self._until = max(_KEEP_SECONDS, _KEEP_PER_TRIAL * self._trials)
         if self.n_threads < max(self.candidates):
-            wanted = min(wanted, _KEEP_FEWER_PER_TRIAL * self._trials * 2**self._found_again)
-        return wanted - self._seconds
+            self._until = min(self._until, _KEEP_FEWER_PER_TRIAL * self._trials * 2**self._found_again)
 
     def tell(self, seconds: float, units: float, n_threads: int) -> None:
         """Note how long some units of work took with so many threads, and choose for the next ones.
@@ -132,9 +145,9 @@ class Pace:
         told while somebody else is telling, or of another number of threads than the one that is running: others have
         gone on meanwhile.
         """
-        if self._telling.acquire(blocking=False):
+        if self._telling.acquire(False):
             try:
-                if n_threads == self.n_threads:
+                if n_threads == self.candidates[self.present]:
                     self._note(seconds, units)
             finally:
                 self._telling.release()
@@ -146,11 +159,15 @@ class Pace:
             return
         self._seconds += seconds
         self._units += units
-        kept, is_slow = self._is_kept(), self._has_slowed(seconds, units)
-        if not is_slow and (self._seconds_left() > 0 or (not kept and self._units < _TRIAL_UNITS)):
-            return
-        lasted, self._trials = self._seconds / self._units, 0.0 if kept else self._trials + self._seconds
-        self._seconds, self._units, self._window = 0.0, 0.0, (0.0, 0.0)
+        is_slow = self._may_slow and self._has_slowed(seconds, units)
+        if is_slow or (self._seconds >= self._until and (self._is_kept or self._units >= _TRIAL_UNITS)):
+            self._choose(is_slow)
+            self._begin()
+
+    def _choose(self, is_slow: bool) -> None:
+        """Choose another number of threads, or the same again, now that the present one has run for its time."""
+        kept, lasted = self._is_kept, self._seconds / self._units
+        self._trials = 0.0 if kept else self._trials + self._seconds
         if is_slow:  # it may have been a moment's disturbance: try it again, after the others
             self.seconds_per_unit = {}
             self.present, self._is_first = (self.present + 1) % len(self.candidates), True
@@ -168,20 +185,16 @@ class Pace:
             self._found_again = min(self._found_again + 1, 8) if fastest == self._kept_before else 0
 
     def _has_slowed(self, seconds: float, units: float) -> bool:
-        """Whether what is kept has become much slower of late.
-
-        Where that is the lowest number of threads, more would hardly be quicker: somebody else is busy.
-        """
-        if not self._is_kept() or self.n_threads == min(self.candidates):
+        """Whether what is kept has become much slower of late."""
+        self._window_seconds += seconds
+        self._window_units += units
+        if self._window_seconds < _WINDOW_SECONDS:
             return False
-        of_late = self._window[0] + seconds, self._window[1] + units
-        is_long = of_late[0] >= _WINDOW_SECONDS
-        self._window = (0.0, 0.0) if is_long else of_late
+        lasted = self._window_seconds / self._window_units
+        self._window_seconds, self._window_units = 0.0, 0.0
         has_been_kept = self._seconds >= _KEEP_SLOW_PER_TRIAL * self._trials
-        return is_long and has_been_kept and of_late[0] > _SLOWER * of_late[1] * self.seconds_per_unit[self.n_threads]
-
-    def _is_kept(self) -> bool:
-        return len(self.seconds_per_unit) == len(self.candidates)
+        # it is not there if Ctrl-C came when it had just been removed
+        return has_been_kept and lasted > _SLOWER * self.seconds_per_unit.get(self.n_threads, math.inf)
 
 
 @lru_cache(maxsize=1024)

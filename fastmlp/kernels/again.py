@@ -161,6 +161,28 @@ def _put_rows(table, number, X, Y):
 
 
 @inlined_function
+def _put_step(table, rate, X, Y):
+    """Put a step's rate, its number and its rows in their places. Returns whether it may be taken."""
+    counts = integers_at(table[COUNTS_AT], MEMORY + 1)
+    table[COUNT_AT], table[STATUS_AT] = 0, OTHER_ROWS
+    if not (table[IS_READY] and table[table[MEMORY_AT]] == counts[MEMORY]):
+        return False
+    integers_at(table[RATE_AT], 1).view(np.float64)[0] = rate
+    return _put_rows(table, counts[STEPS] + 1, X, Y)
+
+
+@inlined_function
+def _count_step(table):
+    """Count the step, if the kernel has taken it. Returns its loss, or NaN."""
+    if table[COUNT_AT] == 0:
+        return np.nan
+    counts, floats = integers_at(table[COUNTS_AT], MEMORY + 1), table.view(np.float64)
+    counts[STEPS] += 1
+    counts[VERSION] += 1
+    return floats[VALUE_AT] / floats[WEIGHT]
+
+
+@inlined_function
 def _run(table):
     """Call the kernel. Returns whether its status is 0."""
     if table[IS_BRIEF]:
@@ -190,25 +212,26 @@ def _predict_again(given, number, X, output):
 @brief_function
 def _step_again(given, rate, X, Y):
     table = integers_at(address_of(given), length_of(given, 0))
-    owner, counts = integers_at(table[OWNER_AT], 1)[0], integers_at(table[COUNTS_AT], MEMORY + 1)
+    owner = integers_at(table[OWNER_AT], 1)[0]
     if not (owner == 0 or owner == this_thread()):
         return np.nan
-    is_current = table[IS_READY] and table[table[MEMORY_AT]] == counts[MEMORY]
-    table[STATUS_AT] = OTHER_ROWS
-    if not (is_current and _put_rows(table, counts[STEPS] + 1, X, Y)):
-        return np.nan
-    integers_at(table[RATE_AT], 1).view(np.float64)[0] = rate
-    if not _run(table):
-        return np.nan
-    counts[STEPS] += 1
-    counts[VERSION] += 1
-    floats = table.view(np.float64)
-    return floats[VALUE_AT] / floats[WEIGHT]
+    if _put_step(table, rate, X, Y):
+        _run(table)
+    return _count_step(table)
 
 
-def _of_any_objects(function: Any, number: Any) -> Callable[[], Callable[[Any, Any, Any, Any], Any]]:
-    """Compile, when it is asked for, a function of a table, a number, and two objects."""
-    signature = OBJECT, number, OBJECT, OBJECT
+@brief_function
+def _begin_step(given, rate, X, Y):
+    return _put_step(integers_at(address_of(given), length_of(given, 0)), rate, X, Y)
+
+
+@brief_function
+def _end_step(given):
+    return _count_step(integers_at(address_of(given), length_of(given, 0)))
+
+
+def _compiled(function: Any, *signature: Any) -> Callable[[], Callable[..., Any]]:
+    """Compile a function when it is asked for."""
 
     @cache
     def compiled() -> Any:
@@ -218,21 +241,27 @@ def _of_any_objects(function: Any, number: Any) -> Callable[[], Callable[[Any, A
     return compiled
 
 
-compiled_put_rows = _of_any_objects(_put_only, types.int64)
+compiled_put_rows = _compiled(_put_only, OBJECT, types.int64, OBJECT, OBJECT)
 """Returns a function of a table, a number, ``X`` and ``Y``, compiled when this is first called.
 
 It puts what varies in its places, for one call: the arrays are not kept alive. It returns whether they match.
 """
 
-compiled_prediction = _of_any_objects(_predict_again, types.int64)
+compiled_prediction = _compiled(_predict_again, OBJECT, types.int64, OBJECT, OBJECT)
 """Returns a function of a table, how many samples, ``X`` and the output: whether these are predicted now.
 
 They are not where the parameters have changed, where rows do not match, or are not finite.
 """
 
-compiled_step = _of_any_objects(_step_again, types.float64)
+compiled_step = _compiled(_step_again, OBJECT, types.float64, OBJECT, OBJECT)
 """Returns a function of a table, a learning rate, ``X`` and ``Y``, that takes a step: the loss, or NaN if it did not.
 
 It takes none where another thread works with the model, where the step is not ready any more, where rows do not match,
 and where the kernel refused it.
 """
+
+compiled_beginning = _compiled(_begin_step, OBJECT, types.float64, OBJECT, OBJECT)
+"""Returns a function of the same, that gets everything ready for a step by a crew: whether it may be taken."""
+
+compiled_end = _compiled(_end_step, OBJECT)
+"""Returns a function of a table, that counts the step which a crew has taken: the loss, or NaN if it was not taken."""

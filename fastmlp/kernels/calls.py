@@ -13,7 +13,6 @@ that returns behind them. In the checked build and in interpreted kernels there 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
@@ -144,11 +143,6 @@ class Call:
     def status(self) -> int:
         """The first number that the kernel has returned."""
         return int(self.table[STATUS_AT])
-
-    @property
-    def value(self) -> float:
-        """The second one; NaN if the first is not 0."""
-        return math.nan if self.status else float(self._floats[VALUE_AT])
 
     def let_go(self, positions: Iterable[int]) -> None:
         """Do not keep these arrays alive; they must be set before the next call."""
