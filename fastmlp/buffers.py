@@ -127,8 +127,9 @@ class Workspace:
     """The last prediction of a few samples."""
     predict_again: Callable[[Any, int, Any, Any], bool]
     """Which makes it again, once there is one."""
-    predicted_again: tuple[NDArray[np.floating] | None, tuple[int, ...]]
-    """Parameters, and the shape of the data, of the last prediction of many rows, if its call can be made again."""
+    predicted_again: tuple[NDArray[np.floating] | None, tuple[int, ...], bool]
+    """Parameters, and the shape of the data, of the last prediction of many rows, if its call can be made again; and
+    whether more than one thread is never tried."""
     block: int
     """Samples of a block."""
     objective: Objective
@@ -163,7 +164,7 @@ class Workspace:
         self.report[columns.SETTINGS] = objective.setting, objective.l1, objective.l2
         self.panels_of_version = -1
         self.results = self.report[columns.RUN]
-        self.packed, self.predict_call, self.predicted_again = {}, None, (None, ())
+        self.packed, self.predict_call, self.predicted_again = {}, None, (None, (), False)
         self.crew = aligned(crew.n_counters(1), np.dtype(np.int64))
 
     def _place_layers(self, layer_sizes: Sequence[int], names: Sequence[str], of_pre_activations: bool) -> None:

@@ -28,7 +28,7 @@ _AT_ONCE = 16_384
 def again(mlp: Any, X: Any) -> Array | None:
     """Predict as the last prediction was made; None if there was none like this, or if it has gone wrong."""
     try:
-        predict = _one_again if X.shape == mlp._shape_of_one else _many_again
+        predict = _one_again if X.shape == mlp._shape_of_one else _some_again
         workspace = mlp._free.pop()
     except (AttributeError, IndexError):  # no array; or the first prediction, or others are at work
         return None
@@ -45,19 +45,35 @@ def _one_again(mlp: Any, workspace: Workspace, X: Any) -> Array | None:
     return output if workspace.predict_again(call.table, 1, X, output) else None
 
 
-def _many_again(mlp: Any, workspace: Workspace, X: Any) -> Array | None:
-    vector, shape = workspace.predicted_again
-    if vector is not mlp._vector or not checks.is_such(X, mlp._dtype, shape) or not calls.are_packed():
+def _some_again(mlp: Any, workspace: Workspace, X: Any) -> Array | None:
+    vector, shape, is_by_one_thread = workspace.predicted_again
+    if X.shape == shape and vector is mlp._vector:
+        return _many_again(mlp, workspace, X, is_by_one_thread)
+    if workspace.predict_call is None or not isinstance(X, np.ndarray) or X.ndim != 2:
         return None
-    output, call = np.empty((shape[0], mlp._sizes[-1]), mlp._dtype), workspace.packed[prediction.predict]
+    samples = len(X)
+    if not 0 < samples <= prediction.SAMPLES_ALONE:
+        return None
+    output = np.empty((samples, mlp._sizes[-1]), mlp._dtype)
+    return output if workspace.predict_again(workspace.predict_call.table, samples, X, output) else None
+
+
+def _many_again(mlp: Any, workspace: Workspace, X: Any, is_by_one_thread: bool) -> Array | None:
+    samples = X.shape[0]
+    output, call = np.empty((samples, mlp._sizes[-1]), mlp._dtype), workspace.packed[prediction.predict]
+    if is_by_one_thread:
+        workspace.divide(1)
+        return output if repeated.compiled_predictions()(call.table, samples, X, output) else None
+    if not calls.are_packed():
+        return None
     with threads.at_work:
-        pace, start = mlp._pace(shape[0], "predict"), time.perf_counter()
+        pace, start = mlp._pace(samples, "predict"), time.perf_counter()
         n_threads = pace.n_threads
         workspace.divide(n_threads)
-        if not repeated.set_rows(call, shape[0], X, output):
+        if not repeated.set_rows(call, samples, X, output):
             return None
         call.run(n_threads)
-        tell(pace, start, shape[0], n_threads)
+        tell(pace, start, samples, n_threads)
     return output if call.status == columns.FINITE else None
 
 
@@ -73,7 +89,8 @@ def anew(mlp: Any, X: ArrayLike) -> Array:
     with room_for(mlp, max(pace.candidates)) as workspace:
         many(mlp, workspace, X, output)
         if samples <= _AT_ONCE and calls.are_packed():
-            workspace.predicted_again = mlp._vector, X.shape
+            repeated.set_work(workspace.packed[prediction.predict], mlp._pace.operations(samples, "predict"))
+            workspace.predicted_again = mlp._vector, X.shape, pace.candidates == (1,)
     return output
 
 
@@ -124,7 +141,7 @@ def room_for(mlp: Any, most_threads: int) -> Iterator[Workspace]:
 def many(mlp: Any, workspace: Workspace, X: Array, output: Array) -> None:
     """Predict in a workspace that may be another one's, of a network of the same shape."""
     flat, flat_output = rows.flat(X), output.reshape(-1)
-    workspace.predicted_again = None, ()
+    workspace.predicted_again = None, (), False
     for first in range(0, len(X), _AT_ONCE):
         count = min(_AT_ONCE, len(X) - first)
         with mlp._pace.measured(count, "predict") as n_threads:

@@ -459,7 +459,7 @@ def test_a_single_prediction_is_of_the_present_parameters(between, dtype, rng):
     mlp = network_of(dtype)
     X, _ = batches(dtype, rng, 1, samples=8)[0]
     for turn in range(3):
-        for few in (1, 1, 2, 1):
+        for few in (1, 1, 2, 2, 3, 1, 4, 4, 3, 8):
             np.testing.assert_array_equal(mlp.predict(X[:few]), mlp.predict(X)[:few])
         between(mlp, np.random.default_rng(turn))
 
@@ -811,7 +811,7 @@ def test_as_many_steps_are_counted_as_were_taken_whenever_an_interrupt_comes(way
         signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.parametrize("samples", [1, 300])
+@pytest.mark.parametrize("samples", [1, 2, 20, 300])
 def test_a_prediction_tells_what_is_not_finite(samples, dtype):
     mlp, X = network_of(dtype), np.zeros((samples, 3), dtype)
     for value in (1, 1, np.nan, 2, -np.inf, 3):
@@ -925,6 +925,10 @@ def test_a_prediction_like_the_last_one_looks_at_what_it_is_given(dtype, rng):
         for rows in (one, read_only, one.tolist(), one.astype(float), one.view(Another), np.repeat(one, 2, 1)[:, ::2]):
             np.testing.assert_array_equal(mlp.predict(rows), expected[:1])
         np.testing.assert_array_equal(mlp.predict(X[:2]), expected[:2])
+        with pytest.raises(ValueError, match="X must have"):
+            mlp.predict(X[:0])
+        with pytest.raises(ValueError, match="X must have shape"):
+            mlp.predict(X[:2, :2].copy())
     with pytest.raises(ValueError, match="X must have a value everywhere; got a masked array"):
         mlp.predict(np.ma.masked_array(X[:1], [[True, False, False]]))
     with pytest.raises(ValueError, match=r"X must have shape \(n_samples, 3\)"):

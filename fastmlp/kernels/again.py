@@ -89,8 +89,13 @@ def vary(call: Call, number: str, X: Rows, Y: Rows) -> None:
 def for_predictions(call: Call, counts: NDArray[np.int64], operations: int) -> None:
     """Note in a call's table what a prediction needs of its model: the counts; and how many operations it takes."""
     call.table[COUNTS_AT] = address(counts)
-    call.table[IS_BRIEF] = operations < _BRIEF_OPERATIONS
     call.keep(counts)
+    set_work(call, operations)
+
+
+def set_work(call: Call, operations: int) -> None:
+    """Note how many operations a call takes: other threads wait for it, if these are few."""
+    call.table[IS_BRIEF] = operations < _BRIEF_OPERATIONS
 
 
 def for_steps(
@@ -210,6 +215,12 @@ def _predict_again(given, number, X, output):
 
 
 @brief_function
+def _predict_many_again(given, number, X, output):
+    table = integers_at(address_of(given), length_of(given, 0))
+    return _put_rows(table, number, X, output) and _run(table)
+
+
+@brief_function
 def _step_again(given, rate, X, Y):
     table = integers_at(address_of(given), length_of(given, 0))
     owner = integers_at(table[OWNER_AT], 1)[0]
@@ -252,6 +263,10 @@ compiled_prediction = _compiled(_predict_again, OBJECT, types.int64, OBJECT, OBJ
 
 They are not where the parameters have changed, where rows do not match, or are not finite.
 """
+
+compiled_predictions = _compiled(_predict_many_again, OBJECT, types.int64, OBJECT, OBJECT)
+"""Returns a function of the same, that reads no panels: they are not predicted where rows do not match, or are not
+finite."""
 
 compiled_step = _compiled(_step_again, OBJECT, types.float64, OBJECT, OBJECT)
 """Returns a function of a table, a learning rate, ``X`` and ``Y``, that takes a step: the loss, or NaN if it did not.
