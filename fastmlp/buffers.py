@@ -129,7 +129,7 @@ class Workspace:
     """Which makes it again, once there is one."""
     predicted_again: tuple[NDArray[np.floating] | None, tuple[int, ...], bool]
     """Parameters, and the shape of the data, of the last prediction of many rows, if its call can be made again; and
-    whether more than one thread is never tried."""
+    whether it is one by one thread, and brief."""
     block: int
     """Samples of a block."""
     objective: Objective

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastmlp import checks, rows, threads
 from fastmlp.buffers import Workspace
 from fastmlp.kernels import again as repeated
-from fastmlp.kernels import calls, columns, jit, prediction
+from fastmlp.kernels import calls, columns, jit, network, prediction
 from fastmlp.pacing import class_of, tell
 
 Array = NDArray[Any]
@@ -46,22 +46,21 @@ def _one_again(mlp: Any, workspace: Workspace, X: Any) -> Array | None:
 
 
 def _some_again(mlp: Any, workspace: Workspace, X: Any) -> Array | None:
-    vector, shape, is_by_one_thread = workspace.predicted_again
-    if X.shape == shape and vector is mlp._vector:
-        return _many_again(mlp, workspace, X, is_by_one_thread)
-    if workspace.predict_call is None or not isinstance(X, np.ndarray) or X.ndim != 2:
+    if type(X) is not np.ndarray or X.ndim != 2:
         return None
-    samples = len(X)
-    if not 0 < samples <= prediction.SAMPLES_ALONE:
+    samples, (vector, shape, is_brief) = X.shape[0], workspace.predicted_again
+    if X.shape == shape and vector is mlp._vector:
+        return _many_again(mlp, workspace, X, is_brief)
+    if workspace.predict_call is None or not 0 < samples <= prediction.SAMPLES_ALONE:
         return None
     output = np.empty((samples, mlp._sizes[-1]), mlp._dtype)
     return output if workspace.predict_again(workspace.predict_call.table, samples, X, output) else None
 
 
-def _many_again(mlp: Any, workspace: Workspace, X: Any, is_by_one_thread: bool) -> Array | None:
+def _many_again(mlp: Any, workspace: Workspace, X: Array, is_brief: bool) -> Array | None:
     samples = X.shape[0]
     output, call = np.empty((samples, mlp._sizes[-1]), mlp._dtype), workspace.packed[prediction.predict]
-    if is_by_one_thread:
+    if is_brief:
         workspace.divide(1)
         return output if repeated.compiled_predictions()(call.table, samples, X, output) else None
     if not calls.are_packed():
@@ -89,9 +88,16 @@ def anew(mlp: Any, X: ArrayLike) -> Array:
     with room_for(mlp, max(pace.candidates)) as workspace:
         many(mlp, workspace, X, output)
         if samples <= _AT_ONCE and calls.are_packed():
-            repeated.set_work(workspace.packed[prediction.predict], mlp._pace.operations(samples, "predict"))
-            workspace.predicted_again = mlp._vector, X.shape, pace.candidates == (1,)
+            is_brief = repeated.set_work(workspace.packed[prediction.predict], _operations(mlp, samples))
+            repeated.compiled_put_rows()  # now, as to compile it would be told as the time of a prediction
+            workspace.predicted_again = mlp._vector, X.shape, is_brief and pace.candidates == (1,)
     return output
+
+
+def _operations(mlp: Any, samples: int) -> int:
+    """Operations of a prediction, with those that reading and writing the rows is worth."""
+    numbers = samples * (mlp._sizes[0] + mlp._sizes[-1]) * mlp._dtype.itemsize // 4
+    return mlp._pace.operations(samples, "predict") + network.READ_OPERATIONS * numbers
 
 
 def _a_few(mlp: Any, X: Array, samples: int, output: Array) -> None:
@@ -108,8 +114,7 @@ def _a_few(mlp: Any, X: Array, samples: int, output: Array) -> None:
                 workspace.report, mlp._vector, mlp._vector, 0, samples,
             )  # fmt: skip
             repeated.vary(call, *workspace.what_is_predicted())
-            most = mlp._pace.operations(prediction.SAMPLES_ALONE, "predict")
-            repeated.for_predictions(call, mlp._counts, most)
+            repeated.for_predictions(call, mlp._counts, _operations(mlp, prediction.SAMPLES_ALONE))
             workspace.predict_again = repeated.compiled_prediction()
             workspace.predict_call = call  # only now: Ctrl-C may have come before it was ready
         call = workspace.predict_call

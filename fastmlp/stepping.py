@@ -278,6 +278,8 @@ def prepare(
     )  # fmt: skip
     rows_of_y = again.Rows("labels" if has_labels else "targets", dtype_of_y, Y.shape)
     again.vary(call, "step", again.Rows("data", mlp._dtype, X.shape), rows_of_y)
+    if not is_by_one_thread:  # to compile them is not told as the time of a step
+        again.compiled_beginning(), again.compiled_end()
     operations = mlp._pace.operations(count)
     again.for_steps(call, mlp._counts, operations, mlp._lock, array[-1:], count)
     has_more_to_do = looks_first or weights.size > 0 or not is_by_one_thread
@@ -342,9 +344,9 @@ def _take(mlp: Any, prepared: Prepared, rate: Any, X: Array, Y: Array, sample_we
         rate = settings.rate_at(prepared.schedule, mlp._steps)
     if prepared.memory is not mlp._memory:
         return math.nan
-    if prepared.is_by_one_thread:
-        return prepared.step_again(prepared.call.table, rate, X, Y)
     with threads.at_work:
+        if prepared.is_by_one_thread:
+            return prepared.step_again(prepared.call.table, rate, X, Y)
         return _by_threads(mlp, prepared, rate, X, Y)
 
 

@@ -114,7 +114,8 @@ class Pace:
     _is_first: bool = True
     _kept_before: int = -1
     _found_again: int = 0
-    _telling: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    _is_told: bool = False
+    """Whether somebody is telling something."""
 
     @property
     def n_threads(self) -> int:
@@ -128,12 +129,12 @@ class Pace:
 
     def _begin(self) -> None:
         """Begin to count for the number of threads that has been chosen."""
+        # a trial, as long as nothing else is known: Ctrl-C may come in any of the calls below
+        self._is_kept, self._may_slow, self._until = False, False, _TRIAL_SECONDS
         self._seconds, self._units, self._window_seconds, self._window_units = 0.0, 0.0, 0.0, 0.0
-        self._is_kept = len(self.seconds_per_unit) == len(self.candidates)
-        self._may_slow = self._is_kept and self.n_threads > min(self.candidates)
-        if not self._is_kept:
-            self._until = _TRIAL_SECONDS
+        if len(self.seconds_per_unit) < len(self.candidates):
             return
+        self._is_kept, self._may_slow = True, self.n_threads > min(self.candidates)
         self._until = max(_KEEP_SECONDS, _KEEP_PER_TRIAL * self._trials)
         if self.n_threads < max(self.candidates):
             self._until = min(self._until, _KEEP_FEWER_PER_TRIAL * self._trials * 2**self._found_again)
@@ -145,12 +146,14 @@ class Pace:
         told while somebody else is telling, or of another number of threads than the one that is running: others have
         gone on meanwhile.
         """
-        if self._telling.acquire(False):
-            try:
-                if n_threads == self.candidates[self.present]:
-                    self._note(seconds, units)
-            finally:
-                self._telling.release()
+        if self._is_told:
+            return
+        self._is_told = True  # without a call, so neither Ctrl-C nor another thread comes between
+        try:
+            if n_threads == self.candidates[self.present]:
+                self._note(seconds, units)
+        finally:
+            self._is_told = False
 
     def _note(self, seconds: float, units: float) -> None:
         self._last = seconds / units
@@ -190,11 +193,10 @@ class Pace:
         self._window_units += units
         if self._window_seconds < _WINDOW_SECONDS:
             return False
-        lasted = self._window_seconds / self._window_units
-        self._window_seconds, self._window_units = 0.0, 0.0
+        seconds, units, self._window_seconds, self._window_units = self._window_seconds, self._window_units, 0.0, 0.0
         has_been_kept = self._seconds >= _KEEP_SLOW_PER_TRIAL * self._trials
         # it is not there if Ctrl-C came when it had just been removed
-        return has_been_kept and lasted > _SLOWER * self.seconds_per_unit.get(self.n_threads, math.inf)
+        return has_been_kept and seconds > _SLOWER * units * self.seconds_per_unit.get(self.n_threads, math.inf)
 
 
 @lru_cache(maxsize=1024)

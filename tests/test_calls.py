@@ -811,6 +811,25 @@ def test_as_many_steps_are_counted_as_were_taken_whenever_an_interrupt_comes(way
         signal.signal(signal.SIGALRM, before)
 
 
+class OddRows:
+    """Rows whose shape is like the last one's, but of other numbers."""
+
+    def __init__(self, X):
+        self.X, self.shape = X, (np.float32(X.shape[0]), X.shape[1])
+
+    def __array__(self, dtype=None, copy=None):
+        return self.X
+
+
+def test_what_has_a_shape_and_is_no_array_is_converted(dtype, rng):
+    mlp, X = network_of(dtype), rng.standard_normal((20, 3)).astype(dtype)
+    expected = mlp.predict(X)
+    for _ in range(2):
+        np.testing.assert_array_equal(mlp.predict(X), expected)
+        np.testing.assert_array_equal(mlp.predict(OddRows(X)), expected)
+    assert len(mlp._free) == 1
+
+
 @pytest.mark.parametrize("samples", [1, 2, 20, 300])
 def test_a_prediction_tells_what_is_not_finite(samples, dtype):
     mlp, X = network_of(dtype), np.zeros((samples, 3), dtype)

@@ -1,5 +1,6 @@
 """How many threads: each one's share, the choice from invented durations, and the crew that has no barrier."""
 
+import copy
 import sys
 import threading
 import time
@@ -151,11 +152,66 @@ def test_what_is_compiled_at_first_does_not_count():
 
 
 def test_what_is_told_while_somebody_else_tells_does_not_count():
-    pace = Pace((2, 1))
-    with pace._telling:
-        for _ in range(5):
-            pace.tell(10.0, 1, 2)
-    assert pace == Pace((2, 1))
+    """Nor does what a signal's handler tells meanwhile."""
+    pace, told = Pace((2, 1)), []
+
+    class Interrupting(float):
+        def __truediv__(self, units):
+            told.extend(pace.tell(10.0, 1, 2) for _ in range(5))
+            return float(self) / units
+
+    pace.tell(Interrupting(1e-3), 1, 2)
+    expected = Pace((2, 1))
+    expected.tell(1e-3, 1, 2)
+    assert len(told) == 5
+    assert pace == expected
+
+
+def test_an_interrupt_while_telling_keeps_no_slow_number():
+    """One thread takes ten times as long; Ctrl-C comes in each of the calls that end a period of two."""
+
+    def told(pace):
+        lasted = 0.02 if (n_threads := pace.n_threads) == 2 else 0.2
+        pace.tell(lasted, 1, n_threads)
+        return n_threads, lasted
+
+    def about_to_choose():
+        pace, kept = Pace((2, 1)), 0
+        while kept < 3:
+            before = copy.deepcopy(pace)
+            kept += told(pace)[0] == 2 and pace.n_threads == 1
+        return before
+
+    interrupted, at = 0, 0
+    while True:
+        pace, count = about_to_choose(), 0
+
+        def interrupt(frame, event, _, at=at):
+            nonlocal count
+            if event in ("call", "c_return") and frame.f_code.co_filename == threads.__file__:
+                count += 1
+                if count > at:
+                    sys.setprofile(None)
+                    raise KeyboardInterrupt
+
+        before = sys.getprofile()
+        sys.setprofile(interrupt)
+        try:
+            told(pace)
+        except KeyboardInterrupt:
+            interrupted += 1
+        else:
+            break
+        finally:
+            sys.setprofile(before)
+        seconds = {1: 0.0, 2: 0.0}
+        for _ in range(400):
+            n_threads, lasted = told(pace)
+            seconds[n_threads] += lasted
+        assert seconds[1] < 0.2 * seconds[2]
+        assert seconds[1] > 0
+        at += 1
+    assert interrupted > 5
 
 
 def test_networks_of_one_shape_know_the_same_speed(rng, monkeypatch):

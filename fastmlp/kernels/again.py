@@ -93,9 +93,11 @@ def for_predictions(call: Call, counts: NDArray[np.int64], operations: int) -> N
     set_work(call, operations)
 
 
-def set_work(call: Call, operations: int) -> None:
-    """Note how many operations a call takes: other threads wait for it, if these are few."""
-    call.table[IS_BRIEF] = operations < _BRIEF_OPERATIONS
+def set_work(call: Call, operations: int) -> bool:
+    """Note how many operations a call takes. Returns whether these are so few that other threads wait for it."""
+    is_brief = operations < _BRIEF_OPERATIONS
+    call.table[IS_BRIEF] = is_brief
+    return is_brief
 
 
 def for_steps(
