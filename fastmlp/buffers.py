@@ -328,7 +328,7 @@ def aligned(size: int, dtype: np.dtype) -> NDArray[Any]:
     """Zeros on cache lines of their own: no thread writes on a line that others read all the time."""
     extra = _ALIGNMENT // dtype.itemsize
     room = np.zeros(size + 2 * extra, dtype)
-    skip = (-room.__array_interface__["data"][0] % _ALIGNMENT) // dtype.itemsize
+    skip = (-calls.address(room) % _ALIGNMENT) // dtype.itemsize
     return room[skip : skip + size]
 
 

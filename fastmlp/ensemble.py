@@ -363,7 +363,7 @@ class _Run:
             self.array = optimizer.with_rates(self.steps, wanted, self.mlp._rate_factor)
         self._known = np.empty(network.OF_EPOCH * self.n_epochs) if self.n_epochs > 1 else network.ONE_EPOCH
         for name, array in (("order", self.order), ("settings", self.array), ("ended", self._known)):
-            table[_SLOTS[name]], table[_SLOTS[name] + 1] = array.__array_interface__["data"][0], array.size
+            table[_SLOTS[name]], table[_SLOTS[name] + 1] = calls.address(array), array.size
         table[_SLOTS["first"]], table[_SLOTS["n_steps"]] = self.done * self.plan.batch_size, wanted
         table[_SLOTS["step"]] = self.steps + 1
         table.view(np.float64)[_SLOTS["total"]] = self.total

@@ -197,8 +197,6 @@ class Prepared:
     call: calls.Call
     step_again: Callable[[Any, float, Any, Any], float]
     """Which makes it, by one thread."""
-    memory: Array
-    """The optimizer's, to which the call goes."""
 
     def take_weights(self, given: Array) -> bool:
         """Copy the samples' weights to where the call finds them. Returns whether they are weights."""
@@ -286,7 +284,7 @@ def prepare(
     mlp._prepared = Prepared(
         *given, schedule, optimizer.array[LEARNING_RATE], X.shape, Y.shape, weights if weights.size else None,
         dtype_of_y, looks_first, is_by_one_thread, has_more_to_do or again.needs_lock(mlp._lock, operations),
-        workspace, call, again.compiled_step(), mlp._memory,
+        workspace, call, again.compiled_step(),
     )  # fmt: skip
 
 
@@ -342,8 +340,6 @@ def _take(mlp: Any, prepared: Prepared, rate: Any, X: Array, Y: Array, sample_we
         return math.nan
     if prepared.schedule is not None:
         rate = settings.rate_at(prepared.schedule, mlp._steps)
-    if prepared.memory is not mlp._memory:
-        return math.nan
     with threads.at_work:
         if prepared.is_by_one_thread:
             return prepared.step_again(prepared.call.table, rate, X, Y)
@@ -375,6 +371,6 @@ def _by_threads(mlp: Any, prepared: Prepared, rate: float, X: Array, Y: Array) -
             prepared.call.run(n_threads)
         finally:
             loss = end(table)  # which Python calls without looking for Ctrl-C before
-    if len(pace.candidates) > 1:
+    if len(pace.candidates) > 1 and loss == loss:  # noqa: PLR0124 (it is not NaN: the step was taken)
         pace.tell(time.perf_counter() - start, 1, n_threads)
     return loss
